@@ -1,0 +1,45 @@
+"""For Celery's own command: `PARALLELIX_KEEPER_CONFIG=keeper.toml celery -A offchain.celery_app worker -Q uptime.probe`.
+
+Nothing happens at import; the application is made when Celery asks this module for `app`.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from celery import Celery
+
+from offchain.chain.deployment import Deployment
+from offchain.errors import UserError
+from offchain.keeper.app import make_app
+from offchain.keeper.broker import locate
+from offchain.keeper.services import Services
+from offchain.keeper.signer import load_signer
+from offchain.keeper.tasks import register
+from offchain.settings import KeeperSettings
+
+CONFIG_VARIABLE = "PARALLELIX_KEEPER_CONFIG"
+
+
+@cache
+def _application() -> Celery:
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        raise UserError(f"set {CONFIG_VARIABLE} to the keeper's TOML file")
+    settings = KeeperSettings.load(Path(path))
+    broker = locate(settings)
+    app = make_app(broker.url)
+
+    @cache
+    def services() -> Services:
+        deployment = Deployment.load(settings.deployment)
+        return Services(settings, deployment, load_signer(settings), broker.url)
+
+    register(app, services)
+    return app
+
+
+def __getattr__(name: str) -> Celery:
+    if name in ("app", "celery"):
+        return _application()
+    raise AttributeError(name)

@@ -1,0 +1,287 @@
+"""The deployment's ABIs: encode calls, decode results, logs and custom errors, by name.
+
+Results come as plain Python: integers, bytes, booleans, text, EIP-55 addresses; structs as dicts by field name. Events
+come as JSON: integers as decimal text, bytes as 0x-hex.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError, EncodingError
+
+from offchain.chain.keys import checksum
+from offchain.domain.hashing import keccak256
+
+AbiEntry: TypeAlias = Mapping[str, Any]
+
+_ERROR_STRING = keccak256(b"Error(string)")[:4]
+_PANIC = keccak256(b"Panic(uint256)")[:4]
+_PANICS = {
+    0x01: "assertion failed",
+    0x11: "arithmetic overflow",
+    0x12: "division by zero",
+    0x32: "index out of range",
+}
+
+
+class MalformedDataError(ValueError):
+    """Bytes that do not fit the ABI that they are said to have."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedEvent:
+    """An event by name, with JSON-ready arguments."""
+
+    name: str
+    args: dict[str, Any]
+
+
+WordReader: TypeAlias = Callable[[bytes], Any]
+"""Reads one 32-byte word into JSON. Raises ValueError when it does not fit the type."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """An event's form. `words` reads its data when that is single words only, as in most events: an index is filled
+    with millions of them, and the general decoder takes ten times as long.
+    """
+
+    name: str
+    topics: tuple[tuple[str, WordReader], ...]
+    plain: tuple[AbiEntry, ...]
+    plain_types: tuple[str, ...]
+    words: tuple[WordReader, ...] | None
+    order: tuple[str, ...]
+
+
+class ContractAbi:
+    """The ABI of one contract."""
+
+    def __init__(self, entries: Iterable[AbiEntry]) -> None:
+        self._functions: dict[str, AbiEntry] = {}
+        self._events: dict[bytes, _Event] = {}
+        self.errors: dict[bytes, AbiEntry] = {}
+        for entry in entries:
+            if entry["type"] == "function":
+                self._functions[entry["name"]] = entry
+            elif entry["type"] == "event" and not entry.get("anonymous"):
+                self._events[keccak256(_signature(entry).encode())] = _event(entry)
+            elif entry["type"] == "error":
+                self.errors[keccak256(_signature(entry).encode())[:4]] = entry
+
+    def encode(self, function: str, args: Sequence[Any] = ()) -> bytes:
+        """Call data of a function; a struct may be a sequence or a dict by field name.
+
+        Raises:
+            ValueError: no such function, or arguments that do not fit it.
+        """
+        entry = self._function(function)
+        inputs = entry["inputs"]
+        if len(args) != len(inputs):
+            raise ValueError(f"{function} takes {len(inputs)} arguments, not {len(args)}")
+        ordered = [_ordered(item, value) for item, value in zip(inputs, args, strict=True)]
+        try:
+            body = encode([_type(item) for item in inputs], ordered)
+        except (EncodingError, TypeError, ValueError) as error:
+            raise ValueError(f"arguments do not fit {_signature(entry)}: {error}") from error
+        return keccak256(_signature(entry).encode())[:4] + body
+
+    def decode_result(self, function: str, data: bytes) -> Any:
+        """The result of a function: one value, or a tuple when it returns several.
+
+        Raises:
+            MalformedDataError: the bytes are no result of this function.
+        """
+        outputs = self._function(function)["outputs"]
+        try:
+            values = decode([_type(item) for item in outputs], data)
+        except (DecodingError, ValueError, OverflowError) as error:
+            raise MalformedDataError(f"not a result of {function}: {error}") from error
+        named = tuple(_named(item, value) for item, value in zip(outputs, values, strict=True))
+        return named[0] if len(named) == 1 else named
+
+    def knows(self, topics: Sequence[bytes]) -> bool:
+        """Whether a log with these topics is an event of this contract."""
+        return bool(topics) and topics[0] in self._events
+
+    def decode_event(self, topics: Sequence[bytes], data: bytes) -> DecodedEvent | None:
+        """The event of a log, or None when this contract's ABI does not know it.
+
+        Raises:
+            MalformedDataError: the log claims to be an event that its bytes do not fit.
+        """
+        event = self._events.get(topics[0]) if topics else None
+        if event is None:
+            return None
+        if len(topics) != len(event.topics) + 1:
+            raise MalformedDataError(f"a log of {event.name} has {len(topics)} topics")
+        try:
+            found = _event_data(event, data)
+            for (name, read), topic in zip(event.topics, topics[1:], strict=True):
+                found[name] = read(topic)
+        except (DecodingError, ValueError, OverflowError) as error:
+            raise MalformedDataError(f"a log of {event.name} has malformed data: {error}") from error
+        return DecodedEvent(event.name, {name: found[name] for name in event.order})
+
+    def _function(self, name: str) -> AbiEntry:
+        try:
+            return self._functions[name]
+        except KeyError:
+            raise ValueError(f"the ABI has no function {name}") from None
+
+
+class ErrorDecoder:
+    """Custom errors of all contracts of a deployment: one contract's call may revert with another's error."""
+
+    def __init__(self, abis: Iterable[ContractAbi]) -> None:
+        self._errors: dict[bytes, AbiEntry] = {}
+        for abi in abis:
+            self._errors.update(abi.errors)
+
+    def decode(self, data: bytes | None) -> str:
+        """What a revert says, for people and for rules: `AlreadyFinal(42)`, `reverted: text`, `reverted`."""
+        if not data:
+            return "reverted without a reason"
+        selector, body = data[:4], data[4:]
+        try:
+            if selector == _ERROR_STRING:
+                return f"reverted: {decode(['string'], body)[0]}"
+            if selector == _PANIC:
+                code = decode(["uint256"], body)[0]
+                return f"panic {code:#04x}: {_PANICS.get(code, 'see the Solidity manual')}"
+            entry = self._errors.get(selector)
+            if entry is None:
+                return f"reverted with unknown error 0x{selector.hex()}"
+            values = decode([_type(item) for item in entry["inputs"]], body)
+        except (DecodingError, ValueError, OverflowError):
+            return f"reverted with malformed error 0x{selector.hex()}"
+        shown = (str(_json(item, value)) for item, value in zip(entry["inputs"], values, strict=True))
+        return f"{entry['name']}({', '.join(shown)})"
+
+
+@lru_cache(maxsize=65_536)
+def _address(value: str) -> str:
+    return checksum(value)
+
+
+def _event(entry: AbiEntry) -> _Event:
+    plain = tuple(item for item in entry["inputs"] if not item["indexed"])
+    readers = [_word_reader(item["type"]) for item in plain]
+    return _Event(
+        name=entry["name"],
+        # Of an indexed dynamic value the topic is only the hash.
+        topics=tuple(
+            (item["name"], _word_reader(item["type"]) or _hex) for item in entry["inputs"] if item["indexed"]
+        ),
+        plain=plain,
+        plain_types=tuple(_type(item) for item in plain),
+        words=None if None in readers else tuple(reader for reader in readers if reader is not None),
+        order=tuple(item["name"] for item in entry["inputs"]),
+    )
+
+
+def _event_data(event: _Event, data: bytes) -> dict[str, Any]:
+    if event.words is None:
+        values = decode(event.plain_types, data)
+        return {item["name"]: _json(item, value) for item, value in zip(event.plain, values, strict=True)}
+    if len(data) != 32 * len(event.words):
+        raise ValueError(f"{len(data)} bytes")
+    return {
+        item["name"]: read(data[32 * index : 32 * index + 32])
+        for index, (item, read) in enumerate(zip(event.plain, event.words, strict=True))
+    }
+
+
+def _word_reader(kind: str) -> WordReader | None:
+    """Reader of a type that takes one word, or None for any other type."""
+    if kind == "address":
+        return _read_address
+    if kind == "bool":
+        return _read_bool
+    if kind == "bytes32":
+        return _hex
+    if kind.startswith("uint") and kind[4:].isdigit():
+        limit = 1 << int(kind[4:])
+
+        def read(word: bytes) -> str:
+            value = int.from_bytes(word, "big")
+            if value >= limit:
+                raise ValueError(f"{value} does not fit {kind}")
+            return str(value)
+
+        return read
+    return None
+
+
+def _read_address(word: bytes) -> str:
+    if word[:12] != bytes(12):
+        raise ValueError("an address with more than 20 bytes")
+    return _address("0x" + word[12:].hex())
+
+
+def _read_bool(word: bytes) -> bool:
+    value = int.from_bytes(word, "big")
+    if value > 1:
+        raise ValueError(f"{value} is no truth value")
+    return value == 1
+
+
+def _hex(word: bytes) -> str:
+    return "0x" + word.hex()
+
+
+def _type(item: AbiEntry) -> str:
+    kind: str = item["type"]
+    if not kind.startswith("tuple"):
+        return kind
+    return f"({','.join(_type(part) for part in item['components'])}){kind[5:]}"
+
+
+def _signature(entry: AbiEntry) -> str:
+    return f"{entry['name']}({','.join(_type(item) for item in entry['inputs'])})"
+
+
+def _ordered(item: AbiEntry, value: Any) -> Any:
+    """A value with every struct in it as a tuple in the ABI's order."""
+    kind: str = item["type"]
+    if not kind.startswith("tuple"):
+        return value
+    if kind.endswith("]"):
+        inner = {**item, "type": kind[: kind.rindex("[")]}
+        return [_ordered(inner, element) for element in value]
+    parts = item["components"]
+    if isinstance(value, Mapping):
+        missing = [part["name"] for part in parts if part["name"] not in value]
+        if missing:
+            raise ValueError(f"the struct {item['name']} lacks {', '.join(missing)}")
+        value = [value[part["name"]] for part in parts]
+    return tuple(_ordered(part, element) for part, element in zip(parts, value, strict=True))
+
+
+def _named(item: AbiEntry, value: Any) -> Any:
+    kind: str = item["type"]
+    if kind.endswith("]"):
+        inner = {**item, "type": kind[: kind.rindex("[")]}
+        return [_named(inner, element) for element in value]
+    if kind == "tuple":
+        return {part["name"]: _named(part, v) for part, v in zip(item["components"], value, strict=True)}
+    return _address(value) if kind == "address" else value
+
+
+def _json(item: AbiEntry, value: Any) -> Any:
+    return _plain(_named(item, value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value]

@@ -1,0 +1,169 @@
+"""The deployment file: which chain, which contracts, from which block, and whether a chain really carries them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+import requests
+
+from offchain.chain.keys import checksum
+from offchain.domain.epochs import EpochClock
+from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.domain.types import Address
+from offchain.errors import FatalError, TransientError, UserError
+
+if TYPE_CHECKING:
+    from eth_typing import ChecksumAddress
+    from web3 import Web3
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ContractRef:
+    """One deployed contract.
+
+    Attributes:
+        name: the Solidity contract's name.
+        address: EIP-55.
+        block: height at which it was deployed; scans begin there.
+        tx_hash, abi_hash, code_hash: 32 bytes as 0x-hex; `code_hash` is keccak256 of the runtime code.
+        abi: the JSON ABI.
+    """
+
+    name: str
+    address: Address
+    block: int
+    tx_hash: str
+    abi_hash: str
+    code_hash: str
+    abi: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A network as its deployment script left it."""
+
+    path: Path
+    chain_id: int
+    network: str
+    deployed_at_block: int
+    genesis: int
+    epoch_length: int
+    slots_per_epoch: int
+    contracts: Mapping[str, ContractRef]
+
+    @classmethod
+    def load(cls, path: Path) -> "Deployment":
+        """Read a deployment file.
+
+        Raises:
+            UserError: it is missing, not such a file, of another format version, or malformed.
+        """
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(
+                f"deployment file {path} does not exist; deploy first or name one with --deployment"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"deployment file {path} cannot be read: {error}") from None
+        if not isinstance(data, dict) or "contracts" not in data or "chain_id" not in data:
+            raise UserError(f"{path} is not a deployment file of this network")
+        if data.get("version") != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {data.get('version')!r}; this program reads {FORMAT_VERSION}"
+            )
+        try:
+            return cls._parse(path, data)
+        except KeyError as missing:
+            raise UserError(f"deployment file {path} is malformed: {missing} is missing") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"deployment file {path} is malformed: {error}") from None
+
+    @classmethod
+    def _parse(cls, path: Path, data: dict[str, Any]) -> "Deployment":
+        contracts = {
+            name: ContractRef(
+                name=name,
+                address=checksum(entry["address"]),
+                block=_natural(entry["block"]),
+                tx_hash=_bytes32(entry["tx_hash"]),
+                abi_hash=_bytes32(entry["abi_hash"]),
+                code_hash=_bytes32(entry["code_hash"]),
+                abi=tuple(MappingProxyType(item) for item in entry["abi"]),
+            )
+            for name, entry in data["contracts"].items()
+        }
+        deployment = cls(
+            path=path,
+            chain_id=_natural(data["chain_id"]),
+            network=str(data["network"]),
+            deployed_at_block=_natural(data["deployed_at_block"]),
+            genesis=_natural(data["genesis"]),
+            epoch_length=_natural(data["epoch_length"]),
+            slots_per_epoch=_natural(data["slots_per_epoch"]),
+            contracts=MappingProxyType(contracts),
+        )
+        deployment.clock()
+        return deployment
+
+    def contract(self, name: str) -> ContractRef:
+        """A contract by name. Raises UserError when the file has none such."""
+        try:
+            return self.contracts[name]
+        except KeyError:
+            raise UserError(f"deployment file {self.path} has no contract {name}") from None
+
+    def clock(self) -> EpochClock:
+        """The epoch arithmetic of this network."""
+        return EpochClock(self.genesis, self.epoch_length, self.slots_per_epoch)
+
+    def signing_domain(self, contract_name: str) -> SigningDomain:
+        """EIP-712 domain whose verifying contract is the one named."""
+        return SigningDomain(self.chain_id, self.contract(contract_name).address)
+
+    def check(self, web3: "Web3") -> None:
+        """Make sure that an RPC endpoint serves this very deployment.
+
+        Raises:
+            FatalError: another chain id, or a contract whose code is missing or not the recorded one.
+            TransientError: the endpoint did not answer.
+        """
+        from web3.exceptions import Web3Exception  # noqa: PLC0415  half a second that few processes need
+
+        try:
+            chain_id = web3.eth.chain_id
+            if chain_id != self.chain_id:
+                raise FatalError(
+                    f"the RPC endpoint serves chain {chain_id}, but {self.path} is of chain {self.chain_id}; "
+                    "point rpc_url at the right chain or name its deployment file"
+                )
+            for ref in self.contracts.values():
+                code = bytes(web3.eth.get_code(cast("ChecksumAddress", ref.address)))
+                if not code:
+                    raise FatalError(
+                        f"there is no code at {ref.name} {ref.address}; {self.path} is not of this chain's state"
+                    )
+                if "0x" + keccak256(code).hex() != ref.code_hash:
+                    raise FatalError(
+                        f"the code at {ref.name} {ref.address} is not the one that {self.path} records"
+                    )
+        except (requests.RequestException, Web3Exception, ConnectionError, TimeoutError) as error:
+            raise TransientError(f"the RPC endpoint does not answer: {type(error).__name__}") from error
+
+
+def _natural(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a natural number")
+    return value
+
+
+def _bytes32(value: object) -> str:
+    if not isinstance(value, str) or len(value) != 66 or not value.startswith("0x"):
+        raise ValueError(f"{value!r} is not 32 bytes of 0x-hex")
+    bytes.fromhex(value[2:])
+    return value.lower()

@@ -1,0 +1,82 @@
+"""Durable work. The rows are the truth; the broker only carries the news that one is due.
+
+::
+
+    enqueue -> ready --lease--> leased --finish--> done
+                 ^                |  \\--fail----> failed
+                 +---lease ran out+
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from offchain.db.models import Job
+from offchain.db.upsert import insert_or_ignore
+
+
+def enqueue(session: Session, kind: str, ref: str, now: int) -> bool:
+    """Add a job once. Returns whether it is new. `now` in Unix seconds."""
+    return insert_or_ignore(
+        session,
+        Job,
+        {"kind": kind, "ref": ref, "status": "ready", "lease_until": 0, "attempts": 0, "created_at": now},
+    )
+
+
+def due(session: Session, kind: str, now: int, limit: int = 100) -> Sequence[str]:
+    """Refs of the jobs of a kind that nobody works on: ready, or leased by a worker that vanished; oldest first."""
+    query = (
+        select(Job.ref)
+        .where(
+            Job.kind == kind,
+            Job.lease_until <= now,
+            or_(Job.status == "ready", Job.status == "leased"),
+        )
+        .order_by(Job.created_at, Job.ref)
+        .limit(limit)
+    )
+    return session.scalars(query).all()
+
+
+def lease(session: Session, kind: str, ref: str, now: int, seconds: int) -> int | None:
+    """Take a due job for some seconds.
+
+    Returns:
+        The number of this attempt, from 1, which `finish`, `fail` and `release` ask for; None when somebody else has
+        the job or it is over.
+    """
+    statement = (
+        update(Job)
+        .where(
+            Job.kind == kind,
+            Job.ref == ref,
+            Job.lease_until <= now,
+            or_(Job.status == "ready", Job.status == "leased"),
+        )
+        .values(status="leased", lease_until=now + seconds, attempts=Job.attempts + 1)
+        .returning(Job.attempts)
+    )
+    return session.execute(statement).scalar_one_or_none()
+
+
+def finish(session: Session, kind: str, ref: str, attempt: int, result: dict[str, Any] | None = None) -> bool:
+    """Mark an attempt's job as done. False when the lease was lost to a later attempt: then nothing is written."""
+    return _end(session, kind, ref, attempt, {"status": "done", "result": result, "error": None})
+
+
+def fail(session: Session, kind: str, ref: str, attempt: int, error: str) -> bool:
+    """Mark an attempt's job as failed for good. False when the lease was lost."""
+    return _end(session, kind, ref, attempt, {"status": "failed", "error": error})
+
+
+def release(session: Session, kind: str, ref: str, attempt: int, error: str, retry_at: int) -> bool:
+    """Give an attempt's job back, due again at `retry_at` (Unix seconds). False when the lease was lost."""
+    return _end(session, kind, ref, attempt, {"status": "ready", "error": error, "lease_until": retry_at})
+
+
+def _end(session: Session, kind: str, ref: str, attempt: int, values: dict[str, Any]) -> bool:
+    held = and_(Job.kind == kind, Job.ref == ref, Job.status == "leased", Job.attempts == attempt)
+    return cast("CursorResult[Any]", session.execute(update(Job).where(held).values(**values))).rowcount == 1

@@ -1,0 +1,38 @@
+"""INSERT ... ON CONFLICT, which SQLite and PostgreSQL spell alike and SQLAlchemy keeps in their dialects."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from offchain.db.models import Base
+
+
+def insert_or_ignore(session: Session, model: type[Base], row: Mapping[str, Any]) -> bool:
+    """Insert a row unless its primary key exists. Returns whether it was inserted."""
+    key = next(iter(cast("Table", model.__table__).primary_key.columns))
+    # RETURNING tells on both databases; a row count does not.
+    statement = _insert(session, model).values(dict(row)).on_conflict_do_nothing().returning(key)
+    return session.execute(statement).first() is not None
+
+
+def upsert(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; where a primary key exists, overwrite the other columns that the rows name."""
+    if not rows:
+        return
+    table = cast("Table", model.__table__)
+    keys = [column.name for column in table.primary_key.columns]
+    statement = _insert(session, model)
+    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    if others:
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
+    else:
+        statement = statement.on_conflict_do_nothing()
+    session.execute(statement, [dict(row) for row in rows])
+
+
+def _insert(session: Session, model: type[Base]) -> Any:
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(model)

@@ -1,0 +1,406 @@
+"""What the demo tells, each step asserted: a claim that does not hold ends the demo with one line and status 2."""
+
+import json
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from openai import OpenAI, OpenAIError
+from web3.logs import DISCARD
+
+from offchain.demo.narrator import Narrator
+from offchain.demo.network import MODEL, LocalNetwork, Node
+from offchain.demo.processes import marked, memory_mib
+from offchain.demo.waiting import until
+from offchain.demo.wallets import ETHER
+from offchain.domain.payout import reward
+from offchain.domain.types import Bps, Epoch, Wei, Weight
+from offchain.errors import UserError
+
+QUESTION = "What is the capital of France?"
+LONG_PROMPT = "Write a long story about a lighthouse keeper and the sea."
+LONG_TOKENS = 96
+KILL_AFTER_TOKENS = 8
+
+
+@dataclass
+class Figures:
+    """What the demo measured; seconds since its start, MiB."""
+
+    first_answer_s: float = 0.0
+    total_s: float = 0.0
+    peak_memory_mib: int = 0
+    node_restart_s: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class MemoryWatch:
+    """Samples the memory of a run's processes every five seconds and keeps the highest sum."""
+
+    def __init__(self, run_id: str) -> None:
+        self.peak_mib = 0
+        self._run_id = run_id
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """End sampling; the peak in MiB."""
+        self._done.set()
+        self._thread.join(timeout=10)
+        return self.peak_mib
+
+    def _watch(self) -> None:
+        while not self._done.wait(5):
+            self.peak_mib = max(self.peak_mib, memory_mib(marked(self._run_id)))
+
+
+class Story:
+    """Tells the life of a network once, from an empty chain to a balanced epoch."""
+
+    def __init__(self, network: LocalNetwork, narrator: Narrator) -> None:
+        self.net = network
+        self.say = narrator
+        self.figures = Figures()
+        self._watch = MemoryWatch(network.run_id)
+
+    def tell(self) -> Figures:
+        """The whole story. Raises UserError at the first step that does not hold."""
+        try:
+            self._build()
+            self._serve()
+            self._kill()
+            self._earn()
+        finally:
+            self.figures.peak_memory_mib = self._watch.stop()
+            self.figures.total_s = round(self.say.elapsed(), 1)
+        return self.figures
+
+    # ------------------------------------------------------------------------------------------------- build
+
+    def _build(self) -> None:
+        net = self.net
+        self.say.chapter("A chain, contracts, and people who stake")
+        with self.say.waiting("starting anvil and deploying the contracts with Ape"):
+            net.start_chain()
+        self.say.step(f"{len(net.deployment.contracts)} contracts deployed on {net.rpc_url}")
+        with self.say.waiting("making keys, giving ether and PRLX"):
+            net.create_actors()
+            net.bond_keepers()
+        self.say.step("three keepers posted their bonds, in three regions")
+        with self.say.waiting("operators register their nodes"):
+            net.register_nodes()
+        registry = net.chain.contract(net.deployment, "NodeRegistryLocker")
+        for node in net.nodes:
+            view = registry.functions.nodes(node.node_id).call()
+            self._hold(node.owner.address in view, f"{node.name} is not registered to its owner")
+            self.say.step(
+                f"{node.name} is node {node.node_id}: stake by permit, one transaction, from {node.owner.address}"
+            )
+
+    # ------------------------------------------------------------------------------------------------- serve
+
+    def _serve(self) -> None:
+        net = self.net
+        self.say.chapter("Nodes, keepers, a gateway, a dashboard")
+        for node in net.nodes:
+            net.start_node(node)
+        net.start_services()
+        with self.say.waiting(
+            "two vLLM servers load SmolLM2-135M-Instruct, three keepers start their workers"
+        ):
+            for name in ("gateway", "node-1", "node-2", "keeper-1", "keeper-2", "keeper-3", "dashboard"):
+                url = until(name, net.child(name).ready_url, 120)
+                self.say.step(f"{name} serves at {url}")
+            until("both nodes in the gateway's fleet", self._both_nodes_routed, 30)
+        self._hold(self._ways() == ["dialled", "inbound"], f"the nodes are reached {self._ways()}")
+        self.say.step(
+            "node-1 dialled the gateway and requests come down that connection; node-2 is connected to"
+        )
+        self.client = OpenAI(base_url=f"{net.gateway_url}/v1", api_key=net.api_key, timeout=60, max_retries=0)
+        answer = self._ask(QUESTION, 16)
+        self.figures.first_answer_s = round(self.say.elapsed(), 1)
+        self._hold("Paris" in answer, f"the model answered {answer!r}, without Paris")
+        self.say.step(f"the official openai client asked: {QUESTION!r} -> {answer!r}")
+        self._wait_for_epoch()
+        self._on_chain_request()
+        self._stream()
+
+    def _both_nodes_routed(self) -> bool:
+        served = []
+        for node in self.net.nodes:
+            body = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+            headers = {"X-Parallelix-Node": str(node.node_id), "Authorization": f"Bearer {self.net.api_key}"}
+            reply = httpx.post(
+                f"{self.net.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=20
+            )
+            served.append(reply.status_code == 200)
+        return all(served)
+
+    def _ways(self) -> list[str]:
+        """How the gateway reaches each node, as its agent says."""
+        found = []
+        for node in self.net.nodes:
+            ready = httpx.get(f"{self.net.child(node.name).ready_url()}/ready", timeout=5).json()
+            fronts = {front["url"]: front["way"] for front in ready["fronts"]}
+            found.append(fronts[self.net.gateway_url])
+        return found
+
+    def _wait_for_epoch(self) -> None:
+        """The story's epoch is the first whole one in which the stakes count and everything runs."""
+        now = self._chain_time()
+        clock = self.net.clock
+        self.epoch = Epoch(clock.epoch_at(now) + 1)
+        wait = clock.start(self.epoch) - now
+        with self.say.waiting(f"epoch {self.epoch}, in which the stakes count, begins in {wait} s"):
+            until(f"epoch {self.epoch}", lambda: self._chain_time() >= clock.start(self.epoch), wait + 20)
+        registry = self.net.chain.contract(self.net.deployment, "NodeRegistryLocker")
+        total = registry.functions.totalWeightAt(self.epoch).call()
+        self._hold(total > 0, "no stake counts in the epoch")
+        self.say.step(f"epoch {self.epoch} began: {clock.length_seconds} s, {clock.slots} probe slots a node")
+
+    def _on_chain_request(self) -> None:
+        net = self.net
+        market = net.chain.contract(net.deployment, "InferenceMarket")
+        token = net.chain.contract(net.deployment, "ParallelixToken")
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": QUESTION}],
+            "max_tokens": 16,
+            "temperature": 0,
+        }
+        payload = json.dumps(body, separators=(",", ":")).encode()
+        ceiling = ETHER
+        net.chain.send(net.requester, token.functions.approve(market.address, ceiling))
+        started = time.monotonic()
+        model_hash = net.chain.web3.keccak(text=MODEL)
+        call = market.functions.request(
+            model_hash, payload, ceiling, self._chain_time() + 300, "0x" + "00" * 20
+        )
+        receipt = net.chain.transact(net.requester, call)
+        asked = market.events.InferenceRequested().process_receipt(receipt, errors=DISCARD)[0]["args"]
+        self.say.step(
+            f"on-chain request 0x{asked['requestId'].hex()[:16]}… in escrow with {ceiling // ETHER} PRLX"
+        )
+
+        def answer() -> Any:
+            logs = market.events.InferenceFulfilled().get_logs(
+                from_block=receipt["blockNumber"], argument_filters={"requestId": asked["requestId"]}
+            )
+            return logs[0]["args"] if logs else None
+
+        with self.say.waiting("keepers dispatch it and settle the answer"):
+            done = until("the on-chain answer", answer, 45)
+        text = done["result"].decode()
+        self._hold("Paris" in text, f"the chain carries {text!r}, without Paris")
+        self._hold(market.functions.requests(asked["requestId"]).call()[3] == 2, "the request is not settled")
+        self.figures.facts["on_chain_answer_s"] = round(time.monotonic() - started, 1)
+        self.say.step(
+            f"answered on chain by node {done['nodeId']} for {done['priceWei']} wei: {text!r}; "
+            "split 85/10/5, the rest returned"
+        )
+
+    def _stream(self) -> None:
+        pieces = []
+        stream = self.client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Name three colours."}],
+            max_tokens=24,
+            temperature=0,
+            stream=True,
+        )
+        for chunk in stream:
+            if chunk.choices and chunk.choices[0].delta.content:
+                pieces.append(chunk.choices[0].delta.content)
+                self.say.stream(pieces[-1])
+        self.say.end_stream()
+        self._hold(len(pieces) > 3, "the answer came in one piece, not as a stream")
+        self.say.step(f"a chat streamed through the gateway in {len(pieces)} pieces")
+
+    # -------------------------------------------------------------------------------------------------- kill
+
+    def _kill(self) -> None:
+        self.say.chapter("A node dies while it serves")
+        before, pieces, finish = self._stream_and_kill()
+        self.say.step(
+            f"SIGKILL to {self.victim.name} (agent and vLLM) after {before} pieces; "
+            f"the client got {len(pieces)} pieces in one unbroken stream, finish_reason {finish!r}"
+        )
+        self._hold(finish in ("length", "stop"), f"the stream ended with {finish!r}")
+        self._hold(len(pieces) > before, "nothing came after the kill")
+        survivor = next(node for node in self.net.nodes if node is not self.victim)
+        again = self._ask(LONG_PROMPT, LONG_TOKENS)
+        self._hold(
+            again == "".join(pieces), "the rescued stream differs from the survivor's uninterrupted answer"
+        )
+        self.say.step(f"the same question to {survivor.name} alone gives the same text, byte for byte")
+        epoch = self.epoch
+        clock = self.net.clock
+        # long enough down for some slots to be lost, seen by the keepers and not by a stopwatch
+        down_until = min(self._chain_time() + 2 * clock.length_seconds // clock.slots, clock.end(epoch))
+        with self.say.waiting(f"{self.victim.name} stays down for two slots"):
+            until("two slots to pass", lambda: self._chain_time() >= down_until, 60)
+        restart = time.monotonic()
+        self.net.start_node(self.victim)
+        agent = self.victim.agent
+        if agent is None:
+            raise RuntimeError("the victim has no agent")
+        with self.say.waiting(f"{self.victim.name} comes back"):
+            until(self.victim.name, agent.ready_url, 120)
+            until("it to be routed to again", lambda: self._pinned_ok(self.victim), 30)
+        self.figures.node_restart_s = round(time.monotonic() - restart, 1)
+        self.say.step(
+            f"{self.victim.name} is back and serves, {self.figures.node_restart_s} s after its start"
+        )
+
+    def _stream_and_kill(self) -> tuple[int, list[str], str | None]:
+        raw = self.client.chat.completions.with_raw_response.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": LONG_PROMPT}],
+            max_tokens=LONG_TOKENS,
+            temperature=0,
+            stream=True,
+        )
+        serving = int(raw.headers["x-parallelix-node"])
+        self.victim = next(node for node in self.net.nodes if node.node_id == serving)
+        if self.victim.agent is None:
+            raise RuntimeError("the serving node has no agent")
+        pieces: list[str] = []
+        before, finish = 0, None
+        for chunk in raw.parse():
+            if not chunk.choices:
+                continue
+            if chunk.choices[0].delta.content:
+                pieces.append(chunk.choices[0].delta.content)
+                self.say.stream(pieces[-1])
+            finish = chunk.choices[0].finish_reason or finish
+            if len(pieces) == KILL_AFTER_TOKENS and not before:
+                before = len(pieces)
+                self.victim.agent.kill_all()
+        self.say.end_stream()
+        self._hold(bool(before), "the answer ended before the node could be killed")
+        return before, pieces, finish
+
+    def _pinned_ok(self, node: Node) -> bool:
+        headers = {"X-Parallelix-Node": str(node.node_id)}
+        try:
+            self.client.chat.completions.create(
+                model=MODEL, max_tokens=1, messages=[{"role": "user", "content": "Hi"}], extra_headers=headers
+            )
+        except OpenAIError:
+            return False
+        return True
+
+    # -------------------------------------------------------------------------------------------------- earn
+
+    def _earn(self) -> None:
+        net, epoch = self.net, self.epoch
+        self.say.chapter("The epoch closes, the quorum attests, both claim")
+        attestation = net.chain.contract(net.deployment, "UptimeAttestation")
+        left = max(0, net.clock.end(epoch) - self._chain_time())
+        with self.say.waiting(f"epoch {epoch} ends in {left} s"):
+            until("the epoch's end", lambda: self._chain_time() >= net.clock.end(epoch), left + 20)
+        with self.say.waiting("keepers exchange evidence, rebuild the table and sign"):
+            until("a report with a quorum", lambda: attestation.functions.status(epoch).call() >= 1, 60)
+        report = attestation.functions.reports(epoch).call()
+        signers = report[4].bit_count()
+        self._hold(signers >= 3, f"only {signers} keepers signed")
+        self.say.step(
+            f"{signers} of 3 keepers signed the report of epoch {epoch}; root 0x{report[0].hex()[:16]}…"
+        )
+        with self.say.waiting("the challenge window passes"):
+            until("a final report", lambda: attestation.functions.isFinal(epoch).call(), 60)
+        uptimes = self._claim()
+        self._hold(
+            uptimes[self.victim.node_id] < max(uptimes.values()),
+            "the killed node did not lose by its downtime",
+        )
+        with self.say.waiting("the claims become final"):
+            claimed_at = net.chain.web3.eth.block_number
+            until(
+                "final claims", lambda: net.chain.web3.eth.get_block("finalized")["number"] >= claimed_at, 60
+            )
+        self._verify()
+
+    def _claim(self) -> dict[int, int]:
+        net, epoch = self.net, self.epoch
+        distributor = net.chain.contract(net.deployment, "RewardDistributor")
+        registry = net.chain.contract(net.deployment, "NodeRegistryLocker")
+        token = net.chain.contract(net.deployment, "ParallelixToken")
+        pool = distributor.functions.poolOf(epoch).call()
+        total = registry.functions.totalWeightAt(epoch).call()
+        uptimes = {}
+        for node in net.nodes:
+            before = token.functions.balanceOf(node.owner.address).call()
+            out = self._command(
+                "node", "claim", "--config", str(net.places.run / f"{node.name}.toml"),
+                "--epoch", str(epoch), "--keeper-url", net.keeper_urls[0],
+                "--owner-keystore", str(node.owner.keystore),
+                "--owner-password-file", str(node.owner.password_file), "--yes", "--json",
+            )  # fmt: skip
+            claimed = distributor.events.RewardClaimed().get_logs(
+                from_block=0, argument_filters={"nodeId": node.node_id, "epoch": epoch}
+            )
+            self._hold(len(claimed) == 1, f"{node.name} has no claim on chain; the command said {out}")
+            args = claimed[0]["args"]
+            uptimes[node.node_id] = args["uptimeBps"]
+            weight = registry.functions.weightAt(node.node_id, epoch).call()
+            due = reward(Wei(pool), Weight(weight), Weight(total), Bps(args["uptimeBps"]))
+            gained = token.functions.balanceOf(node.owner.address).call() - before
+            self._hold(due == args["amount"] == gained, f"{node.name} got {gained} wei, due {due} wei")
+            lost = net.clock.slots - args["uptimeBps"] * net.clock.slots // 10_000
+            self.say.step(
+                f"{node.name} claimed {gained} wei at {args['uptimeBps'] / 100:.2f} % uptime ({lost} of {net.clock.slots} slots lost)"
+            )
+        return uptimes
+
+    def _verify(self) -> None:
+        net = self.net
+        words = [
+            "epoch", "verify", str(self.epoch), "--rpc", net.rpc_url,
+            "--deployment", str(net.places.run / "deployment.json"), "--keeper-url", net.keeper_urls[1], "--json",
+        ]  # fmt: skip
+        account = json.loads(self._command(*words))["account"]
+        funded, paid, claimable, carried = (
+            int(account[name]) for name in ("fundedWei", "paidWei", "claimableWei", "carriedWei")
+        )
+        self._hold(paid + claimable + carried == funded, "the account does not balance")
+        self._hold(paid > 0 and carried > 0, "nothing was paid, or downtime left nothing over")
+        self.say.step(f"paid {paid} + claimable {claimable} + carried {carried} = funded {funded} wei")
+        self.say.note(f"check it yourself: parallelix {' '.join(words[:-1])}")
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _ask(self, prompt: str, max_tokens: int) -> str:
+        reply = self.client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": prompt}],
+            max_tokens=max_tokens,
+            temperature=0,
+        )
+        return reply.choices[0].message.content or ""
+
+    def _command(self, *words: str) -> str:
+        done = subprocess.run(
+            self.net.command(*words),
+            env=self.net.environment(),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        if done.returncode:
+            raise UserError(
+                f"`parallelix {' '.join(words[:2])}` failed: {(done.stderr or done.stdout).strip()[-400:]}"
+            )
+        return done.stdout
+
+    def _chain_time(self) -> int:
+        return int(self.net.chain.web3.eth.get_block("latest")["timestamp"])
+
+    def _hold(self, condition: object, otherwise: str) -> None:
+        if not condition:
+            raise UserError(f"the demo's claim does not hold: {otherwise}")

@@ -1,0 +1,154 @@
+"""The live fleet in Redis, shared by every process of one front.
+
+    parallelix:fleet:<node id>   JSON of the report, gone after 10 s
+    parallelix:fleet             sorted set: node id by the Unix millisecond of its last report
+
+The sorted set is the index: who lives is read from it, never by a scan of all keys.
+
+Whoever takes heartbeats writes; whoever dispatches (a second gateway, a Celery worker) reads::
+
+    store = FleetStore(redis.Redis.from_url(url))
+    store.write(report)                    # after HeartbeatVerifier.verify
+    for report, age in store.read_all():   # (NodeReport, seconds since it was written)
+        fleet.update(report, now - age)
+
+A node that is older than 10 s in the index has fallen silent. Every call is one or two round trips and raises
+`redis.RedisError` when the server cannot be reached; the caller goes on with what it last knew.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from offchain.dispatch.fleet import NodeReport, Offer
+from offchain.domain.types import NodeId
+
+PREFIX = "parallelix:fleet:"
+INDEX = "parallelix:fleet"
+TTL_SECONDS = 10
+_FORGET_MS = 60_000
+
+
+def encode(report: NodeReport, now_ms: int) -> bytes:
+    """A report as it lies in Redis, stamped with Unix milliseconds."""
+    return orjson.dumps(
+        {
+            "node_id": report.node_id,
+            "url": report.url,
+            "region": report.region,
+            "tier": report.tier,
+            "models": [
+                {"name": name, "revision": offer.revision, "context_length": offer.extent}
+                for name, offer in report.offers.items()
+            ],
+            "slots": report.slots,
+            "free_slots": report.free_slots,
+            "queue": report.queue,
+            "price_per_token_wei": str(report.price_per_token_wei),
+            "seen_at_ms": now_ms,
+        }
+    )
+
+
+def decode(raw: bytes) -> tuple[NodeReport, int]:
+    """Inverse of `encode`: the report and its Unix millisecond. Raises ValueError when it is malformed."""
+    try:
+        data: dict[str, Any] = orjson.loads(raw)
+        report = NodeReport(
+            node_id=NodeId(data["node_id"]),
+            url=data["url"],
+            region=data["region"],
+            tier=data["tier"],
+            offers={m["name"]: Offer(m["revision"], m["context_length"]) for m in data["models"]},
+            slots=data["slots"],
+            free_slots=data["free_slots"],
+            queue=data["queue"],
+            price_per_token_wei=int(data["price_per_token_wei"]),
+        )
+        return report, int(data["seen_at_ms"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a fleet record: {error!r}") from None
+
+
+def decode_all(values: Iterable[bytes | None], now_ms: int) -> list[tuple[NodeReport, float]]:
+    """Reports with their age in seconds; what has run out or is malformed is left out."""
+    found: list[tuple[NodeReport, float]] = []
+    for raw in values:
+        if raw is None:
+            continue
+        try:
+            report, seen_at_ms = decode(raw)
+        except ValueError:
+            continue
+        found.append((report, max(0.0, (now_ms - seen_at_ms) / 1000)))
+    return found
+
+
+class FleetStore:
+    """The fleet in a Redis that answers synchronously (Celery workers, keeper APIs).
+
+    Args:
+        redis: a `redis.Redis` with `decode_responses=False`.
+        now_ms: Unix milliseconds.
+    """
+
+    def __init__(self, redis: Any, now_ms: Callable[[], int]) -> None:
+        self._redis = redis
+        self._now_ms = now_ms
+
+    def write(self, report: NodeReport) -> None:
+        """Publish a verified report."""
+        pipeline = self._redis.pipeline(transaction=False)
+        _write(pipeline, report, self._now_ms())
+        pipeline.execute()
+
+    def remove(self, node_id: NodeId) -> None:
+        """Take a node out at once."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.zrem(INDEX, str(node_id))
+        pipeline.delete(PREFIX + str(node_id))
+        pipeline.execute()
+
+    def read_all(self) -> list[tuple[NodeReport, float]]:
+        """Every live node with the age of its report in seconds."""
+        now_ms = self._now_ms()
+        names: list[bytes] = self._redis.zrangebyscore(INDEX, now_ms - TTL_SECONDS * 1000, "+inf")
+        return decode_all(self._redis.mget([_key(name) for name in names]), now_ms) if names else []
+
+
+class AsyncFleetStore:
+    """The same over `redis.asyncio.Redis`; reads only what has changed since the last time."""
+
+    def __init__(self, redis: Any, now_ms: Callable[[], int]) -> None:
+        self._redis = redis
+        self._now_ms = now_ms
+        self._known: dict[bytes, float] = {}
+
+    async def write_all(self, reports: Iterable[tuple[NodeReport, int]]) -> None:
+        """Publish verified reports, each with the Unix millisecond at which it was heard, in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for report, heard_ms in reports:
+            _write(pipeline, report, heard_ms)
+        await pipeline.execute()
+
+    async def read_changed(self) -> list[tuple[NodeReport, float]]:
+        """Live nodes that reported since the last call, with the age of the report in seconds."""
+        now_ms = self._now_ms()
+        live: list[tuple[bytes, float]] = await self._redis.zrangebyscore(
+            INDEX, now_ms - TTL_SECONDS * 1000, "+inf", withscores=True
+        )
+        names = [name for name, score in live if self._known.get(name) != score]
+        found = decode_all(await self._redis.mget([_key(name) for name in names]), now_ms) if names else []
+        self._known = dict(live)
+        return found
+
+
+def _write(pipeline: Any, report: NodeReport, heard_ms: int) -> None:
+    pipeline.set(PREFIX + str(report.node_id), encode(report, heard_ms), ex=TTL_SECONDS)
+    pipeline.zadd(INDEX, {str(report.node_id): heard_ms})
+    pipeline.zremrangebyscore(INDEX, "-inf", heard_ms - _FORGET_MS)
+
+
+def _key(name: bytes) -> str:
+    return PREFIX + name.decode()

@@ -1,0 +1,110 @@
+"""Reads HTTP/1.1 requests, strictly: two readings of one request are how one is smuggled past a check."""
+
+import re
+from dataclasses import dataclass, field
+
+_REQUEST_LINE = r"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])"
+_HEADER_LINE = r"\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\n-\x1f\x7f]*+"
+_HEAD = re.compile(f"{_REQUEST_LINE}(?:{_HEADER_LINE})*+")
+_BAD_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_SINGLE = frozenset({"host", "content-length", "transfer-encoding", "authorization", "content-type"})
+
+
+@dataclass(slots=True)
+class Request:
+    """A whole request. Header names are in lower case; repeated headers are joined with commas."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes = b""
+    keep_alive: bool = True
+
+
+class RefusedError(Exception):
+    """A request that is not taken, with the HTTP status to say so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def parse_head(head: bytes | bytearray, most_headers: int) -> Request:
+    """Read the head of a request, strictly. Raises RefusedError."""
+    text = head.decode("latin-1")
+    whole = _HEAD.fullmatch(text)
+    if whole is None:
+        raise RefusedError(400, _fault_of(text))
+    lines = text.split("\r\n")
+    if len(lines) > most_headers + 1:
+        raise RefusedError(431, "there are too many headers")
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, _, value = line.partition(":")
+        name = name.lower()
+        value = value.strip(" \t")
+        if name in headers:
+            if name in _SINGLE:
+                raise RefusedError(400, f"the header {name} is repeated")
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
+    method, target, minor = whole.groups()
+    if minor == "1" and "host" not in headers:
+        raise RefusedError(400, "the Host header is missing")
+    path, _, query = target.partition("?")
+    connection = headers.get("connection", "").lower()
+    keep = connection != "close" if minor == "1" else connection == "keep-alive"
+    return Request(method, path, query, headers, keep_alive=keep)
+
+
+def _fault_of(text: str) -> str:
+    """What is wrong with a head that does not match."""
+    if _BAD_TEXT.search(text):
+        return "the request's head holds a forbidden character"
+    if not re.fullmatch(_REQUEST_LINE, text.partition("\r\n")[0]):
+        return "the request line is malformed"
+    return "a header line is malformed"
+
+
+@dataclass(slots=True)
+class Chunks:
+    """Decodes a chunked body."""
+
+    limit: int
+    body: bytearray = field(default_factory=bytearray)
+    _left: int = -1  # -1: a size line comes next; -2: trailers
+
+    def feed(self, buffer: bytearray) -> bool:
+        """Take what is complete out of `buffer`. Returns whether the body is whole. Raises RefusedError."""
+        while True:
+            if self._left >= 0:
+                if len(buffer) < self._left + 2:
+                    return False
+                if buffer[self._left : self._left + 2] != b"\r\n":
+                    raise RefusedError(400, "a chunk does not end where it said")
+                self.body += buffer[: self._left]
+                del buffer[: self._left + 2]
+                self._left = -1
+                continue
+            end = buffer.find(b"\r\n")
+            if end < 0:
+                if len(buffer) > 1024:
+                    raise RefusedError(400, "a chunk size without end")
+                return False
+            line = bytes(buffer[:end])
+            del buffer[: end + 2]
+            if self._left == -2:
+                if not line:
+                    return True
+                continue
+            digits = line.partition(b";")[0]
+            if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", digits):
+                raise RefusedError(400, "a chunk size is malformed")
+            self._left = int(digits, 16)
+            if len(self.body) + self._left > self.limit:
+                raise RefusedError(
+                    413, f"the request is larger than the {self.limit} bytes that are accepted"
+                )
+            if self._left == 0:
+                self._left = -2

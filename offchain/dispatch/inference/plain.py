@@ -1,0 +1,129 @@
+"""An answer that is one JSON document."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from offchain.dispatch.inference.request import InferenceRequest, Kind
+from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt
+from offchain.dispatch.upstream import Call
+from offchain.dispatch.work import FaultKind, NodeError
+from offchain.domain.messages import result_bytes
+from offchain.domain.types import NodeId
+
+RECEIPT_HEADER = "x-parallelix-receipt"
+PLAIN_PATIENCE_SECONDS = 120.0
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class PlainTask:
+    """An answer that is one JSON document. Nothing reaches the caller before it is whole and its receipt holds.
+
+    Attributes:
+        answer: the document's bytes, once `end` has returned.
+        receipt: the node's receipt, once `end` has returned; None only for embeddings.
+        usage: (prompt tokens, completion tokens).
+    """
+
+    initial_patience_seconds = PLAIN_PATIENCE_SECONDS
+    delivered = 0
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        body: bytes,
+        request_id: bytes,
+        verifier: ReceiptVerifier,
+        most_bytes: int = MOST_ANSWER_BYTES,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        self._request = request
+        self._call = Call(request.kind.value, body, request_id, headers)
+        self._verifier = verifier
+        self._most_bytes = most_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._node_id = NodeId(0)
+        self.receipt_header: str | None = None
+        self.answer = b""
+        self.document: dict[str, Any] = {}
+        self.receipt: SignedReceipt | None = None
+        self.usage = (0, 0)
+        self.verdict: NodeError | None = None
+
+    def call(self, node_id: NodeId) -> Call:
+        self._node_id = node_id
+        self._parts.clear()
+        self._size = 0
+        return self._call
+
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        self.receipt_header = headers.get(RECEIPT_HEADER)
+
+    def feed(self, data: bytes) -> bytes:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > self._most_bytes:
+            raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
+        return b""
+
+    def settled(self) -> bytes | None:
+        return None
+
+    def end(self) -> bytes:
+        answer = b"".join(self._parts)
+        try:
+            document = orjson.loads(answer)
+            result = None
+            if self._request.kind is not Kind.EMBEDDING:
+                result = _result_of(document["choices"])
+            elif not document["data"]:
+                raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
+        except (ValueError, KeyError, TypeError) as error:
+            raise NodeError(
+                FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
+            ) from None
+        self.receipt = self._checked_receipt(result)
+        usage = document.get("usage") or {}
+        self.usage = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        self.answer, self.document = answer, document
+        return b""
+
+    def result(self) -> bytes:
+        """What the receipt binds: `messages.result_bytes` of the choices' texts."""
+        choices = self.document.get("choices", [])
+        return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c.get("index", 0))])
+
+    def _checked_receipt(self, result: bytes | None) -> SignedReceipt | None:
+        if self.receipt_header is None:
+            if self._request.kind is Kind.EMBEDDING:
+                return None
+            raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
+        try:
+            signed = SignedReceipt.from_header(self.receipt_header)
+        except ValueError as error:
+            raise NodeError(FaultKind.BAD_RECEIPT, str(error)) from None
+        self._verifier.check(signed, self._node_id, self._call, result)
+        return signed
+
+
+def _text_of(choice: dict[str, Any]) -> str:
+    """Text of a choice of a whole answer: content, completion text, or the tool calls as compact JSON."""
+    message = choice.get("message")
+    if message is None:
+        return str(choice.get("text") or "")
+    if message.get("tool_calls"):
+        return orjson.dumps(message["tool_calls"]).decode()
+    return str(message.get("content") or "")
+
+
+def _result_of(choices: list[dict[str, Any]]) -> bytes:
+    if not choices:
+        raise ValueError("no choices")
+    if any(choice.get("finish_reason") is None for choice in choices):
+        raise ValueError("a choice without finish_reason")
+    return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c["index"])])

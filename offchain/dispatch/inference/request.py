@@ -1,0 +1,132 @@
+"""What of an OpenAI request the dispatcher has to know. Everything else is the model server's business."""
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import orjson
+
+from offchain.errors import SkipError
+
+DEFAULT_OUTPUT_TOKENS = 256
+_PREFIXES = (1024, 4096, 16384, 65536)
+
+
+class Kind(StrEnum):
+    """Endpoints that carry work to a node; the value is the path."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETION = "/v1/completions"
+    EMBEDDING = "/v1/embeddings"
+
+
+class InvalidRequestError(SkipError):
+    """A request that no node could serve, with what OpenAI's error shape needs."""
+
+    def __init__(
+        self, message: str, param: str | None = None, code: str | None = None, status: int = 400
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+        self.status = status
+
+
+class InferenceRequest(NamedTuple):
+    """A request that has the right outer shape.
+
+    Attributes:
+        kind: endpoint.
+        body: the bytes that came.
+        fields: the parsed body.
+        model: name.
+        stream: whether the caller wants server-sent events.
+        max_tokens: asked for, or None.
+    """
+
+    kind: Kind
+    body: bytes
+    fields: dict[str, Any]
+    model: str
+    stream: bool
+    max_tokens: int | None
+
+    @property
+    def cost(self) -> int:
+        """Expected tokens of work: a quarter of the input's bytes and the output asked for."""
+        return len(self.body) // 4 + (self.max_tokens or DEFAULT_OUTPUT_TOKENS)
+
+    def affinity(self, tenant: str) -> tuple[int, ...]:
+        """Hashes of growing prefixes of a long body, for one tenant: equal starts mean a warm prefix cache.
+
+        They hold in this process alone and are nobody's to guess.
+        """
+        size = len(self.body)
+        return tuple(hash((tenant, self.body[:length])) for length in _PREFIXES if length < size)
+
+    @property
+    def timing_class(self) -> str:
+        """Requests of one class have comparable times to the first byte: input size if streamed, else output size."""
+        if self.stream:
+            return f"{self.kind.name}:{self.model}:stream:{(len(self.body) >> 12).bit_length()}"
+        return (
+            f"{self.kind.name}:{self.model}:whole:{(self.max_tokens or DEFAULT_OUTPUT_TOKENS).bit_length()}"
+        )
+
+
+def parse(kind: Kind, body: bytes) -> InferenceRequest:
+    """Read a request body. Raises InvalidRequestError."""
+    try:
+        fields = orjson.loads(body)
+    except ValueError:
+        raise InvalidRequestError(
+            "We could not parse the JSON body of your request.", code="invalid_json"
+        ) from None
+    if not isinstance(fields, dict):
+        raise InvalidRequestError("The body of your request must be a JSON object.", code="invalid_type")
+    model = fields.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequestError("you must provide a model parameter", "model", "missing_required_parameter")
+    if len(model) > 256:
+        raise InvalidRequestError("model is too long", "model", "string_above_max_length")
+    stream = fields.get("stream", False)
+    if stream is None:
+        stream = False
+    if not isinstance(stream, bool):
+        raise InvalidRequestError("stream must be a boolean", "stream", "invalid_type")
+    if kind is Kind.CHAT:
+        _check_messages(fields.get("messages"))
+    elif kind is Kind.COMPLETION:
+        if not isinstance(fields.get("prompt"), str | list):
+            raise InvalidRequestError(
+                "prompt must be a string or a list", "prompt", "missing_required_parameter"
+            )
+    elif not isinstance(fields.get("input"), str | list):
+        raise InvalidRequestError("input must be a string or a list", "input", "missing_required_parameter")
+    return InferenceRequest(
+        kind, body, fields, model, stream and kind is not Kind.EMBEDDING, _max_tokens(fields)
+    )
+
+
+def _check_messages(messages: object) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequestError(
+            "messages must be a non-empty list", "messages", "missing_required_parameter"
+        )
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InvalidRequestError(
+                f"messages[{index}] must be an object with a role", f"messages[{index}].role", "invalid_type"
+            )
+
+
+def _max_tokens(fields: dict[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = fields.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidRequestError(f"{name} must be an integer", name, "invalid_type")
+        if value < 0 or value > 1 << 31:
+            raise InvalidRequestError(f"{name} is out of range", name, "integer_out_of_range")
+        return value
+    return None

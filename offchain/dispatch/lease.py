@@ -1,0 +1,42 @@
+"""Who holds which unit. A result commits once, by (request id, attempt)."""
+
+from typing import NamedTuple
+
+from offchain.domain.types import NodeId
+
+
+class Lease(NamedTuple):
+    """A unit placed on a node.
+
+    Attributes:
+        request_id: 32 bytes.
+        attempt: number of the try, from 0.
+        node_id: where it is.
+    """
+
+    request_id: bytes
+    attempt: int
+    node_id: NodeId
+
+
+class LeaseTable:
+    """Running leases of one dispatcher. A hedged unit holds two; the first commit wins."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[bytes, int], Lease] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def grant(self, lease: Lease) -> None:
+        """Record a placement. Raises ValueError when this attempt holds a lease already."""
+        key = (lease.request_id, lease.attempt)
+        if key in self._held:
+            raise ValueError(f"attempt {lease.attempt} of {lease.request_id.hex()} is leased already")
+        self._held[key] = lease
+
+    def release(self, request_id: bytes, attempt: int) -> Lease | None:
+        """End a lease; None when it was not held (any more), so that nothing is counted twice."""
+        return self._held.pop((request_id, attempt), None)

@@ -1,0 +1,185 @@
+"""The unit of work and what can go wrong with it. Nothing here knows what kind of work it is."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+from offchain.domain.types import NodeId
+from offchain.errors import SkipError, TransientError
+
+
+class Priority(IntEnum):
+    """Admission classes, most urgent first."""
+
+    INTERACTIVE = 0
+    STANDARD = 1
+    BATCH = 2
+
+
+class Requirements(NamedTuple):
+    """What a node must be able to do; the routing key of a unit.
+
+    Attributes:
+        capability: name of what the node must offer, e.g. a model.
+        revision: exact revision of the capability, or None for any.
+        extent: size that the offer must hold, in its own unit (for a model: context tokens).
+        min_tier: lowest hardware tier that is adequate.
+        region: preferred region; others are used when it is full or down. None: the dispatcher's own.
+        max_price_wei: highest price per unit of output that is accepted, or None.
+        node_id: the one node allowed, or None. A pinned unit is never rescued.
+    """
+
+    capability: str
+    revision: str | None = None
+    extent: int = 0
+    min_tier: int = 1
+    region: str | None = None
+    max_price_wei: int | None = None
+    node_id: NodeId | None = None
+
+
+class WorkUnit(NamedTuple):
+    """One indivisible piece of work.
+
+    Attributes:
+        request_id: 32 bytes, unique.
+        requirements: routing key.
+        tenant: who is served and billed.
+        priority: admission class.
+        cost: expected size in units of output, for fairness.
+        timing_class: units of one class have comparable times to the first byte.
+        affinity: hashes of growing prefixes of the input, shortest first; a node that saw them lately is cheaper.
+    """
+
+    request_id: bytes
+    requirements: Requirements
+    tenant: str = ""
+    priority: Priority = Priority.STANDARD
+    cost: int = 1
+    timing_class: str = ""
+    affinity: tuple[int, ...] = ()
+
+
+class FaultKind(StrEnum):
+    """Why an attempt ended without an answer."""
+
+    UNREACHABLE = "unreachable"
+    RESET = "connection_lost"
+    TRUNCATED = "truncated"
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    STALLED = "stalled"
+    SERVER_ERROR = "server_error"
+    NO_SLOT = "no_slot"
+    REFUSED = "ticket_refused"
+    BAD_ANSWER = "bad_answer"
+    BAD_RECEIPT = "bad_receipt"
+    SILENT = "heartbeats_stopped"
+    CANCELLED = "cancelled"
+    HEDGE_LOST = "hedge_lost"
+
+
+FAULT_WEIGHT: dict[FaultKind, int] = {
+    FaultKind.UNREACHABLE: 3,
+    FaultKind.RESET: 3,
+    FaultKind.TRUNCATED: 3,
+    FaultKind.FIRST_BYTE_TIMEOUT: 2,
+    FaultKind.STALLED: 3,
+    FaultKind.SERVER_ERROR: 1,
+    FaultKind.NO_SLOT: 0,
+    FaultKind.REFUSED: 1,
+    FaultKind.BAD_ANSWER: 2,
+    FaultKind.BAD_RECEIPT: 2,
+    FaultKind.SILENT: 3,
+    FaultKind.CANCELLED: 0,
+    FaultKind.HEDGE_LOST: 0,
+}
+"""How much an attempt's end says against its node; a breaker opens at 3."""
+
+
+class NodeError(TransientError):
+    """An attempt failed through its node (or the way to it); another node may do better."""
+
+    def __init__(self, kind: FaultKind, detail: str = "") -> None:
+        super().__init__(f"{kind.value}: {detail}" if detail else kind.value)
+        self.kind = kind
+        self.detail = detail
+
+
+class CallerError(SkipError):
+    """The node refused the work for the caller's own fault: the same anywhere, so it goes back as it is."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"the request was refused with status {status}")
+        self.status = status
+        self.body = body
+
+
+class NoCapacityError(TransientError):
+    """Nobody can take the unit.
+
+    Attributes:
+        reason: `unknown_capability`, `no_capable_node`, `full`, `node_unavailable` or `failed` (attempts were made).
+        retry_after_seconds: when to try again.
+        expected_until: until when a node is expected back that could take it, in seconds of the router's clock; 0: none is.
+    """
+
+    def __init__(
+        self, reason: str, message: str, retry_after_seconds: float = 1.0, expected_until: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+        self.expected_until = expected_until
+
+
+class NotResumableError(TransientError):
+    """Output was delivered and cannot be continued exactly."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of a unit on a node, as it ends in the record. Times are milliseconds.
+
+    Attributes:
+        outcome: `ok`, `failed`, `cancelled` or `refused` (the caller's own fault).
+        reason: a `FaultKind` value, or empty.
+        first_byte_ms: from the attempt's begin to the first byte of the answer, or None.
+        resumed_from: units of output (tokens) that earlier attempts had delivered.
+    """
+
+    node_id: NodeId
+    number: int
+    started_ms: float
+    outcome: str = "running"
+    reason: str = ""
+    detail: str = ""
+    ms: float = 0.0
+    first_byte_ms: float | None = None
+    resumed_from: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """The attempt as receipts show it."""
+        return {
+            "node_id": int(self.node_id),
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "detail": self.detail,
+            "ms": round(self.ms, 3),
+            "first_byte_ms": None if self.first_byte_ms is None else round(self.first_byte_ms, 3),
+            "resumed_from": self.resumed_from,
+        }
+
+
+@dataclass(slots=True)
+class Trail:
+    """What happened to one unit: filled in while it happens, kept for receipts and explanations."""
+
+    request_id: bytes
+    queue_ms: float = 0.0
+    attempts: list[Attempt] = field(default_factory=list)
+    decisions: list[object] = field(default_factory=list)
+
+    @property
+    def node_id(self) -> NodeId | None:
+        """The node that answered last, or None before any attempt."""
+        return self.attempts[-1].node_id if self.attempts else None

@@ -1,0 +1,1 @@
+"""Pure rules of the network: no clock, no randomness, no I/O, no framework; integers only."""

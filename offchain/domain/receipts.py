@@ -1,0 +1,140 @@
+"""What an answer says: the text of each choice, from a whole answer or from a stream, the same on both ends.
+
+The node binds these texts in its receipt and the gateway recomputes them from what it got, so both use this module.
+The text of a choice is its content or, when it calls tools, the compact JSON of `tool_calls` (as it came, or put together
+from a stream as `id, type, function {name, arguments}`); the text of an embedding is the base64 of its little-endian
+float32 vector.
+"""
+
+import base64
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from offchain.domain.messages import result_bytes
+
+
+@dataclass(slots=True)
+class _Choice:
+    content: list[str] = field(default_factory=list)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def text(self) -> str:
+        calls = [self.calls[index] for index in sorted(self.calls)]
+        return _compact(calls) if calls else "".join(self.content)
+
+
+class StreamedAnswer:
+    """Collects the chunks of a streamed chat or text completion.
+
+    Attributes:
+        prompt_tokens, completion_tokens: from the last `usage` seen; None before one came.
+        finished: every choice seen so far has a finish reason.
+    """
+
+    __slots__ = ("_choices", "_open", "completion_tokens", "prompt_tokens")
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _Choice] = {}
+        self._open: set[int] = set()
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """True once at least one choice came and each of them ended."""
+        return bool(self._choices) and not self._open
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take one decoded chunk. Raises ValueError when it has not the shape of a completion chunk."""
+        try:
+            usage = chunk.get("usage")
+            if usage:
+                self.prompt_tokens = int(usage["prompt_tokens"])
+                self.completion_tokens = int(usage.get("completion_tokens") or 0)
+            for part in chunk.get("choices") or ():
+                self._add_choice(part)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a completion chunk: {type(error).__name__}: {error}") from None
+
+    def _add_choice(self, part: Mapping[str, Any]) -> None:
+        index = int(part.get("index", 0))
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _Choice()
+            self._open.add(index)
+        delta = part.get("delta")
+        if delta is None:
+            text = part.get("text")
+        else:
+            text = delta.get("content")
+            for call in delta.get("tool_calls") or ():
+                _merge_call(choice.calls, call)
+        if text:
+            choice.content.append(text)
+        if part.get("finish_reason"):
+            self._open.discard(index)
+
+    def texts(self) -> list[str]:
+        """Text of each choice, in index order."""
+        return [self._choices[index].text() for index in sorted(self._choices)]
+
+    def result(self) -> bytes:
+        """The bytes that a receipt's `resultHash` and proof of execution bind."""
+        return result_bytes(self.texts())
+
+
+def answer_texts(answer: Mapping[str, Any]) -> list[str]:
+    """Text of each choice of a whole (not streamed) answer: chat, completion or embeddings, in index order.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    try:
+        if "choices" in answer:
+            return [_choice_text(choice) for choice in sorted(answer["choices"], key=_index)]
+        return [_embedding_text(item["embedding"]) for item in sorted(answer["data"], key=_index)]
+    except (KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ValueError(f"not a completion or an embedding: {type(error).__name__}: {error}") from None
+
+
+def answer_result(answer: Mapping[str, Any]) -> bytes:
+    """`result_bytes` of a whole answer. Raises ValueError as `answer_texts`."""
+    return result_bytes(answer_texts(answer))
+
+
+def _index(item: Mapping[str, Any]) -> int:
+    return int(item.get("index", 0))
+
+
+def _choice_text(choice: Mapping[str, Any]) -> str:
+    if "message" not in choice:
+        return str(choice["text"])
+    message = choice["message"]
+    if message.get("tool_calls"):
+        return _compact(message["tool_calls"])
+    return str(message.get("content") or "")
+
+
+def _embedding_text(vector: str | Sequence[float]) -> str:
+    if isinstance(vector, str):
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _merge_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> None:
+    call = calls.setdefault(
+        int(delta.get("index", 0)), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+    )
+    if delta.get("id"):
+        call["id"] = delta["id"]
+    function = delta.get("function") or {}
+    if function.get("name"):
+        call["function"]["name"] = function["name"]
+    call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def _compact(calls: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(calls, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,92 @@
+"""What became of recent requests, for receipts and explanations. Bounded; the oldest are forgotten."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from offchain.dispatch.pick import Decision
+from offchain.dispatch.signing import SignedReceipt
+from offchain.dispatch.work import Trail
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request.
+
+    Attributes:
+        status: `answered`, `failed`, `refused` or `cancelled`.
+        created_ms: Unix milliseconds.
+        total_ms: from acceptance to the end.
+    """
+
+    trail: Trail
+    tenant: str
+    model: str
+    created_ms: int
+    status: str = "running"
+    total_ms: float = 0.0
+    usage: tuple[int, int] = (0, 0)
+    receipt: SignedReceipt | None = None
+    revision: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as `GET /v1/receipts/{id}` shows it."""
+        trail = self.trail
+        return {
+            "request_id": "0x" + trail.request_id.hex(),
+            "object": "route_receipt",
+            "status": self.status,
+            "tenant": self.tenant,
+            "model": self.model,
+            "revision": self.revision,
+            "node_id": trail.node_id,
+            "created_ms": self.created_ms,
+            "queue_ms": round(trail.queue_ms, 3),
+            "total_ms": round(self.total_ms, 3),
+            "usage": {"prompt_tokens": self.usage[0], "completion_tokens": self.usage[1]},
+            "attempts": [attempt.to_json() for attempt in trail.attempts],
+            "decisions": [d.to_json() for d in trail.decisions if isinstance(d, Decision)],
+            "receipt": None if self.receipt is None else self.receipt.to_json(),
+        }
+
+
+class RequestBook:
+    """Requests that run, and the last `limit` that have ended, by id.
+
+    Of an ended one only its JSON stays: one object instead of some forty, which would be cold when they are read or freed.
+    """
+
+    def __init__(self, limit: int = 5_000) -> None:
+        self._limit = limit
+        self._running: dict[bytes, Entry] = {}
+        self._ended: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._ended)
+
+    def open(self, entry: Entry) -> None:
+        """Take in a new request; its end must be told to `close`."""
+        self._running[entry.trail.request_id] = entry
+
+    def close(self, entry: Entry) -> bytes:
+        """A request has ended. Returns its record as JSON."""
+        request_id = entry.trail.request_id
+        self._running.pop(request_id, None)
+        record = self._ended[request_id] = orjson.dumps(entry.to_json())
+        if len(self._ended) > self._limit:
+            self._ended.popitem(last=False)
+        return record
+
+    def get(self, request_id: bytes) -> dict[str, Any] | None:
+        """The record of a request that runs or ended lately, or None."""
+        running = self._running.get(request_id)
+        if running is not None:
+            return running.to_json()
+        raw = self._ended.get(request_id)
+        if raw is None:
+            return None
+        record: dict[str, Any] = orjson.loads(raw)
+        return record

@@ -1,0 +1,231 @@
+"""`parallelix gateway ...`."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from offchain.domain.amounts import parse_prlx
+from offchain.errors import UserError
+from offchain.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from offchain.gateway.tenants import TenantAdmin
+
+_CONFIG = click.option(
+    "--config", "config", type=click.Path(path_type=Path), required=True, help="TOML file of settings."
+)
+_PRIORITIES = click.Choice(["interactive", "standard", "batch"])
+
+
+@click.group()
+def cli() -> None:
+    """Run the OpenAI-compatible gateway."""
+
+
+@cli.command()
+@_CONFIG
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on instead of the configured one; 0: any."
+)
+@click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
+def start(config: Path, port: int | None, as_json: bool) -> None:
+    """Serve until SIGTERM; then let running answers end."""
+    from offchain.gateway.process import run  # noqa: PLC0415  `--help` must not load the server
+
+    settings = GatewaySettings.load(config)
+    if port is not None:
+        settings = settings.model_copy(update={"port": port})
+    run(settings, announce_json=as_json)
+
+
+@cli.command("worker")
+@_CONFIG
+@click.option("--concurrency", type=click.IntRange(1, 64), default=4, help="Batches at the same time.")
+@click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
+def worker(config: Path, concurrency: int, as_json: bool) -> None:
+    """Work on batches (`/v1/batches`) until SIGTERM. Any number of workers may share one Redis."""
+    from offchain.gateway.batch_worker import run_worker  # noqa: PLC0415  `--help` must not load Celery
+
+    run_worker(GatewaySettings.load(config), concurrency, announce_json=as_json)
+
+
+@cli.command("explain")
+@click.argument("request_id")
+@click.option("--url", required=True, help="The gateway's base URL.")
+@click.option("--key", envvar="PARALLELIX_API_KEY", required=True, help="API key; or PARALLELIX_API_KEY.")
+@click.option("--replay", "again", is_flag=True, help="Compute every decision again and check the signature.")
+@click.option("--json", "as_json", is_flag=True, help="The record itself.")
+def explain_request(request_id: str, url: str, key: str, again: bool, as_json: bool) -> None:
+    """Tell which nodes were candidates for a request, who was tried, and where the time went."""
+    import httpx  # noqa: PLC0415
+
+    from offchain.gateway.explain import check, explain  # noqa: PLC0415
+
+    try:
+        answer = httpx.get(
+            f"{url.rstrip('/')}/v1/receipts/{request_id}",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=10,
+        )
+        record: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise UserError(f"{url} does not answer as a gateway ({type(error).__name__}); check --url") from None
+    if answer.status_code != 200:
+        raise UserError(f"{record.get('error', {}).get('message', answer.status_code)}")
+    for line in [json.dumps(record)] if as_json else explain(record):
+        click.echo(line)
+    if again:
+        wrong = check(record)
+        if wrong:
+            raise UserError("; ".join(wrong))
+        click.echo(
+            f"replayed  {len(record['decisions'])} decision(s) agree; signed by {record['gateway']}",
+            err=as_json,
+        )
+
+
+@cli.group()
+def key() -> None:
+    """API keys in the gateway's own file. Only hashes are stored."""
+
+
+@key.command("create")
+@click.option(
+    "--config", "config", type=click.Path(path_type=Path), help="TOML file of the gateway's settings."
+)
+@click.option(
+    "--file", "file", type=click.Path(path_type=Path), help="The API key file itself, instead of --config."
+)
+@click.option("--name", required=True, help="Tenant who will use the key.")
+def create(config: Path | None, file: Path | None, name: str) -> None:
+    """Make an API key and print it; it cannot be shown again. A running gateway knows it within a second."""
+    from offchain.gateway.keys import create_key  # noqa: PLC0415
+
+    if config is not None and file is None:
+        file = GatewaySettings.load(config).api_keys_file
+    elif file is None or config is not None:
+        raise click.UsageError("give either --config or --file")
+    click.echo(create_key(file, name))
+
+
+@cli.group()
+def tenant() -> None:
+    """Tenants and their keys in Redis, shared by all gateways; changes take effect within a second."""
+
+
+@contextmanager
+def _admin(config: Path) -> Iterator["TenantAdmin"]:
+    from redis import Redis  # noqa: PLC0415
+
+    from offchain.gateway.tenants import TenantAdmin  # noqa: PLC0415
+
+    url = GatewaySettings.load(config).redis_url
+    if url is None:
+        raise UserError("tenants are kept in Redis; set redis_url in the gateway's settings")
+    client = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        yield TenantAdmin(client)
+    finally:
+        client.close()
+
+
+def _to_wei(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else parse_prlx(text)
+
+
+def _limits(function: Any) -> Any:
+    for option in (
+        click.option("--priority", type=_PRIORITIES, help="Admission class."),
+        click.option("--requests-per-minute", type=click.IntRange(0), help="0: no limit."),
+        click.option("--tokens-per-minute", type=click.IntRange(0), help="0: no limit."),
+        click.option(
+            "--most-concurrent", type=click.IntRange(0), help="Requests at the same time; 0: no limit."
+        ),
+        click.option(
+            "--credit",
+            "credit_wei",
+            callback=_to_wei,
+            metavar="PRLX",
+            help="What all answers may cost together, since the first; 0: no limit.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _changes(priority: str | None, numbers: dict[str, int | None]) -> dict[str, Any]:
+    from offchain.dispatch.work import Priority  # noqa: PLC0415
+
+    changed: dict[str, Any] = {name: value or None for name, value in numbers.items() if value is not None}
+    if priority is not None:
+        changed["priority"] = Priority[priority.upper()]
+    return changed
+
+
+@tenant.command("create")
+@_CONFIG
+@click.argument("name")
+@_limits
+def tenant_create(config: Path, name: str, priority: str | None, **numbers: int | None) -> None:
+    """Make a tenant and its first API key, and print the key."""
+    from offchain.dispatch.admission import TenantLimits  # noqa: PLC0415
+
+    with _admin(config) as admin:
+        admin.create(name, replace(TenantLimits(), **_changes(priority, numbers)))
+        click.echo(admin.add_key(name))
+
+
+@tenant.command("update")
+@_CONFIG
+@click.argument("name")
+@_limits
+@click.option("--disable/--enable", "disabled", default=None, help="Refuse, or serve again.")
+def tenant_update(
+    config: Path, name: str, priority: str | None, disabled: bool | None, **numbers: int | None
+) -> None:
+    """Change a tenant's limits."""
+    with _admin(config) as admin:
+        old = admin.get(name)
+        new = replace(old, limits=replace(old.limits, **_changes(priority, numbers)))
+        admin.save(new if disabled is None else replace(new, disabled=disabled))
+
+
+@tenant.command("list")
+@_CONFIG
+def tenant_list(config: Path) -> None:
+    """Show all tenants, a line of JSON each."""
+    with _admin(config) as admin:
+        for found in admin.list():
+            click.echo(json.dumps(found.to_json()))
+
+
+@tenant.command("delete")
+@_CONFIG
+@click.argument("name")
+def tenant_delete(config: Path, name: str) -> None:
+    """Remove a tenant and all of its keys."""
+    with _admin(config) as admin:
+        click.echo(f"removed with {admin.delete(name)} key(s)")
+
+
+@tenant.command("add-key")
+@_CONFIG
+@click.argument("name")
+def tenant_add_key(config: Path, name: str) -> None:
+    """Make another API key of a tenant, and print it."""
+    with _admin(config) as admin:
+        click.echo(admin.add_key(name))
+
+
+@tenant.command("revoke-key")
+@_CONFIG
+@click.argument("key_or_hash")
+def tenant_revoke_key(config: Path, key_or_hash: str) -> None:
+    """Take a key's access, by the key itself or by its SHA-256."""
+    with _admin(config) as admin:
+        click.echo(f"revoked a key of {admin.revoke_key(key_or_hash)}")

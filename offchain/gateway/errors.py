@@ -1,0 +1,94 @@
+"""Errors in OpenAI's own shape."""
+
+import orjson
+
+from offchain.dispatch.admission import QuotaExceededError
+from offchain.dispatch.inference.request import InvalidRequestError
+from offchain.dispatch.openai_errors import error_body
+from offchain.dispatch.work import CallerError, NoCapacityError
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    Attributes:
+        status: HTTP status.
+        body: in OpenAI's shape.
+        headers: besides the content type.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "invalid_request_error",
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_body(message, kind, param, code)
+        self.headers = headers or {}
+
+
+def whole_number(text: str, param: str, most: int) -> int:
+    """A number of a query, 1 to `most`. Raises ApiError."""
+    if text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 1 <= int(text) <= most:
+        return int(text)
+    raise ApiError(400, f"{param} must be a number from 1 to {most}", param=param, code="invalid_value")
+
+
+def from_invalid(error: InvalidRequestError) -> ApiError:
+    """A request of the wrong shape."""
+    return ApiError(error.status, str(error), param=error.param, code=error.code)
+
+
+def from_quota(error: QuotaExceededError) -> ApiError:
+    """A tenant over its limit, or without credit."""
+    if error.what == "credit":
+        message = f"You have no credit left: {error}. Ask the gateway's operator for more."
+        return ApiError(402, message, "insufficient_quota", code="insufficient_credits")
+    return ApiError(
+        429,
+        f"Rate limit reached: {error}.",
+        error.what,
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(max(1, round(error.retry_after_seconds)))},
+    )
+
+
+def from_no_capacity(error: NoCapacityError) -> ApiError:
+    """Nobody could serve: 404 for a model that never was, 429 when all are busy, 503 otherwise; with the reason."""
+    if error.reason == "unknown_capability":
+        return ApiError(404, f"The model does not exist: {error}", param="model", code="model_not_found")
+    retry = {"retry-after": str(max(1, round(error.retry_after_seconds)))}
+    if error.reason == "full":
+        return ApiError(429, str(error), "rate_limit_error", code="capacity_exceeded", headers=retry)
+    codes = {"node_unavailable": "node_unavailable", "failed": "nodes_failed"}
+    return ApiError(
+        503, str(error), "server_error", code=codes.get(error.reason, "no_capacity"), headers=retry
+    )
+
+
+def from_caller_fault(error: CallerError) -> ApiError:
+    """What the model server said of the caller's request, in OpenAI's shape."""
+    made = ApiError(error.status, "the model server refused the request")
+    try:
+        document = orjson.loads(error.body)
+    except ValueError:
+        return made
+    inner = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(inner, dict):
+        inner = document if isinstance(document, dict) else {}
+    message = inner.get("message") or inner.get("detail")
+    if isinstance(message, str):
+        code = inner.get("code")
+        made.body = error_body(
+            message,
+            "invalid_request_error",
+            inner.get("param") if isinstance(inner.get("param"), str) else None,
+            code if isinstance(code, str) else None,
+        )
+    return made

@@ -1,0 +1,239 @@
+"""A request for work, from its admission to the record of what became of it."""
+
+import asyncio
+
+from offchain.dispatch.admission import QuotaExceededError
+from offchain.dispatch.http1 import Connection, Request
+from offchain.dispatch.inference.plain import PlainTask
+from offchain.dispatch.inference.request import InferenceRequest, InvalidRequestError, Kind, parse
+from offchain.dispatch.inference.stream import StreamTask
+from offchain.dispatch.openai_errors import error_body
+from offchain.dispatch.task import Sink
+from offchain.dispatch.work import (
+    Attempt,
+    CallerError,
+    NoCapacityError,
+    NotResumableError,
+    Requirements,
+    Trail,
+    WorkUnit,
+)
+from offchain.domain.types import NodeId
+from offchain.gateway.book import Entry
+from offchain.gateway.errors import (
+    ApiError,
+    from_caller_fault,
+    from_invalid,
+    from_no_capacity,
+    from_quota,
+)
+from offchain.gateway.parts import Parts
+from offchain.gateway.tenants import Tenant
+
+PIN_HEADER = "x-parallelix-node"
+SALT_HEADER = "x-parallelix-cache-salt"
+
+
+class _StreamSink:
+    """Writes a stream to the client; the answer's head goes out with the first bytes, so that errors before them still
+    have a status of their own."""
+
+    __slots__ = ("_connection", "_request_id", "_trail")
+
+    def __init__(self, connection: Connection, request_id: bytes, trail: Trail) -> None:
+        self._connection = connection
+        self._request_id = request_id
+        self._trail = trail
+
+    def write(self, data: bytes) -> bool:
+        if not self._connection.started:
+            self._connection.begin(
+                200,
+                {
+                    "content-type": "text/event-stream; charset=utf-8",
+                    "cache-control": "no-cache",
+                    "x-accel-buffering": "no",
+                    "x-request-id": "0x" + self._request_id.hex(),
+                    "x-parallelix-node": str(self._trail.node_id),
+                },
+            )
+        return self._connection.write(data)
+
+    async def drain(self) -> None:
+        await self._connection.drain()
+
+
+class _NoSink:
+    def write(self, data: bytes) -> bool:
+        return True
+
+    async def drain(self) -> None:
+        return None
+
+
+_NO_SINK = _NoSink()
+
+
+class Inference:
+    """The endpoints that carry work to nodes."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        parts.engine.on_attempt = self._count_attempt
+
+    async def answer(self, kind: Kind, request: Request, connection: Connection, tenant: Tenant) -> None:
+        """Answer one request for work. Raises ApiError while nothing was sent yet."""
+        parts = self._p
+        began = parts.clock()
+        try:
+            work = parse(kind, request.body)
+        except InvalidRequestError as error:
+            raise from_invalid(error) from None
+        cost, node_id = work.cost, _pinned(request)
+        try:
+            parts.quotas.admit(tenant.name, tenant.limits, cost)
+        except QuotaExceededError as error:
+            raise from_quota(error) from None
+        headers = {}
+        if kind is not Kind.EMBEDDING:
+            # beside the body and not in it: the node's receipt binds the caller's own bytes
+            headers[SALT_HEADER] = parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))
+        request_id = parts.new_id()
+        unit = WorkUnit(
+            request_id,
+            Requirements(work.model, extent=work.max_tokens or 0, node_id=node_id),
+            tenant.name,
+            tenant.limits.priority,
+            cost,
+            work.timing_class,
+            work.affinity(tenant.name),
+        )
+        trail = Trail(request_id)
+        entry = Entry(trail, tenant.name, work.model, parts.now_ms(), status="cancelled")
+        parts.book.open(entry)
+        status = 499
+        try:
+            status = await self._run(work, headers, unit, entry, connection)
+        except ApiError as error:
+            entry.status = "refused" if error.status < 429 else "failed"
+            error.headers.setdefault("x-request-id", "0x" + request_id.hex())
+            raise
+        finally:
+            entry.total_ms = (parts.clock() - began) * 1000
+            # the answer's last bytes leave when this turn of the loop ends, and nobody waits for the rest
+            asyncio.get_running_loop().call_soon(self._ended, kind, status, cost, entry)
+
+    def _ended(self, kind: Kind, status: int, cost: int, entry: Entry) -> None:
+        """Count and record a request that has ended; 499 when the caller left or an error became its answer."""
+        parts = self._p
+        parts.metrics.seconds.observe(entry.total_ms / 1000)
+        if status != 499 or entry.status == "cancelled":
+            parts.metrics.requests[kind.value, status] += 1
+        parts.quotas.settle(entry.tenant, cost, sum(entry.usage))
+        record = parts.book.close(entry)
+        if parts.shared is not None:
+            parts.shared.finished(entry, record)
+        parts.metrics.prompt_tokens += entry.usage[0]
+        parts.metrics.completion_tokens += entry.usage[1]
+
+    async def _run(
+        self,
+        work: InferenceRequest,
+        sent: dict[str, str],
+        unit: WorkUnit,
+        entry: Entry,
+        connection: Connection,
+    ) -> int:
+        """See a request through; returns the status that went out. Raises ApiError while nothing was sent yet."""
+        parts = self._p
+        task: StreamTask | PlainTask
+        sink: Sink = _NO_SINK
+        if work.stream:
+            task = StreamTask(
+                work,
+                work.body,
+                unit.request_id,
+                parts.receipts,
+                lambda node_id: self._context_length(node_id, work.model),
+                parts.first_byte_seconds,
+                headers=sent,
+            )
+            sink = _StreamSink(connection, unit.request_id, entry.trail)
+        else:
+            task = PlainTask(work, work.body, unit.request_id, parts.receipts, headers=sent)
+        try:
+            await parts.engine.run(unit, task, sink, entry.trail)
+        except (CallerError, NoCapacityError, NotResumableError) as error:
+            if not connection.started:
+                raise self._refusal(work, error) from None
+            entry.status = "failed"
+            connection.write(b"data: " + _last_event(error) + b"\n\n")
+            connection.finish()
+            return 200
+        if isinstance(task, StreamTask):
+            connection.finish()
+        else:
+            headers = {
+                "content-type": "application/json",
+                "x-request-id": "0x" + unit.request_id.hex(),
+                "x-parallelix-node": str(entry.trail.node_id),
+            }
+            if task.receipt_header is not None:
+                headers["x-parallelix-receipt"] = task.receipt_header
+            connection.reply(200, headers, task.answer)
+        self._answered(entry, task)
+        return 200
+
+    def _answered(self, entry: Entry, task: PlainTask | StreamTask) -> None:
+        entry.status = "answered"
+        entry.usage = task.usage
+        entry.receipt = task.receipt
+        node_id = entry.trail.node_id
+        node = None if node_id is None else self._p.fleet.get(node_id)
+        if node is not None and (offer := node.report.offers.get(entry.model)) is not None:
+            entry.revision = offer.revision
+
+    def _context_length(self, node_id: NodeId, model: str) -> int | None:
+        node = self._p.fleet.get(node_id)
+        offer = None if node is None else node.report.offers.get(model)
+        return None if offer is None else offer.extent
+
+    def _refusal(
+        self, work: InferenceRequest, error: CallerError | NoCapacityError | NotResumableError
+    ) -> ApiError:
+        """Why there is no answer: the caller's fault also when no node's context is as long as the answer may be."""
+        if isinstance(error, CallerError):
+            return from_caller_fault(error)
+        if isinstance(error, NotResumableError):
+            return ApiError(503, str(error), "server_error", code="stream_interrupted")
+        nodes = self._p.fleet.capable(work.model).values()
+        longest = max((node.report.offers[work.model].extent for node in nodes), default=0)
+        if not longest or (work.max_tokens or 0) <= longest:
+            return from_no_capacity(error)
+        return ApiError(
+            400,
+            f"This model's maximum context length is {longest} tokens; max_tokens asks for {work.max_tokens}. Ask for fewer.",
+            param="max_tokens",
+            code="context_length_exceeded",
+        )
+
+    def _count_attempt(self, unit: WorkUnit, attempt: Attempt) -> None:
+        self._p.metrics.attempts[attempt.outcome, attempt.reason] += 1
+        if attempt.first_byte_ms is not None:
+            self._p.metrics.first_byte_seconds.observe(attempt.first_byte_ms / 1000)
+
+
+def _last_event(error: CallerError | NoCapacityError | NotResumableError) -> bytes:
+    """What ends a stream that cannot go on."""
+    if isinstance(error, CallerError):
+        return from_caller_fault(error).body
+    return error_body(f"the answer was interrupted: {error}", "server_error", code="stream_interrupted")
+
+
+def _pinned(request: Request) -> NodeId | None:
+    text = request.headers.get(PIN_HEADER)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 10:
+        raise ApiError(400, "X-Parallelix-Node must be a node id", param=PIN_HEADER, code="invalid_header")
+    return NodeId(int(text))

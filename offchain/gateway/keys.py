@@ -1,0 +1,74 @@
+"""API keys: who may use the gateway. Only hashes are stored; a key is shown once, when it is made.
+
+The file is a JSON object, SHA-256 hex of a key -> tenant name; the running gateway reads it again when it changes.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+
+from offchain.errors import UserError
+
+PREFIX = "sk-plx-"
+_TENANT = re.compile(r"[a-z0-9][a-z0-9._\-]{0,63}")
+
+
+def hash_of(key: str) -> str:
+    """What is stored of a key: it has 256 random bits, so a plain SHA-256 cannot be searched."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def new_key() -> str:
+    """A random API key."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def check_tenant_name(name: str) -> str:
+    """The name, if it is a possible one. Raises UserError."""
+    if not _TENANT.fullmatch(name):
+        raise UserError(
+            f"tenant name {name!r} must be 1 to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign"
+        )
+    return name
+
+
+def read_keys(path: Path) -> dict[str, str]:
+    """Hash -> tenant. Raises UserError when the file is missing or is something else."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"API key file {path} does not exist; make a key with `parallelix gateway key create`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"API key file {path} cannot be read: {error}") from None
+    if not isinstance(data, dict) or not all(
+        isinstance(tenant, str) and re.fullmatch(r"[0-9a-f]{64}", digest) for digest, tenant in data.items()
+    ):
+        raise UserError(f"API key file {path} must be a JSON object of SHA-256 hex -> tenant name")
+    return data
+
+
+def create_key(path: Path, tenant: str) -> str:
+    """Make a key for a tenant, add its hash to the file (made if missing, readable by its owner alone), return it.
+
+    Raises:
+        UserError: a bad name, or the file cannot be read or written.
+    """
+    keys = read_keys(path) if path.exists() else {}
+    key = new_key()
+    keys[hash_of(key)] = check_tenant_name(tenant)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(keys, file, indent=1)
+            file.write("\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"API key file {path} cannot be written: {error}") from None
+    return key

@@ -1,0 +1,47 @@
+"""What the endpoints work with."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from offchain.dispatch.admission import Quotas
+from offchain.dispatch.engine import Engine
+from offchain.dispatch.fleet import Fleet
+from offchain.dispatch.heartbeat import HeartbeatVerifier
+from offchain.dispatch.signing import ReceiptVerifier
+from offchain.gateway.batch_routes import BatchRoutes
+from offchain.gateway.book import RequestBook
+from offchain.gateway.keyring import KeyRing
+from offchain.gateway.metrics import GatewayMetrics
+from offchain.gateway.shared import SharedState
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the service works with.
+
+    Attributes:
+        new_id: a fresh 32-byte request id.
+        ready: why the gateway cannot serve, or None when it can.
+        shared: what is exchanged with other gateways; None when there is no Redis.
+        batches: the routes of files and batches; None when there is no Redis.
+        seal: signs the record of a request; adds the gateway's address and signature.
+    """
+
+    engine: Engine
+    fleet: Fleet
+    keys: KeyRing
+    heartbeats: HeartbeatVerifier
+    receipts: ReceiptVerifier
+    book: RequestBook
+    metrics: GatewayMetrics
+    new_id: Callable[[], bytes]
+    ready: Callable[[], str | None]
+    quotas: Quotas
+    seal: Callable[[dict[str, Any]], dict[str, Any]]
+    shared: SharedState | None = None
+    batches: BatchRoutes | None = None
+    first_byte_seconds: float = 10.0
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    clock: Callable[[], float] = time.monotonic

@@ -1,0 +1,263 @@
+"""The keeper's own rows: planned and finished probes, bundles, signatures under reports, slot states, job leases."""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, and_, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from offchain.db.models import Bundle, Job, Probe, ReportSignature, SlotRecord
+from offchain.db.upsert import insert_or_ignore, upsert
+from offchain.domain.types import Epoch, NodeId
+from offchain.domain.uptime import SlotState, UptimeTable
+
+_BATCH = 5_000
+REGION, REGIONS = "region", "regions"
+STATE_LETTERS = {
+    SlotState.UP: "u",
+    SlotState.MISSED: "m",
+    SlotState.UNCONFIRMED: "n",
+    SlotState.ABSTAINED: "a",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DueProbe:
+    """A probe that is to be made now."""
+
+    epoch: Epoch
+    slot: int
+    node_id: NodeId
+    due_at_ms: int
+
+
+def plan_probes(session: Session, rows: Iterable[DueProbe]) -> int:
+    """Insert probes that are not planned yet. Returns how many were given."""
+    batch: list[dict[str, Any]] = []
+    count = 0
+    for row in rows:
+        batch.append(
+            {
+                "epoch": row.epoch,
+                "slot": row.slot,
+                "node_id": row.node_id,
+                "due_at_ms": row.due_at_ms,
+                "lease_until_ms": 0,
+            }
+        )
+        count += 1
+        if len(batch) == _BATCH:
+            _insert_probes(session, batch)
+            batch = []
+    _insert_probes(session, batch)
+    return count
+
+
+def is_marked(session: Session, kind: str, ref: str) -> bool:
+    """Whether a step that is done once is done."""
+    row = session.get(Job, (kind, ref))
+    return row is not None and row.status == "done"
+
+
+def mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, Any] | None = None) -> None:
+    """Note that a step that is done once is done, at a Unix second."""
+    row = {
+        "kind": kind,
+        "ref": ref,
+        "status": "done",
+        "lease_until": 0,
+        "attempts": 1,
+        "created_at": now,
+        "result": None if result is None else dict(result),
+    }
+    insert_or_ignore(session, Job, row)
+
+
+def replace_mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, Any]) -> None:
+    """Note the latest result of a step that is done again and again, at a Unix second."""
+    mark(session, kind, ref, now, result)
+    session.execute(update(Job).where(Job.kind == kind, Job.ref == ref).values(result=dict(result)))
+
+
+def lease_due_probes(
+    session: Session, now_ms: int, oldest_due_ms: int, lease_ms: int, limit: int
+) -> list[DueProbe]:
+    """Take probes that are due and that nobody is at, oldest first.
+
+    Args:
+        now_ms: Unix milliseconds.
+        oldest_due_ms: probes due before it are left alone: their slot is over.
+        lease_ms: how long nobody else takes them.
+    """
+    query = (
+        select(Probe)
+        .where(
+            Probe.outcome.is_(None),
+            Probe.due_at_ms <= now_ms,
+            Probe.due_at_ms >= oldest_due_ms,
+            Probe.lease_until_ms <= now_ms,
+        )
+        .order_by(Probe.due_at_ms)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    found = []
+    for row in session.scalars(query):
+        row.lease_until_ms = now_ms + lease_ms
+        found.append(DueProbe(Epoch(row.epoch), row.slot, NodeId(row.node_id), row.due_at_ms))
+    return found
+
+
+def release_probes(session: Session, probes: Iterable[DueProbe], retry_at_ms: int) -> None:
+    """Give unfinished probes back, to be taken again at a Unix millisecond."""
+    for probe in probes:
+        session.execute(
+            update(Probe)
+            .where(
+                Probe.epoch == probe.epoch,
+                Probe.slot == probe.slot,
+                Probe.node_id == probe.node_id,
+                Probe.outcome.is_(None),
+            )
+            .values(lease_until_ms=retry_at_ms)
+        )
+
+
+def next_due_ms(session: Session, after_ms: int) -> int | None:
+    """When the next probe is due, Unix milliseconds."""
+    return session.scalar(
+        select(func.min(Probe.due_at_ms)).where(Probe.outcome.is_(None), Probe.due_at_ms > after_ms)
+    )
+
+
+def record_probe(
+    session: Session, probe: DueProbe, outcome: str, evidence: Mapping[str, Any], latency_ms: int | None
+) -> bool:
+    """Write a probe's result once; a second result of the same probe is dropped. Returns whether it was written."""
+    statement = (
+        update(Probe)
+        .where(
+            Probe.epoch == probe.epoch,
+            Probe.slot == probe.slot,
+            Probe.node_id == probe.node_id,
+            Probe.outcome.is_(None),
+        )
+        .values(outcome=outcome, evidence=dict(evidence), latency_ms=latency_ms)
+    )
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
+
+
+def finished_probes(session: Session, epoch: Epoch, outcome: str) -> list[str]:
+    """Packed entries of an epoch's finished probes with this outcome, in document order."""
+    query = (
+        select(Probe.evidence)
+        .where(Probe.epoch == epoch, Probe.outcome == outcome)
+        .order_by(Probe.slot, Probe.node_id)
+    )
+    return [cast("dict[str, str]", row)["entry"] for row in session.scalars(query)]
+
+
+def drop_probes(session: Session, before: Epoch) -> int:
+    """Forget probes of old epochs. Returns how many."""
+    return cast("CursorResult[Any]", session.execute(delete(Probe).where(Probe.epoch < before))).rowcount
+
+
+def note_region(session: Session, node: NodeId, region: str, now: int) -> None:
+    """Remember where a node last said that it is, also after its heartbeats end."""
+    replace_mark(session, REGION, str(node), now, {"region": region})
+
+
+def frozen_regions(
+    session: Session, epoch: Epoch, nodes: Container[NodeId], now: int
+) -> dict[str, list[int]]:
+    """Nodes of an epoch by their regions, as they were at the first call for it; ids ascend."""
+    row = session.get(Job, (REGIONS, str(epoch)))
+    if row is None:
+        found: dict[str, list[int]] = {}
+        for ref, result in session.execute(select(Job.ref, Job.result).where(Job.kind == REGION)):
+            if NodeId(int(ref)) in nodes:
+                found.setdefault(result["region"], []).append(int(ref))
+        ordered = {region: sorted(ids) for region, ids in sorted(found.items())}
+        mark(session, REGIONS, str(epoch), now, ordered)
+        row = session.get_one(Job, (REGIONS, str(epoch)))
+    return dict(row.result or {})
+
+
+def drop_regions(session: Session, epoch: Epoch) -> None:
+    """Forget an old epoch's `frozen_regions`."""
+    session.execute(delete(Job).where(Job.kind == REGIONS, Job.ref == str(epoch)))
+
+
+def save_bundle(session: Session, epoch: Epoch, bundle_hash: str, raw: bytes) -> None:
+    """Keep a bundle; the same one twice is one."""
+    insert_or_ignore(session, Bundle, {"hash": bundle_hash, "epoch": epoch, "body": raw})
+
+
+def load_bundle(session: Session, bundle_hash: str) -> bytes | None:
+    """Bytes of a bundle by its content address."""
+    return session.scalar(select(Bundle.body).where(Bundle.hash == bundle_hash))
+
+
+def own_report(session: Session, epoch: Epoch, signer: str) -> tuple[dict[str, Any], str] | None:
+    """The report that this keeper signed for an epoch, and its signature (0x-hex)."""
+    row = session.get(ReportSignature, (epoch, signer.lower()))
+    return None if row is None else (row.report, row.signature)
+
+
+def add_signature(
+    session: Session, epoch: Epoch, signer: str, report: Mapping[str, Any], signature: str
+) -> bool:
+    """Keep a keeper's signature under a report. One keeper has one report an epoch: the first stays.
+
+    Returns:
+        Whether the stored report of this keeper is this one.
+    """
+    row = {"epoch": epoch, "signer": signer.lower(), "report": dict(report), "signature": signature}
+    if insert_or_ignore(session, ReportSignature, row):
+        return True
+    stored = own_report(session, epoch, signer)
+    return stored is not None and stored[0] == dict(report)
+
+
+def signatures(session: Session, epoch: Epoch) -> Sequence[ReportSignature]:
+    """All signatures known for an epoch."""
+    query = select(ReportSignature).where(ReportSignature.epoch == epoch).order_by(ReportSignature.signer)
+    return session.scalars(query).all()
+
+
+def save_slots(session: Session, epoch: Epoch, table: UptimeTable) -> None:
+    """Slot states of an attested epoch, for dashboards."""
+    rows = [
+        {
+            "epoch": epoch,
+            "node_id": node,
+            "states": "".join(STATE_LETTERS[state] for state in states),
+            "uptime_bps": table.uptime(node),
+        }
+        for node, states in table.states.items()
+    ]
+    for start in range(0, len(rows), _BATCH):
+        upsert(session, SlotRecord, rows[start : start + _BATCH])
+
+
+def extend_job(session: Session, kind: str, ref: str, attempt: int, until: int) -> bool:
+    """Keep a job's lease until a Unix second. False when the lease was lost to a later attempt."""
+    held = and_(Job.kind == kind, Job.ref == ref, Job.status == "leased", Job.attempts == attempt)
+    statement = update(Job).where(held).values(lease_until=until)
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
+
+
+def finished_jobs(session: Session, kind: str, since: int) -> Sequence[Job]:
+    """Jobs of a kind that were done and created after a Unix second, by ref."""
+    query = (
+        select(Job).where(Job.kind == kind, Job.status == "done", Job.created_at >= since).order_by(Job.ref)
+    )
+    return session.scalars(query).all()
+
+
+def _insert_probes(session: Session, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        dialect: Any = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+        session.execute(dialect.insert(Probe).on_conflict_do_nothing(), rows)

@@ -1,0 +1,110 @@
+"""The sender's side of the database: its lease, and changes that only the lease's holder completes."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from offchain.db import leases
+from offchain.db.engine import Database
+from offchain.db.models import Broadcast, Intent
+from offchain.errors import TransientError
+from offchain.outbox.intents import LIVE, PENDING
+
+
+class LeaseLostError(TransientError):
+    """Another process became this signer's sender; it goes on from what is stored."""
+
+
+class Journal:
+    """Intents and transactions of one signer, as one would-be sender sees them."""
+
+    def __init__(self, database: Database, signer: str, lease_ms: int, now: Callable[[], float]) -> None:
+        """For a signer (EIP-55); the lease lasts `lease_ms` after each renewal; `now` gives Unix seconds."""
+        self._database = database
+        self._signer = signer
+        self._lease_ms = lease_ms
+        self._now = now
+        self._lease = f"sender:{signer}"
+        self._holder = secrets.token_hex(16)
+
+    def take_lease(self) -> bool:
+        """Take or renew the right to send; False while another process has it."""
+        with self._database.write() as session:
+            return leases.acquire(session, self._lease, self._holder, int(self._now() * 1000), self._lease_ms)
+
+    def keep_lease(self) -> None:
+        """Renew. Raises LeaseLostError when another process took over."""
+        if not self.take_lease():
+            raise LeaseLostError("another process sends for this signer now")
+
+    def release_lease(self) -> None:
+        """Let another process send at once."""
+        with self._database.write() as session:
+            leases.release(session, self._lease, self._holder)
+
+    @contextmanager
+    def fenced(self) -> Iterator[Session]:
+        """A write transaction that only the lease's holder completes. Raises LeaseLostError."""
+        with self._database.write() as session:
+            if not leases.held(session, self._lease, self._holder):
+                raise LeaseLostError("another process sends for this signer now")
+            yield session
+
+    @contextmanager
+    def change(self, intent: Intent) -> Iterator[Intent]:
+        """The intent's row, to be changed under the lease. Raises LeaseLostError as `fenced` and `unchanged` do."""
+        with self.fenced() as session:
+            row = self.unchanged(session, intent)
+            yield row
+            row.updated_at = int(self._now())
+
+    @staticmethod
+    def unchanged(session: Session, intent: Intent) -> Intent:
+        """The intent's row, locked. Raises LeaseLostError when its state is no longer the one that was read."""
+        row = session.get_one(Intent, intent.key, with_for_update=True)
+        if (row.status, row.nonce, row.mined_hash) != (intent.status, intent.nonce, intent.mined_hash):
+            raise LeaseLostError(f"intent {intent.key} was changed by another process")
+        return row
+
+    def intents(self, session: Session, *statuses: str) -> Sequence[Intent]:
+        """Intents of some statuses, by nonce."""
+        query = select(Intent).where(Intent.signer == self._signer, Intent.status.in_(statuses))
+        return session.scalars(query.order_by(Intent.nonce)).all()
+
+    def due(self, session: Session, limit: int) -> Sequence[Intent]:
+        """Intents that may be started now, oldest first."""
+        query = (
+            select(Intent)
+            .where(
+                Intent.signer == self._signer, Intent.status == PENDING, Intent.retry_at <= int(self._now())
+            )
+            .order_by(Intent.created_at, Intent.key)
+            .limit(limit)
+        )
+        return session.scalars(query).all()
+
+    def is_idle(self) -> bool:
+        """Whether no intent is live."""
+        with self._database.read() as session:
+            query = select(Intent.key).where(Intent.signer == self._signer, Intent.status.in_(LIVE)).limit(1)
+            return session.scalar(query) is None
+
+    @staticmethod
+    def broadcasts(session: Session, intent: Intent) -> Sequence[Broadcast]:
+        """Transactions of the intent's present nonce, the newest last."""
+        query = select(Broadcast).where(Broadcast.intent_key == intent.key, Broadcast.nonce == intent.nonce)
+        return session.scalars(query.order_by(Broadcast.max_fee_wei)).all()
+
+    def nonces(self, session: Session) -> set[int]:
+        """Every nonce that this outbox ever signed for."""
+        return set(session.scalars(self._of_signer(select(Broadcast.nonce))))
+
+    def highest_nonce(self, session: Session) -> int | None:
+        """The highest of `nonces`, None when there is none."""
+        return session.scalar(self._of_signer(select(func.max(Broadcast.nonce))))
+
+    def _of_signer(self, query: Select[int]) -> Select[int]:
+        return query.join(Intent, Intent.key == Broadcast.intent_key).where(Intent.signer == self._signer)

@@ -1,0 +1,1 @@
+"""What `ape run` runs: each script holds the order of things, the rest is in modules that begin with an underscore."""

@@ -1,0 +1,45 @@
+"""The deployment manifest `deployments/<chain_id>.json`: what every other part reads its addresses and ABIs from."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offchain.domain.hashing import keccak256
+
+MANIFEST_VERSION = 1
+
+
+def contract_entry(
+    address: str, block: int, tx_hash: str, abi: Sequence[Mapping[str, Any]], runtime_code: bytes
+) -> dict[str, Any]:
+    """A contract's entry. `abi_hash` is keccak256 of the ABI as compact JSON with sorted keys, `code_hash` of the code
+    on chain."""
+    canonical = json.dumps(abi, sort_keys=True, separators=(",", ":")).encode()
+    return {
+        "address": address,
+        "block": block,
+        "tx_hash": tx_hash,
+        "abi_hash": "0x" + keccak256(canonical).hex(),
+        "code_hash": "0x" + keccak256(runtime_code).hex(),
+        "abi": list(abi),
+    }
+
+
+def write(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(manifest, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

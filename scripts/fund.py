@@ -1,0 +1,70 @@
+"""Gives PRLX, and ether if asked, to accounts of a test network: `ape run fund --network <n> --to ADDRESS --prlx 60000`."""
+
+import json
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import click
+from ape import project
+from eth_utils.address import is_address
+
+from offchain.errors import UserError
+from scripts import _compile
+from scripts._cli import NetworkCommand
+from scripts.deploy import connected_chain_id, open_account
+
+PRLX = 10**18
+
+
+@click.command(cls=NetworkCommand)
+@click.option("--to", "receivers", multiple=True, required=True, help="Address; may be given several times.")
+@click.option("--prlx", default="0", show_default=True, help="PRLX for each.")
+@click.option("--ether", default="0", show_default=True, help="Ether for each.")
+@click.option(
+    "--deployment", type=click.Path(path_type=Path, dir_okay=False), help="Manifest of the network."
+)
+@click.option(
+    "--keystore", type=click.Path(path_type=Path, dir_okay=False), help="Sender's encrypted key file."
+)
+@click.option(
+    "--password-file", type=click.Path(path_type=Path, dir_okay=False), help="File with its password."
+)
+@click.option("--account", "alias", help="Sender, an account of Ape's.")
+def cli(
+    receivers: tuple[str, ...],
+    prlx: str,
+    ether: str,
+    deployment: Path | None,
+    keystore: Path | None,
+    password_file: Path | None,
+    alias: str | None,
+) -> None:
+    """Give PRLX and ether to accounts."""
+    for receiver in receivers:
+        if not is_address(receiver):
+            raise UserError(f"--to {receiver} is not an address")
+    tokens_wei, ether_wei = _wei("--prlx", prlx), _wei("--ether", ether)
+    path = deployment or Path("deployments") / f"{connected_chain_id()}.json"
+    if not path.is_file():
+        raise UserError(f"there is no deployment manifest {path}; deploy first, or name it with --deployment")
+    _compile.ensure_compiled()
+    token = project.ParallelixToken.at(
+        json.loads(path.read_text())["contracts"]["ParallelixToken"]["address"]
+    )
+    sender = open_account(keystore, password_file, alias)
+    for receiver in receivers:
+        if tokens_wei:
+            token.transfer(receiver, tokens_wei, sender=sender)
+        if ether_wei:
+            sender.transfer(receiver, ether_wei)
+        click.echo(f"{receiver}: {token.balanceOf(receiver) / PRLX:,.2f} PRLX")
+
+
+def _wei(name: str, text: str) -> int:
+    try:
+        amount = Decimal(text.replace("_", ""))
+    except InvalidOperation:
+        raise UserError(f"{name} {text} is not a number") from None
+    if amount < 0:
+        raise UserError(f"{name} must not be negative")
+    return int(amount * PRLX)

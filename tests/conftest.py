@@ -1,0 +1,3 @@
+"""Fixtures that every kind of test may use."""
+
+pytest_plugins = ["tests.support.anvil", "tests.support.databases", "tests.support.network"]

@@ -1,0 +1,135 @@
+"""Tickets remembered, gateways looked up: clocks and chain are injected."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from offchain.domain.types import Address
+from offchain.errors import TransientError
+from offchain.node.receipt_log import ReceiptLog
+from offchain.node.registry import GatewayList
+from offchain.node.slots import Slots
+from offchain.node.tickets import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
+
+SIGNER = Address("0x" + "aa" * 20)
+
+
+class Chain:
+    """Answers `isGateway`, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.listed, self.down, self.asked, self.now = True, False, 0, 0.0
+
+    async def lookup(self, signer: Address) -> bool:
+        self.asked += 1
+        if self.down:
+            raise TransientError("down")
+        return self.listed
+
+    def known(self, **changes: float) -> GatewayList:
+        return GatewayList(self.lookup, lambda: self.now, **changes)
+
+
+async def test_gateways__listed__asked_once_then_refreshed_behind() -> None:
+    chain = Chain()
+    known = chain.known(fresh_seconds=10)
+    assert await known(SIGNER)
+    assert await known(SIGNER)
+    assert chain.asked == 1
+    chain.now, chain.listed = 11, False
+    assert await known(SIGNER)  # from memory; the refresh goes on behind
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not await known(SIGNER)
+    assert chain.asked == 2
+
+
+async def test_gateways__rpc_down__last_word_holds_until_stale() -> None:
+    chain = Chain()
+    known = chain.known(fresh_seconds=10, stale_seconds=100)
+    assert await known(SIGNER)
+    chain.down, chain.now = True, 99
+    assert await known(SIGNER)
+    chain.now = 101
+    assert not await known(SIGNER)
+
+
+async def test_gateways__unlisted__not_asked_again_at_once() -> None:
+    chain = Chain()
+    chain.listed = False
+    known = chain.known(refuse_seconds=2)
+    assert not await known(SIGNER)
+    assert not await known(SIGNER)
+    assert chain.asked == 1
+    chain.now, chain.listed = 3, True
+    assert await known(SIGNER)
+
+
+async def test_gateways__flood_of_strangers__rpc_is_asked_at_a_bounded_rate_and_memory_is_bounded() -> None:
+    chain = Chain()
+    chain.listed = False
+    known = GatewayList(chain.lookup, lambda: chain.now, capacity=8, questions_per_second=20)
+    for number in range(1000):
+        assert not await known(Address(f"0x{number:040x}"))
+    assert chain.asked == 20
+    assert len(known._known) == 8
+
+
+def test_replay__journal__survives_a_crash_and_expired_tickets_are_forgotten(tmp_path: Path) -> None:
+    first = ReplayGuard(tmp_path, 1_000)
+    first.admit(b"a" * 32, 5_000, 1_000)
+    first.admit(b"b" * 32, 2_000, 1_000)
+    with (tmp_path / "tickets.log").open("ab") as journal:
+        journal.write(b"half a rec")
+    second = ReplayGuard(tmp_path, 3_000)  # the first was killed: never closed
+    with pytest.raises(TicketError) as refused:
+        second.admit(b"a" * 32, 5_000, 3_000)
+    assert refused.value.status == 409
+    second.admit(b"b" * 32, 4_000, 3_000)
+    first.close()
+    second.close()
+
+
+def test_replay__two_generations__nothing_alive_is_forgotten(tmp_path: Path) -> None:
+    guard = ReplayGuard(tmp_path, 0)
+    now = MAX_LIFETIME_MS + MAX_SKEW_MS - 1
+    guard.admit(b"a" * 32, now + MAX_LIFETIME_MS, now)
+    with pytest.raises(TicketError):
+        guard.admit(b"a" * 32, now + MAX_LIFETIME_MS, now + 1)
+    guard.admit(b"c" * 32, now + 10, now + MAX_LIFETIME_MS + 2)
+    with pytest.raises(TicketError):
+        guard.admit(b"a" * 32, 0, now + MAX_LIFETIME_MS - 1)
+    guard.close()
+
+
+def test_replay__full__429() -> None:
+    guard = ReplayGuard(None, 0, capacity=1)
+    guard.admit(b"a" * 32, 10, 0)
+    with pytest.raises(TicketError) as refused:
+        guard.admit(b"b" * 32, 10, 0)
+    assert refused.value.status == 429
+
+
+def test_receipt_log__turned_by_size__bounded_and_whole_lines(tmp_path: Path) -> None:
+    log = ReceiptLog(tmp_path, max_bytes=100, keep=3)
+    for number in range(40):
+        log.append(b'{"n":%03d}' % number)
+    log.close()
+    files = sorted(tmp_path.iterdir())
+    assert [path.name for path in files] == ["receipts.jsonl", *(f"receipts.jsonl.{n}" for n in (1, 2, 3))]
+    lines = [line for path in reversed(files) for line in path.read_text().splitlines()]
+    assert lines[-1] == '{"n":039}'
+    assert lines == [f'{{"n":{number:03d}}}' for number in range(40 - len(lines), 40)]
+
+
+async def test_slots__drain__waits_for_the_last_and_gives_up_in_time() -> None:
+    slots = Slots(1)
+    held = slots.take()
+    assert held is not None
+    assert slots.take() is None
+    assert await slots.drain(0.01) == 1
+    with held:
+        pass
+    assert await slots.drain(1) == 0
+    assert slots.take() is None

@@ -1,0 +1,141 @@
+"""The application factory. Nothing is opened before the first request, so that server processes can fork after it."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, g, request
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from flask_talisman import Talisman
+from flask_wtf import CSRFProtect
+
+from offchain.chain.deployment import Deployment
+from webapp import errors, rendering, static_assets
+from webapp.chainview import ChainView
+from webapp.index import Index
+from webapp.notify import Notifier
+from webapp.pages import (
+    account,
+    activity,
+    api,
+    credit,
+    earnings,
+    keys,
+    network,
+    node,
+    operator,
+    playground,
+    register,
+    status,
+    tx,
+)
+from webapp.services.desk import Desk
+from webapp.services.facts import Facts
+from webapp.services.gateway import Gateway
+from webapp.settings import WebappSettings
+from webapp.store import Store
+from webapp.store.store import SIGN_IN_SECONDS, secret_key
+
+CSP = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' data:",
+    "font-src": "'self'",
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+    "manifest-src": "'self'",
+}
+
+LIMITS = {
+    "account.message": "30 per minute",
+    "account.sign_in": "30 per minute",
+    "account.add": "30 per minute",
+    "playground.chat": "30 per minute",
+    "keys.look": "30 per minute",
+    "api.appeal": "30 per minute",
+}
+"""By remote address; pages are not limited."""
+
+
+def create_app(settings: WebappSettings, *, clock: Callable[[], float] = time.time) -> Flask:
+    """The dashboard as a WSGI application.
+
+    Args:
+        settings: where the index, the chain and the assets are.
+        clock: Unix seconds; injected by tests.
+
+    Raises:
+        UserError: the deployment file, the database URL or the built assets are missing or wrong.
+    """
+    deployment = Deployment.load(settings.deployment)
+    app = Flask("webapp", static_folder=None)
+    app.config.update(
+        MAX_CONTENT_LENGTH=256 * 1024,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_NAME="parallelix_session",
+        PERMANENT_SESSION_LIFETIME=SIGN_IN_SECONDS,
+        SECRET_KEY=secret_key(settings.data_dir),
+        WTF_CSRF_TIME_LIMIT=None,
+        WTF_CSRF_SSL_STRICT=True,
+        RATELIMIT_STORAGE_URI="memory://",
+        RATELIMIT_HEADERS_ENABLED=True,
+    )
+    CSRFProtect(app)
+    limiter = Limiter(get_remote_address, app=app)
+    chain = ChainView(settings.rpc_url, deployment, settings.rpc_timeout_seconds)
+    epochs = deployment.clock()
+    desk = Desk(deployment, epochs, Index(settings.database_url), chain, Facts(chain, epochs), clock)
+    store = Store(settings.data_dir, clock)
+    gateway = Gateway(settings.gateway_url, settings.gateway_api_key_file)
+    app.extensions["desk"] = desk
+    app.extensions["store"] = store
+    app.extensions["notifier"] = Notifier(desk, store, settings)
+    app.extensions["settings"] = settings
+    static_assets.init(app, settings.assets_dir)
+    rendering.init(app, settings)
+    errors.init(app)
+    secure = bool(settings.public_url and settings.public_url.startswith("https://"))
+    Talisman(
+        app,
+        force_https=False,
+        strict_transport_security=secure,
+        session_cookie_secure=secure,
+        content_security_policy=CSP,
+        content_security_policy_nonce_in=["script-src"],
+        referrer_policy="no-referrer",
+        permissions_policy={"camera": "()", "geolocation": "()", "microphone": "()", "browsing-topics": "()"},
+    )
+    app.before_request(_start_timer)
+    app.after_request(_server_timing)
+    app.register_blueprint(network.blueprint(desk, gateway, store))
+    app.register_blueprint(node.blueprint(desk, gateway, store))
+    for module in (operator, earnings, credit, register, tx, status):
+        app.register_blueprint(module.blueprint(desk))
+    app.register_blueprint(activity.blueprint(desk, settings))
+    app.register_blueprint(account.blueprint(desk, store, settings))
+    app.register_blueprint(playground.blueprint(desk, gateway))
+    app.register_blueprint(keys.blueprint(desk, gateway))
+    app.register_blueprint(api.blueprint(desk, settings))
+    for endpoint, limit in LIMITS.items():
+        limited: Any = limiter.limit(limit)(app.view_functions[endpoint])
+        app.view_functions[endpoint] = limited
+    return app
+
+
+def _start_timer() -> None:
+    g.started = time.perf_counter()
+
+
+def _server_timing(response: Response) -> Response:
+    if (started := g.get("started")) is not None:
+        response.headers["Server-Timing"] = f"app;dur={(time.perf_counter() - started) * 1000:.1f}"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    if not request.path.startswith(static_assets.PREFIX):
+        response.headers.setdefault("Cache-Control", "no-cache")
+    return response

@@ -1,0 +1,23 @@
+// The activity feed: rows come ready-made and escaped from the server.
+export function follow(list) {
+  const state = document.getElementById("feed-state");
+  const url = new URL(list.dataset.stream, location.href);
+  url.searchParams.set("after", list.dataset.after);
+  const source = new EventSource(url);
+  source.addEventListener("open", () => (state.textContent = "Live"));
+  source.addEventListener(
+    "error",
+    () =>
+      (state.textContent = source.readyState === EventSource.CLOSED ? "Not live: reload for news" : "Reconnecting…"),
+  );
+  source.addEventListener("activity", (event) => {
+    document.getElementById("feed-empty")?.remove();
+    const template = document.createElement("template");
+    template.innerHTML = event.data;
+    const row = template.content.firstElementChild;
+    row.classList.add("fresh");
+    list.prepend(row);
+    while (list.children.length > 200) list.lastElementChild.remove();
+  });
+  addEventListener("pagehide", () => source.close());
+}

@@ -1,0 +1,106 @@
+// Tokens as they come, then the route receipt. Everything is put in as text, never as markup.
+import { post } from "./csrf.js";
+
+function row(list, term, value) {
+  const dt = document.createElement("dt");
+  const dd = document.createElement("dd");
+  dt.textContent = term;
+  dd.textContent = value;
+  list.append(dt, dd);
+}
+
+function showReceipt(host, data) {
+  host.replaceChildren();
+  const heading = document.createElement("h2");
+  heading.textContent = "Route receipt";
+  const list = document.createElement("dl");
+  list.className = "facts";
+  row(list, "Request", data.request_id ?? "–");
+  for (const [index, attempt] of (data.attempts ?? []).entries()) {
+    row(
+      list,
+      `Attempt ${index + 1}`,
+      `node ${attempt.node_id}: ${attempt.outcome}${attempt.reason ? `, ${attempt.reason}` : ""}${attempt.ms === undefined ? "" : `, ${Math.round(attempt.ms)} ms`}`,
+    );
+  }
+  if (data.queue_ms !== undefined) row(list, "Waited for a node", `${data.queue_ms} ms`);
+  if (data.total_ms !== undefined) row(list, "Whole answer", `${Math.round(data.total_ms)} ms`);
+  const signed = data.receipt?.receipt;
+  if (signed) {
+    row(list, "Tokens", `${signed.promptTokens} in, ${signed.completionTokens} out`);
+    row(list, "Proof of execution", signed.poe);
+    row(list, "Result hash", signed.resultHash);
+    row(list, "Signed by node key", data.receipt.nodeKey);
+  }
+  host.append(heading, list);
+}
+
+function* events(buffer) {
+  for (const block of buffer) {
+    const name = /^event: (.*)$/m.exec(block)?.[1];
+    const data = /^data: (.*)$/m.exec(block)?.[1];
+    if (name && data) yield [name, JSON.parse(data)];
+  }
+}
+
+export function startPlayground(form) {
+  const button = form.querySelector("button.primary");
+  const stop = document.getElementById("play-stop");
+  const result = document.getElementById("play-result");
+  const answer = document.getElementById("answer");
+  const state = document.getElementById("play-state");
+  const route = document.getElementById("route");
+  button.disabled = false;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const abort = new AbortController();
+    stop.onclick = () => abort.abort();
+    button.disabled = true;
+    stop.hidden = false;
+    result.hidden = false;
+    answer.textContent = "";
+    route.replaceChildren();
+    state.textContent = "Looking for a node…";
+    const began = performance.now();
+    const data = new FormData(form);
+    let tokens = 0;
+    try {
+      const body = {
+        model: data.get("model"),
+        prompt: data.get("prompt"),
+        max_tokens: Number(data.get("max_tokens")),
+        key: data.get("key") ?? "",
+      };
+      const reply = await post(form.dataset.url, body, { signal: abort.signal });
+      if (!reply.ok) {
+        const { error } = await reply.json();
+        throw new Error(`${error.message}. ${error.advice}`);
+      }
+      const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const blocks = (rest + value).split("\n\n");
+        rest = blocks.pop();
+        for (const [name, item] of events(blocks)) {
+          if (name === "problem") throw new Error(item.message);
+          if (name === "route") state.textContent = `Node ${item.node_id ?? "?"} answers…`;
+          if (name === "token") {
+            if (!tokens++) answer.dataset.first = Math.round(performance.now() - began);
+            answer.append(item.text);
+          }
+          if (name === "receipt") showReceipt(route, item);
+        }
+      }
+      state.textContent = tokens
+        ? `First words after ${answer.dataset.first} ms, all after ${Math.round(performance.now() - began)} ms.`
+        : "The node gave an empty answer.";
+    } catch (error) {
+      state.textContent = error.name === "AbortError" ? "Stopped by you." : error.message;
+    } finally {
+      button.disabled = false;
+      stop.hidden = true;
+    }
+  });
+}

@@ -1,0 +1,58 @@
+// Buttons that end in a transaction. The heavy part is loaded when one is used.
+import { session } from "./session.js";
+
+export function say(action, words, tone = "") {
+  const line = action.querySelector(".action-words");
+  line.textContent = words;
+  line.className = `action-words ${tone || "dim"}`;
+}
+
+function gate() {
+  const { account } = session();
+  for (const action of document.querySelectorAll("[data-action]")) {
+    const button = action.querySelector("button");
+    const owner = action.dataset.owner;
+    if (action.dataset.busy) continue;
+    if (!account) {
+      button.disabled = true;
+      say(action, "Connect a wallet to do this.");
+    } else if (owner && owner.toLowerCase() !== account.toLowerCase()) {
+      button.disabled = true;
+      say(action, "Only the owner’s wallet can do this.");
+    } else {
+      button.disabled = false;
+      if (!action.dataset.spoke) say(action, "");
+    }
+  }
+}
+
+// What the button was given, and what was typed or chosen beside it.
+function dataOf(action) {
+  const data = { ...action.dataset };
+  for (const field of action.closest(".write")?.querySelectorAll("input[name]") ?? [])
+    data[field.name] = field.type === "file" ? [...field.files] : field.value.trim();
+  return data;
+}
+
+export function startActions() {
+  gate();
+  document.addEventListener("walletchange", gate);
+  document.addEventListener("click", async (event) => {
+    const action = event.target.closest?.("[data-action]");
+    if (!action || event.target.closest("button") !== action.querySelector("button")) return;
+    const button = action.querySelector("button");
+    button.disabled = true;
+    action.dataset.busy = action.dataset.spoke = "1";
+    try {
+      const flow = await import("./flow.js");
+      const hash = await flow.run(dataOf(action), (words) => say(action, words, "busy"));
+      say(action, "Sent. Following it…", "busy");
+      location.assign(`/tx/${hash}`);
+    } catch (error) {
+      say(action, error.words ?? `That did not work: ${error.shortMessage ?? error.message ?? error}`, "bad");
+      delete action.dataset.busy;
+      button.disabled = false;
+      gate();
+    }
+  });
+}

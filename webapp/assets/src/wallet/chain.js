@@ -1,0 +1,184 @@
+// The wallet's side of the chain: the right network, reads, simulated calls, permits. Nothing is sent that would revert.
+import {
+  BaseError,
+  ContractFunctionRevertedError,
+  createClient,
+  custom,
+  defineChain,
+  getAddress,
+  parseSignature,
+} from "viem";
+import {
+  getBlock,
+  getChainId,
+  readContract,
+  signTypedData,
+  simulateContract,
+  waitForTransactionReceipt,
+  writeContract,
+} from "viem/actions";
+import { sentenceOf } from "./errors.js";
+import { prlx } from "./units.js";
+
+export class Stop extends Error {
+  constructor(words) {
+    super(words);
+    this.words = words;
+  }
+}
+
+const PERMIT_MINUTES = 30;
+let network;
+
+export async function json(path) {
+  const answer = await fetch(path, { headers: { Accept: "application/json" } });
+  const data = await answer.json().catch(() => ({}));
+  if (!answer.ok)
+    throw new Stop(
+      data.error ? `${data.error.message}. ${data.error.advice}` : "The dashboard does not answer; try again.",
+    );
+  return data;
+}
+
+function rejected(error) {
+  const codes = [error?.code, error?.cause?.code, error?.walk?.((cause) => cause?.code === 4001)?.code];
+  return codes.includes(4001);
+}
+
+export function translate(error) {
+  if (error instanceof Stop) return error;
+  if (rejected(error)) return new Stop("Rejected by you. Nothing was sent.");
+  if (error instanceof BaseError) {
+    const revert = error.walk((cause) => cause instanceof ContractFunctionRevertedError);
+    if (revert?.data?.errorName) return new Stop(sentenceOf(revert.data.errorName, revert.data.args ?? []));
+    if (revert?.reason) return new Stop(`The contract refuses: ${revert.reason}`);
+    if (/insufficient funds/i.test(error.message))
+      return new Stop(`The account has too little ${network?.currency ?? "of the chain’s currency"} to pay for gas.`);
+    return new Stop(`The wallet says: ${error.shortMessage}`);
+  }
+  return error;
+}
+
+export async function connectChain(provider, account, say) {
+  network ??= await json("/api/v1/wallet");
+  await onRightChain(provider, say);
+  const client = clientOf(provider, getAddress(account));
+  if ((await getChainId(client)) !== network.chain_id) throw new Stop("The wallet changed chains. Nothing was sent.");
+  return client;
+}
+
+async function onRightChain(provider, say) {
+  const wanted = `0x${network.chain_id.toString(16)}`;
+  const current = await provider.request({ method: "eth_chainId" });
+  if (Number(current) === network.chain_id) return;
+  say(
+    `Your wallet is on chain ${Number(current)}. Asking it to switch to ${network.chain_name} (chain ${network.chain_id})…`,
+  );
+  try {
+    await provider.request({ method: "wallet_switchEthereumChain", params: [{ chainId: wanted }] });
+  } catch (error) {
+    if (rejected(error))
+      throw new Stop(
+        `Your wallet stays on another chain; this needs ${network.chain_name} (chain ${network.chain_id}). Nothing was sent.`,
+      );
+    const unknown = error?.code === 4902 || error?.data?.originalError?.code === 4902;
+    if (!unknown || !network.rpc_url)
+      throw new Stop(`Switch your wallet to ${network.chain_name} (chain ${network.chain_id}), then try again.`);
+    await provider.request({
+      method: "wallet_addEthereumChain",
+      params: [
+        {
+          chainId: wanted,
+          chainName: network.chain_name,
+          rpcUrls: [network.rpc_url],
+          nativeCurrency: { name: network.currency, symbol: network.currency, decimals: 18 },
+          ...(network.explorer ? { blockExplorerUrls: [network.explorer] } : {}),
+        },
+      ],
+    });
+  }
+  const now = await provider.request({ method: "eth_chainId" });
+  if (Number(now) !== network.chain_id)
+    throw new Stop(`The wallet is still on chain ${Number(now)}. Nothing was sent.`);
+}
+
+function clientOf(provider, account) {
+  const chain = defineChain({
+    id: network.chain_id,
+    name: network.chain_name,
+    nativeCurrency: { name: network.currency, symbol: network.currency, decimals: 18 },
+    rpcUrls: { default: { http: [] } },
+  });
+  return createClient({ account, chain, transport: custom(provider, { retryCount: 0 }), pollingInterval: 500 });
+}
+
+export function contract(name) {
+  const found = network.contracts[name];
+  if (!found) throw new Stop(`This network has no ${name}.`);
+  return found;
+}
+
+export async function send(client, name, functionName, args, say) {
+  say("Checking on the chain that it would work…");
+  const { address, abi } = contract(name);
+  const { request } = await simulateContract(client, { address, abi, functionName, args, account: client.account });
+  say("Confirm in your wallet…");
+  return writeContract(client, request);
+}
+
+export const token = (client, functionName, ...args) =>
+  readContract(client, { ...contract("ParallelixToken"), functionName, args });
+
+async function permitOf(client, spender, value, purpose, say) {
+  const owner = client.account.address;
+  const [domain, nonce, block] = await Promise.all([
+    token(client, "eip712Domain"),
+    token(client, "nonces", owner),
+    getBlock(client),
+  ]);
+  const [, name, version, chainId, verifyingContract] = domain;
+  const deadline = block.timestamp + BigInt(PERMIT_MINUTES * 60);
+  say(`Sign the permit in your wallet: it lets ${purpose}…`);
+  const signature = await signTypedData(client, {
+    account: client.account,
+    domain: { name, version, chainId: Number(chainId), verifyingContract },
+    types: {
+      Permit: [
+        { name: "owner", type: "address" },
+        { name: "spender", type: "address" },
+        { name: "value", type: "uint256" },
+        { name: "nonce", type: "uint256" },
+        { name: "deadline", type: "uint256" },
+      ],
+    },
+    primaryType: "Permit",
+    message: { owner, spender, value, nonce, deadline },
+  });
+  const { r, s, v, yParity } = parseSignature(signature);
+  return [deadline, Number(v ?? BigInt(27 + yParity)), r, s];
+}
+
+// A call that takes tokens: with an allowance that is there, else by permit in one transaction, else after an approval.
+export async function pay(client, { spender, value, purpose, plain, permitted }, say) {
+  const owner = client.account.address;
+  const [balance, allowance] = await Promise.all([
+    token(client, "balanceOf", owner),
+    token(client, "allowance", owner, spender),
+  ]);
+  if (balance < value)
+    throw new Stop(`The account holds ${prlx(balance)} PRLX; this needs ${prlx(value)} PRLX. Nothing was sent.`);
+  if (allowance >= value) return plain();
+  let permit;
+  try {
+    permit = await permitOf(client, spender, value, purpose, say);
+  } catch (error) {
+    if (rejected(error)) throw error;
+    say("This wallet cannot sign a permit. Approving the amount first…");
+    const hash = await send(client, "ParallelixToken", "approve", [spender, value], say);
+    say("The approval is on its way…");
+    const receipt = await waitForTransactionReceipt(client, { hash });
+    if (receipt.status !== "success") throw new Stop("The approval failed. Nothing else was sent.");
+    return plain();
+  }
+  return permitted(permit);
+}

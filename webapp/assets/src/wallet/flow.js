@@ -1,0 +1,16 @@
+// The way of a transaction: wallet, right chain, what the button does; every failure in words.
+import { connectChain, Stop, translate } from "./chain.js";
+import { OPERATIONS } from "./operations.js";
+import { session } from "./session.js";
+
+// Returns the hash of the transaction that was sent; throws an error whose `words` say what went wrong.
+export async function run(data, say) {
+  try {
+    const { wallet, account } = session();
+    if (!account) throw new Stop("Connect a wallet first.");
+    const client = await connectChain(wallet.provider, account, say);
+    return await OPERATIONS[data.action](client, data, say);
+  } catch (error) {
+    throw translate(error);
+  }
+}

@@ -1,0 +1,43 @@
+// Which wallet and account this tab speaks for. Only its name is remembered; the wallet decides what to reveal.
+import { wallets } from "./discovery.js";
+
+const KEY = "parallelix.wallet";
+let state = { wallet: null, account: null };
+
+export const session = () => state;
+
+function set(next) {
+  state = next;
+  document.dispatchEvent(new CustomEvent("walletchange"));
+}
+
+function follow(wallet) {
+  wallet.provider.on?.("accountsChanged", (accounts) => {
+    if (state.wallet?.id === wallet.id) set({ wallet, account: accounts[0] ?? null });
+  });
+  wallet.provider.on?.("chainChanged", () => document.dispatchEvent(new CustomEvent("walletchange")));
+}
+
+export async function connect(wallet) {
+  const accounts = await wallet.provider.request({ method: "eth_requestAccounts" });
+  if (!accounts?.length) throw new Error("The wallet gave no account.");
+  localStorage.setItem(KEY, wallet.id);
+  follow(wallet);
+  set({ wallet, account: accounts[0] });
+}
+
+export function disconnect() {
+  localStorage.removeItem(KEY);
+  set({ wallet: null, account: null });
+}
+
+// Quietly: eth_accounts shows no prompt.
+export async function restore() {
+  const id = localStorage.getItem(KEY);
+  const wallet = id && wallets().find((candidate) => candidate.id === id);
+  if (!wallet || state.account) return;
+  const accounts = await wallet.provider.request({ method: "eth_accounts" }).catch(() => []);
+  if (!accounts?.length || state.account) return;
+  follow(wallet);
+  set({ wallet, account: accounts[0] });
+}

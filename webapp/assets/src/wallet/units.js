@@ -1,0 +1,14 @@
+// Exact PRLX, all significant digits.
+export function prlx(wei) {
+  const text = wei.toString().padStart(19, "0");
+  const whole = text.slice(0, -18).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+  const part = text.slice(-18).replace(/0+$/, "");
+  return part ? `${whole}.${part}` : whole;
+}
+
+// PRLX as people type it (250, 0.5, 50,000) in wei; null when it is no amount above zero that a uint128 holds.
+export function wei(text) {
+  const match = /^(\d{1,20})(?:\.(\d{1,18}))?$/.exec(text.trim().replace(/[,\s]/g, ""));
+  const found = match && BigInt(match[1] + (match[2] ?? "").padEnd(18, "0"));
+  return found && found < 2n ** 128n ? found : null;
+}

@@ -1,0 +1,358 @@
+"""Every query that a page runs. Each method is one query."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection, Select, and_, exists, func, or_, select, text
+
+from offchain.db.models import (
+    Bundle,
+    Claim,
+    Cursor,
+    Event,
+    Keeper,
+    MarketRequest,
+    Node,
+    NodeInterval,
+    Probe,
+    Report,
+    SlotRecord,
+)
+from webapp.index.rows import (
+    ClaimRow,
+    EventRow,
+    FleetGroup,
+    Head,
+    KeeperRow,
+    NodeRow,
+    OverrideRow,
+    PaidGroup,
+    ProbeRow,
+    ReportRow,
+    SlotRow,
+)
+
+_NODE_COLUMNS = (
+    Node.node_id,
+    Node.owner,
+    Node.beneficiary,
+    Node.key_address,
+    Node.tier,
+    Node.stake_wei,
+    Node.active_from,
+    Node.active_until,
+    Node.unlock_at,
+    Node.withdrawn,
+    Node.manifest_hash,
+    Node.manifest_uri,
+    Node.registered_block,
+)
+_REPORT_COLUMNS = (
+    Report.epoch,
+    Report.uptime_root,
+    Report.node_count,
+    Report.execution_root,
+    Report.bundle_hash,
+    Report.signer_bitmap,
+    Report.submitted_at,
+    Report.final_at,
+    Report.tx_hash,
+)
+_CLAIM_COLUMNS = (
+    Claim.node_id,
+    Claim.epoch,
+    Claim.to_address,
+    Claim.amount_wei,
+    Claim.uptime_bps,
+    Claim.paid_at,
+    Claim.tx_hash,
+)
+
+
+class Snapshot:
+    """The index at one moment. Valid inside `Index.snapshot()` only."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def head(self) -> Head | None:
+        """Where the index stands; None before its first block."""
+        rows = {
+            name: (number, block_hash, timestamp)
+            for name, number, block_hash, timestamp in self._connection.execute(
+                select(Cursor.name, Cursor.block_number, Cursor.block_hash, Cursor.block_timestamp)
+            )
+        }
+        head = rows.get("head") or rows.get("finalized")
+        if head is None:
+            return None
+        final = rows.get("finalized", (0, "", 0))
+        return Head(head[0], head[1], head[2], final[0], final[2])
+
+    # ------------------------------------------------------------------------------------------------------- nodes
+
+    def fleet(self) -> list[FleetGroup]:
+        """The whole fleet, grouped: a few hundred rows also for 100,000 nodes of like stake."""
+        key = (Node.tier, Node.stake_wei, Node.active_from, Node.active_until, Node.withdrawn)
+        rows = self._connection.execute(select(*key, func.count()).group_by(*key))
+        return [FleetGroup(*row) for row in rows]
+
+    def nodes(self, limit: int, after: int = 0) -> list[NodeRow]:
+        """Nodes in order of their ids, from the one after `after`."""
+        return self._nodes(
+            select(*_NODE_COLUMNS).where(Node.node_id > after).order_by(Node.node_id).limit(limit)
+        )
+
+    def nodes_of(self, owner: str) -> list[NodeRow]:
+        """All nodes of an owner, with their earlier intervals (one query more when there are nodes)."""
+        rows = self._nodes(select(*_NODE_COLUMNS).where(Node.owner == owner).order_by(Node.node_id))
+        return self._with_intervals(rows)
+
+    def node(self, node_id: int) -> NodeRow | None:
+        """One node with its earlier intervals."""
+        rows = self._with_intervals(self._nodes(select(*_NODE_COLUMNS).where(Node.node_id == node_id)))
+        return rows[0] if rows else None
+
+    def _nodes(self, query: Select[*tuple[object, ...]]) -> list[NodeRow]:
+        return [NodeRow(*row) for row in self._connection.execute(query).all()]  # type: ignore[arg-type]
+
+    def _with_intervals(self, rows: list[NodeRow]) -> list[NodeRow]:
+        if not rows:
+            return rows
+        earlier: dict[int, list[tuple[int, int]]] = {}
+        query = select(NodeInterval.node_id, NodeInterval.active_from, NodeInterval.active_until).where(
+            NodeInterval.node_id.in_([row.node_id for row in rows])
+        )
+        for node_id, start, end in self._connection.execute(query):
+            earlier.setdefault(node_id, []).append((start, end))
+        if not earlier:
+            return rows
+        return [replace(row, earlier=tuple(sorted(earlier.get(row.node_id, ())))) for row in rows]
+
+    def manifests(self) -> list[tuple[str, str, int]]:
+        """Hash, one URI, and number of present nodes of each declared manifest."""
+        query = (
+            select(Node.manifest_hash, func.min(Node.manifest_uri), func.count())
+            .where(Node.manifest_hash.is_not(None), Node.withdrawn.is_(False))
+            .group_by(Node.manifest_hash)
+        )
+        return [
+            (str(found), str(uri or ""), count) for found, uri, count in self._connection.execute(query).all()
+        ]
+
+    # ------------------------------------------------------------------------------------------- keepers and reports
+
+    def keepers(self) -> list[KeeperRow]:
+        """All keepers, also those that left."""
+        columns = (
+            Keeper.keeper_id,
+            Keeper.operator,
+            Keeper.signer,
+            Keeper.bond_wei,
+            Keeper.region,
+            Keeper.url,
+            Keeper.active_from,
+            Keeper.active_until,
+        )
+        return [
+            KeeperRow(*row) for row in self._connection.execute(select(*columns).order_by(Keeper.keeper_id))
+        ]
+
+    def reports(self, first: int, last: int) -> dict[int, ReportRow]:
+        """Reports of the epochs first..last, by epoch."""
+        query = select(*_REPORT_COLUMNS).where(
+            Report.epoch >= first, Report.epoch <= last, Report.rejected.is_(False)
+        )
+        return {row[0]: ReportRow(*row) for row in self._connection.execute(query).all()}
+
+    # --------------------------------------------------------------------------------------------- uptime and payment
+
+    def paid_groups(self, epochs: Collection[int]) -> list[PaidGroup]:
+        """Attested nodes with weight, grouped by what their reward depends on; one scan of these epochs' slots."""
+        if not epochs:
+            return []
+        active = and_(
+            Node.active_from <= SlotRecord.epoch,
+            or_(Node.active_until.is_(None), SlotRecord.epoch < Node.active_until),
+        )
+        was_active = exists().where(
+            NodeInterval.node_id == Node.node_id,
+            NodeInterval.active_from <= SlotRecord.epoch,
+            SlotRecord.epoch < NodeInterval.active_until,
+        )
+        key = (SlotRecord.epoch, Node.stake_wei, Node.tier, SlotRecord.uptime_bps)
+        query = (
+            select(*key, func.count())
+            .join(Node, Node.node_id == SlotRecord.node_id)
+            .where(SlotRecord.epoch.in_(list(epochs)), or_(active, was_active))
+            .group_by(*key)
+        )
+        return [PaidGroup(*row) for row in self._connection.execute(query).all()]
+
+    def slots(self, nodes: Sequence[int], first: int, last: int) -> list[SlotRow]:
+        """Slot states of some nodes in the epochs first..last."""
+        query = select(SlotRecord.epoch, SlotRecord.node_id, SlotRecord.states, SlotRecord.uptime_bps).where(
+            # the epochs as a list: the key is (epoch, node), and a range would read every node of every epoch
+            SlotRecord.epoch.in_(range(first, last + 1)),
+            SlotRecord.node_id.in_(list(nodes)),
+        )
+        return (
+            [SlotRow(*row) for row in self._connection.execute(query).all()]
+            if nodes and last >= first
+            else []
+        )
+
+    def uptimes(self, nodes: Sequence[int], epochs: Collection[int]) -> dict[tuple[int, int], int]:
+        """Uptime in basis points by (node, epoch)."""
+        if not nodes or not epochs:
+            return {}
+        query = select(SlotRecord.node_id, SlotRecord.epoch, SlotRecord.uptime_bps).where(
+            SlotRecord.epoch.in_(list(epochs)), SlotRecord.node_id.in_(list(nodes))
+        )
+        return {(node, epoch): bps for node, epoch, bps in self._connection.execute(query).all()}
+
+    def epoch_uptimes(self, epoch: int) -> dict[int, int]:
+        """Uptime in basis points of every node of an epoch."""
+        query = select(SlotRecord.node_id, SlotRecord.uptime_bps).where(SlotRecord.epoch == epoch)
+        return {row.node_id: row.uptime_bps for row in self._connection.execute(query).all()}
+
+    def claims(self, nodes: Sequence[int], first: int = 0, last: int | None = None) -> list[ClaimRow]:
+        """Rewards paid for some nodes, in the epochs from `first` on, in no particular order."""
+        if not nodes:
+            return []
+        query = select(*_CLAIM_COLUMNS).where(Claim.node_id.in_(list(nodes)), Claim.epoch >= first)
+        if last is not None:
+            query = query.where(Claim.epoch <= last)
+        return [ClaimRow(*row) for row in self._connection.execute(query).all()]
+
+    def overrides(self, first: int, last: int, nodes: Sequence[int] | None = None) -> list[OverrideRow]:
+        """Uptimes that appeals set in the epochs first..last, of some nodes or of all, in chain order."""
+        query = (
+            select(
+                Event.epoch,
+                Event.node_id,
+                Event.args,
+                Event.block_timestamp,
+                Event.tx_hash,
+                Node.stake_wei,
+                Node.tier,
+            )
+            .join(Node, Node.node_id == Event.node_id)
+            # as text: a bound name would not be seen to fit the partial index
+            .where(text("events.name = 'UptimeOverridden'"), Event.epoch >= first, Event.epoch <= last)
+            .order_by(Event.block_number, Event.log_index)
+        )
+        if nodes is not None:
+            query = query.where(Event.node_id.in_(list(nodes)))
+        return [
+            OverrideRow(e, n, int(args["attested"]), int(args["recounted"]), at, tx, stake, tier)
+            for e, n, args, at, tx, stake, tier in self._connection.execute(query).all()
+        ]
+
+    def own_answers(self, epoch: int, slots: int, node: int) -> list[str]:
+        """Packed answers of a node that this index's own keeper holds of an epoch; gone some epochs later."""
+        query = select(Probe.evidence).where(
+            Probe.epoch == epoch,
+            Probe.slot.in_(range(slots)),
+            Probe.node_id == node,
+            Probe.outcome == "answered",
+        )
+        return [str(row["entry"]) for row in self._connection.execute(query).scalars() if row]
+
+    def served(self, node: int) -> tuple[int, int]:
+        """How many on-chain requests a node answered, and the prices paid for them together, wei."""
+        query = (
+            select(MarketRequest.price_wei, func.count())
+            .where(MarketRequest.node_id == node, MarketRequest.status == "fulfilled")
+            .group_by(MarketRequest.price_wei)
+        )
+        rows = self._connection.execute(query).all()
+        return sum(count for _, count in rows), sum((price or 0) * count for price, count in rows)
+
+    def bundle(self, bundle_hash: str) -> bytes | None:
+        """An evidence bundle by its hash, when this keeper keeps it."""
+        found: bytes | None = self._connection.execute(
+            select(Bundle.body).where(Bundle.hash == bundle_hash.lower())
+        ).scalar()
+        return found
+
+    def events(
+        self,
+        limit: int,
+        before: tuple[int, int] | None = None,
+        after: tuple[int, int] | None = None,
+        node: int | None = None,
+        epoch: int | None = None,
+        names: Collection[str] = (),
+    ) -> list[EventRow]:
+        """Events, newest first; `before` and `after` are places (block, log index) that are not included."""
+        columns = (
+            Event.block_number,
+            Event.log_index,
+            Event.block_timestamp,
+            Event.tx_hash,
+            Event.contract,
+            Event.name,
+            Event.args,
+            Event.node_id,
+            Event.epoch,
+        )
+        query = select(*columns)
+        if before is not None:
+            query = query.where(
+                or_(
+                    Event.block_number < before[0],
+                    and_(Event.block_number == before[0], Event.log_index < before[1]),
+                )
+            )
+        if after is not None:
+            query = query.where(
+                Event.block_number >= after[0],
+                or_(Event.block_number > after[0], Event.log_index > after[1]),
+            )
+        if node is not None:
+            query = query.where(Event.node_id == node)
+        if epoch is not None:
+            query = query.where(Event.epoch == epoch)
+        if names:
+            query = query.where(Event.name.in_(list(names)))
+        query = query.order_by(Event.block_number.desc(), Event.log_index.desc()).limit(limit)
+        return [EventRow(*row) for row in self._connection.execute(query).all()]
+
+    # ---------------------------------------------------------------------------------------------------- live probes
+
+    def probes(
+        self, slots: Collection[tuple[int, int]], nodes: Sequence[int] | None = None
+    ) -> list[ProbeRow]:
+        """Finished probes of this index's keeper in some (epoch, slot), of some nodes or of all, oldest first."""
+        if not slots or (nodes is not None and not nodes):
+            return []
+        places = or_(
+            *(
+                and_(Probe.epoch == epoch, Probe.slot.in_([s for e, s in slots if e == epoch]))
+                for epoch in sorted({epoch for epoch, _ in slots})
+            )
+        )
+        query = select(
+            Probe.epoch, Probe.slot, Probe.node_id, Probe.due_at_ms, Probe.outcome, Probe.latency_ms
+        ).where(places, Probe.outcome.in_(("answered", "missed")))
+        if nodes is not None:
+            query = query.where(Probe.node_id.in_(list(nodes)))
+        return [
+            ProbeRow(epoch, slot, node, due, outcome == "answered", latency)
+            for epoch, slot, node, due, outcome, latency in self._connection.execute(
+                query.order_by(Probe.due_at_ms)
+            ).all()
+        ]
+
+    def probe_histogram(self, epoch: int, slot: int) -> list[tuple[bool, int | None, int]]:
+        """Whether answered, latency in ms, and how many, over all finished probes of a slot."""
+        query = (
+            select(Probe.outcome, Probe.latency_ms, func.count())
+            .where(Probe.epoch == epoch, Probe.slot == slot, Probe.outcome.in_(("answered", "missed")))
+            .group_by(Probe.outcome, Probe.latency_ms)
+        )
+        return [
+            (outcome == "answered", latency, count)
+            for outcome, latency, count in self._connection.execute(query).all()
+        ]

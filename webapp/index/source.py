@@ -1,0 +1,91 @@
+"""Opens the index without the right to change it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from offchain.db.engine import Database, open_database
+from offchain.errors import TransientError, UserError
+from webapp.index.snapshot import Snapshot
+
+
+class IndexUnavailableError(TransientError):
+    """The database is missing, is locked, or has no tables yet."""
+
+
+class Index:
+    """A keeper's database, read only. It is opened at the first page, so that a server may fork before, and so that
+    the dashboard may start before the keeper.
+
+    Args:
+        url: SQLAlchemy URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._database: Database | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """One consistent view, for the length of a page.
+
+        Raises:
+            IndexUnavailableError: the database cannot be read.
+        """
+        try:
+            with self._open().read() as session:
+                yield Snapshot(session.connection())
+        except DBAPIError as error:
+            raise IndexUnavailableError(f"the index cannot be read: {_reason(error)}") from error
+        except IndexUnavailableError:
+            raise
+        except TransientError as error:
+            raise IndexUnavailableError(str(error)) from error
+
+    @contextmanager
+    def counting(self) -> Iterator[list[float]]:
+        """Collects the seconds that each query takes meanwhile; for tests and the benchmark, in one thread."""
+        engine = self._open().engine
+        times: list[float] = []
+        starts: list[float] = []
+
+        def before(*_: object) -> None:
+            starts.append(time.perf_counter())
+
+        def after(*args: object) -> None:
+            took = time.perf_counter() - starts.pop()
+            if args[2] != "BEGIN":
+                times.append(took)
+
+        event.listen(engine, "before_cursor_execute", before)
+        event.listen(engine, "after_cursor_execute", after)
+        try:
+            yield times
+        finally:
+            event.remove(engine, "before_cursor_execute", before)
+            event.remove(engine, "after_cursor_execute", after)
+
+    def close(self) -> None:
+        """Close the pool; the next page opens it again."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    def _open(self) -> Database:
+        with self._lock:
+            if self._database is None:
+                try:
+                    self._database = open_database(self._url, read_only=True)
+                except UserError as error:
+                    raise IndexUnavailableError(str(error)) from error
+            return self._database
+
+
+def _reason(error: DBAPIError) -> str:
+    return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]

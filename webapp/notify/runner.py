@@ -1,0 +1,88 @@
+"""The notifier's thread. Of all server processes one runs it: the one that holds the lock file."""
+
+import fcntl
+import logging
+import threading
+from pathlib import Path
+
+from offchain.errors import TransientError
+from webapp.notify.news import news_of
+from webapp.notify.senders import DeliveryError, Mail, Webhook
+from webapp.services.desk import Desk
+from webapp.services.manifests import ManifestFetcher
+from webapp.settings import WebappSettings
+from webapp.store import Channel, Delivery, Store
+
+_LOG = logging.getLogger(__name__)
+
+
+class Notifier:
+    """Finds news and delivers it.
+
+    Args:
+        desk: the index.
+        store: channels and deliveries.
+        settings: SMTP server, and whether private hosts may be called.
+    """
+
+    def __init__(self, desk: Desk, store: Store, settings: WebappSettings) -> None:
+        self._desk = desk
+        self._store = store
+        self._webhook = Webhook(settings.webhook_private_hosts, desk.time)
+        self._mail = (
+            Mail(settings.smtp_url, settings.mail_from, settings.smtp_ca_file) if settings.smtp_url else None
+        )
+        self._manifests = ManifestFetcher(desk, store, settings.manifest_private_hosts)
+        self._stop = threading.Event()
+        self._lock_path: Path = settings.data_dir / "notifier.lock"
+
+    def start(self, seconds: float) -> None:
+        """Look for news every so many seconds, in a thread that ends with the process."""
+        threading.Thread(target=self._run, args=(seconds,), name="notifier", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread after its present round."""
+        self._stop.set()
+
+    def once(self) -> int:
+        """One round: find news, send what is due; the number of deliveries tried. Raises TransientError."""
+        by_address: dict[str, list[tuple[int, set[str], int]]] = {}
+        for channel in self._store.channels():
+            entry = (channel.id, set(channel.events), channel.created_at)
+            by_address.setdefault(channel.address, []).append(entry)
+        for address, channels in by_address.items():
+            for item in news_of(self._desk, self._store, address):
+                for channel_id, events, created_at in channels:
+                    if item.event in events and item.at >= created_at:
+                        body = {"text": item.text, "at": item.at, "operator": address, "data": item.data}
+                        self._store.enqueue(channel_id, item.key, item.event, body)
+        due = self._store.due()
+        for delivery, channel in due:
+            try:
+                result = self._send(channel, delivery)
+            except DeliveryError as error:
+                self._store.missed(delivery.id, delivery.attempts + 1, str(error))
+            else:
+                self._store.delivered(delivery.id, result)
+        return len(due)
+
+    def _send(self, channel: Channel, delivery: Delivery) -> str:
+        if channel.kind == "webhook":
+            return self._webhook.send(channel, delivery)
+        if self._mail is None:
+            raise DeliveryError("this dashboard has no mail server")
+        return self._mail.send(channel, delivery)
+
+    def _run(self, seconds: float) -> None:
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock_path.open("w") as lock:
+            while not self._stop.wait(seconds):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    continue  # another process does it
+                try:
+                    self._manifests.once()
+                    self.once()
+                except TransientError as error:
+                    _LOG.warning("notifications wait: %s", error)

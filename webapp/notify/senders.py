@@ -1,0 +1,169 @@
+"""How a message leaves: a signed POST, or an e-mail. Neither follows redirects nor reaches into private networks."""
+
+import hashlib
+import hmac
+import json
+import smtplib
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import httpx
+
+from webapp.services.hosts import UnreachableHostError, resolve
+from webapp.store import Channel, Delivery
+
+TIMEOUT_SECONDS = 5.0
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class DeliveryError(Exception):
+    """The message did not arrive; the text is for the delivery record."""
+
+
+def webhook_url_problem(url: str) -> str | None:
+    """What is wrong with the text of a webhook URL; None when nothing is."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "That is not a URL."
+    if (
+        parts.scheme not in ("https", "http")
+        or not parts.hostname
+        or parts.username
+        or port == 0
+        or len(url) > 500
+    ):
+        return "A webhook is an http(s) URL without a password in it."
+    return None
+
+
+def sign(secret: str, timestamp: int, body: bytes) -> str:
+    """Value of X-Parallelix-Signature: `t=<unix>,v1=<HMAC-SHA256 of "t.body", hex>`."""
+    mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
+    return f"t={timestamp},v1={mac.hexdigest()}"
+
+
+class Webhook:
+    """Sends signed webhooks.
+
+    Args:
+        allow_private: whether loopback and private addresses may be called.
+        time: Unix seconds.
+    """
+
+    def __init__(self, allow_private: bool, time: Callable[[], float]) -> None:
+        self._allow_private = allow_private
+        self._time = time
+
+    def send(self, channel: Channel, delivery: Delivery) -> str:
+        """Deliver; the words for the record. Raises DeliveryError."""
+        body = json.dumps(message_of(delivery), sort_keys=True, separators=(",", ":")).encode()
+        parts = urlsplit(channel.target)
+        host = parts.hostname or ""
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        # the checked address is the one that is called: a second look-up could answer otherwise
+        try:
+            address = resolve(host, port, self._allow_private)
+        except UnreachableHostError as error:
+            raise DeliveryError(str(error)) from None
+        literal = f"[{address}]" if ":" in address else address
+        url = httpx.URL(channel.target).copy_with(host=literal)
+        headers = {
+            "Host": host if parts.port is None else f"{host}:{parts.port}",
+            "Content-Type": "application/json",
+            "User-Agent": "parallelix-dashboard",
+            "X-Parallelix-Event": delivery.event,
+            "X-Parallelix-Delivery": str(delivery.id),
+            "X-Parallelix-Signature": sign(channel.secret, int(self._time()), body),
+        }
+        try:
+            with (
+                httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client,
+                client.stream(
+                    "POST", url, content=body, headers=headers, extensions={"sni_hostname": host}
+                ) as answer,
+            ):
+                status = answer.status_code
+        except httpx.HTTPError as error:
+            raise DeliveryError(f"{type(error).__name__}") from None
+        if not 200 <= status < 300:
+            raise DeliveryError(f"answered {status}")
+        return f"answered {status}"
+
+
+class Mail:
+    """Sends e-mail by SMTP.
+
+    Args:
+        url: smtp://[user:password@]host[:port] with STARTTLS where offered, or smtps://.
+        sender: the From header.
+        ca_file: certificates to trust instead of the system's.
+    """
+
+    def __init__(self, url: str, sender: str, ca_file: Path | None = None) -> None:
+        self._url = url
+        self._sender = sender
+        self._ca_file = ca_file
+
+    def send(self, channel: Channel, delivery: Delivery) -> str:
+        """Deliver; the words for the record. Raises DeliveryError."""
+        message = EmailMessage()
+        message["From"], message["To"] = self._sender, channel.target
+        message["Subject"] = f"ParalleliX: {delivery.body['text'][:120]}"
+        message.set_content(f"{delivery.body['text']}\n\n{json.dumps(message_of(delivery), indent=2)}\n")
+        try:
+            with self._connect() as smtp:
+                smtp.send_message(message)
+        except smtplib.SMTPRecipientsRefused as error:
+            code, _ = error.recipients[channel.target]
+            raise DeliveryError(f"the mail server refuses the address ({code})") from None
+        except (OSError, smtplib.SMTPException) as error:
+            raise DeliveryError(type(error).__name__) from None
+        return "accepted by the mail server"
+
+    def _connect(self) -> smtplib.SMTP:
+        """A session to send in: encrypted wherever the server can, its certificate checked, logged in.
+
+        Raises:
+            OSError, smtplib.SMTPException: as the server or the network has it.
+            DeliveryError: the password would travel in the clear.
+        """
+        parts = urlsplit(self._url)
+        host = parts.hostname or ""
+        context = ssl.create_default_context(cafile=self._ca_file)
+        if parts.scheme == "smtps":
+            return self._log_in(
+                smtplib.SMTP_SSL(host, parts.port or 465, timeout=TIMEOUT_SECONDS, context=context), parts
+            )
+        return self._log_in(smtplib.SMTP(host, parts.port or 25, timeout=TIMEOUT_SECONDS), parts, context)
+
+    def _log_in(
+        self, smtp: smtplib.SMTP, parts: SplitResult, upgrade: ssl.SSLContext | None = None
+    ) -> smtplib.SMTP:
+        with ExitStack() as on_error:
+            on_error.callback(smtp.close)
+            smtp.ehlo_or_helo_if_needed()
+            if upgrade is not None and smtp.has_extn("starttls"):
+                smtp.starttls(context=upgrade)
+                upgrade = None
+            if parts.username:
+                _refuse_clear_text(parts.hostname or "", encrypted=upgrade is None)
+                smtp.login(unquote(parts.username), unquote(parts.password or ""))
+            on_error.pop_all()
+        return smtp
+
+
+def _refuse_clear_text(host: str, *, encrypted: bool) -> None:
+    if not encrypted and host not in _LOOPBACK:
+        raise DeliveryError("the mail server offers no TLS; the password was not sent")
+
+
+def message_of(delivery: Delivery) -> dict[str, Any]:
+    """The JSON that leaves."""
+    return {"id": delivery.id, "event": delivery.event, "created_at": delivery.created_at, **delivery.body}

@@ -1,0 +1,104 @@
+"""Data for the wallet's script: addresses and ABIs, claims and appeals with their proofs."""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from webapp.chainview import ChainUnavailableError
+from webapp.errors import PageError
+from webapp.pages.parsing import address_of, epoch_of, node_id_of
+from webapp.services.appeals import AppealService, answers_of
+from webapp.services.claims import ClaimService
+from webapp.services.desk import Desk
+from webapp.services.jsonable import jsonable
+from webapp.services.trees import Trees
+from webapp.settings import WebappSettings
+
+_CALLED = {
+    "ParallelixToken": {"balanceOf", "allowance", "approve", "nonces", "eip712Domain"},
+    "NodeRegistryLocker": {
+        "registerNode",
+        "registerNodeWithPermit",
+        "requestUnstake",
+        "cancelUnstake",
+        "withdrawStake",
+        "setBeneficiary",
+        "setNodeKey",
+        "setCapabilities",
+    },
+    "RewardDistributor": {"claim", "claimMany"},
+    "UptimeAttestation": {"appeal"},
+    "CreditVault": {"deposit", "depositWithPermit", "requestWithdrawal", "cancelWithdrawal", "withdraw"},
+}
+
+
+def blueprint(desk: Desk, settings: WebappSettings) -> Blueprint:
+    """`/api/v1/...`."""
+    routes = Blueprint("api", __name__, url_prefix="/api/v1")
+    trees = Trees()
+    service = ClaimService(desk, trees)
+    appeals = AppealService(desk, trees)
+    wallet = _wallet(desk, settings)
+
+    @routes.get("/wallet")
+    def contracts() -> Response:
+        return jsonify(wallet)
+
+    @routes.get("/operators/<text>/claims")
+    def operator_claims(text: str) -> Response:
+        return jsonify(jsonable(service.of_operator(address_of(text), _epoch())))
+
+    @routes.get("/nodes/<text>/claims")
+    def node_claims(text: str) -> Response:
+        node_id = node_id_of(text)
+        view = service.of_node(node_id, _epoch())
+        if view is None:
+            raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
+        return jsonify(jsonable(view))
+
+    @routes.route("/nodes/<text>/epochs/<number>/appeal", methods=["GET", "POST"])
+    def appeal(text: str, number: str) -> Response:
+        node_id = node_id_of(text)
+        try:
+            brought = answers_of(request.get_json(silent=True)) if request.method == "POST" else []
+            view = appeals.view(node_id, epoch_of(number), brought)
+        except ValueError as error:
+            raise PageError(400, "The receipts are malformed", f"{error}.") from None
+        except ChainUnavailableError as error:
+            raise PageError(503, "The chain cannot be read just now", f"{error}.") from None
+        if view is None:
+            raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
+        return jsonify(jsonable(view))
+
+    def _epoch() -> int | None:
+        text = request.args.get("epoch")
+        return epoch_of(text) if text else None
+
+    return routes
+
+
+def _wallet(desk: Desk, settings: WebappSettings) -> dict[str, Any]:
+    deployment = desk.deployment
+    # a call into one contract may fail with the error of another that it calls
+    errors = {
+        (entry["name"], str(entry["inputs"])): dict(entry)
+        for ref in deployment.contracts.values()
+        for entry in ref.abi
+        if entry["type"] == "error"
+    }
+    contracts = {}
+    for name, functions in _CALLED.items():
+        if name in deployment.contracts:
+            ref = deployment.contracts[name]
+            abi = [
+                dict(entry) for entry in ref.abi if entry["type"] == "function" and entry["name"] in functions
+            ]
+            contracts[name] = {"address": ref.address, "abi": abi + list(errors.values())}
+    return {
+        "chain_id": deployment.chain_id,
+        "chain_name": settings.chain_name or f"ParalleliX {deployment.network}",
+        "rpc_url": settings.public_rpc_url,
+        "currency": settings.currency_symbol,
+        "explorer": settings.explorer_url,
+        "contracts": contracts,
+    }

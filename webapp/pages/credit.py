@@ -1,0 +1,28 @@
+"""Credits of a payer in the vault."""
+
+from flask import Blueprint, Response
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp.pages.asking import ask_address
+from webapp.pages.parsing import address_of
+from webapp.rendering import page
+from webapp.services.credits import CreditsService
+from webapp.services.desk import Desk
+
+LEDE = "What an account has prepaid for API traffic. It is public: give any address. No wallet is needed to read."
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    """`/credits` asks for an address, `/credits/<address>` shows its account."""
+    routes = Blueprint("credits", __name__)
+    service = CreditsService(desk)
+
+    @routes.get("/credits")
+    def find() -> AnyResponse:
+        return ask_address(desk, "Credits", LEDE, "credits.show")
+
+    @routes.get("/credits/<text>")
+    def show(text: str) -> Response:
+        return page("credits.html", service.view(address_of(text)))
+
+    return routes

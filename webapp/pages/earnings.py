@@ -1,0 +1,68 @@
+"""Earnings of an operator: waterfall, filters, CSV and JSON."""
+
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp.errors import PageError
+from webapp.pages.asking import PUBLIC, ask_address
+from webapp.pages.parsing import address_of, epoch_of, node_id_of
+from webapp.rendering import page, wants_json
+from webapp.services.desk import Desk
+from webapp.services.earnings import Stage
+from webapp.services.statement import PAGE_ROWS, Filters, StatementService
+
+EXPORT_ROWS = 1_000_000
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    """`/earnings`, `/operators/<address>/earnings` and `.../earnings.csv`, `.../earnings.json`."""
+    routes = Blueprint("earnings", __name__)
+    service = StatementService(desk)
+
+    @routes.get("/earnings")
+    def find() -> AnyResponse:
+        return ask_address(desk, "Earnings", PUBLIC, "earnings.show")
+
+    @routes.get("/operators/<text>/earnings")
+    def show(text: str) -> Response:
+        number = request.args.get("page", "1")
+        view = service.view(
+            address_of(text),
+            filters(),
+            int(number) if number.isdigit() and len(number) < 7 else 1,
+            EXPORT_ROWS if wants_json() else PAGE_ROWS,
+        )
+        return page("earnings.html", view, stages=[stage.value for stage in Stage])
+
+    @routes.get("/operators/<text>/earnings.<kind>")
+    def export(text: str, kind: str) -> AnyResponse:
+        if kind not in ("csv", "json"):
+            raise PageError(404, "There is no such export", "Exports are earnings.csv and earnings.json.")
+        address = address_of(text)
+        if kind == "json":
+            query = urlencode({**request.args.to_dict(), "format": "json"})
+            return redirect(url_for("earnings.show", text=address) + "?" + query)
+        view = service.view(address, filters(), rows=EXPORT_ROWS)
+        response = Response(service.csv(view), mimetype="text/csv")
+        name = f"parallelix-{address[:10]}-epochs-{view.first_epoch}-{view.last_epoch}.csv"
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        return response
+
+    return routes
+
+
+def filters() -> Filters:
+    """Filters of the query; an empty field is no limit. Raises PageError for a malformed one."""
+    first, last, node, stage = (
+        request.args.get(name, "").strip() for name in ("from", "to", "node", "stage")
+    )
+    if stage and stage not in {item.value for item in Stage}:
+        raise PageError(400, "There is no such stage", "Choose one from the list.")
+    return Filters(
+        epoch_of(first) if first else None,
+        epoch_of(last) if last else None,
+        node_id_of(node) if node else None,
+        stage or None,
+    )

@@ -1,0 +1,48 @@
+"""API keys of the gateway: what a key is for, and what its tenant used. A key is asked for and never kept."""
+
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, request
+
+from webapp.pages.parsing import api_key_of
+from webapp.rendering import page, private
+from webapp.services.context import Status
+from webapp.services.desk import Desk
+from webapp.services.gateway import Gateway, GatewayUnavailableError, UsageLine
+
+
+@dataclass(frozen=True, slots=True)
+class KeysView:
+    """The page; `tenant` is None until a key was given that the gateway takes."""
+
+    status: Status
+    present: bool
+    tenant: str | None
+    usage: list[UsageLine]
+    problem: str | None
+
+
+def blueprint(desk: Desk, gateway: Gateway) -> Blueprint:
+    """`/keys`, and its form."""
+    routes = Blueprint("keys", __name__)
+
+    @routes.get("/keys")
+    def show() -> Response:
+        return answer(None, [], None)
+
+    @routes.post("/keys")
+    def look() -> Response:
+        key = api_key_of(request.form.get("key", "").strip())
+        if not key:
+            return answer(None, [], "Give a key.")
+        try:
+            tenant, usage = gateway.usage(key)
+        except GatewayUnavailableError as error:
+            return answer(None, [], f"{error}.")
+        return answer(tenant, usage, None)
+
+    def answer(tenant: str | None, usage: list[UsageLine], problem: str | None) -> Response:
+        with desk.open() as (_, _, status):
+            return private(page("keys.html", KeysView(status, gateway.present, tenant, usage, problem)))
+
+    return routes

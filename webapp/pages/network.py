@@ -1,0 +1,26 @@
+"""The network page."""
+
+from flask import Blueprint, Response, render_template
+
+from webapp.rendering import page
+from webapp.services.desk import Desk
+from webapp.services.gateway import Gateway
+from webapp.services.network import NetworkService
+from webapp.store import Store
+
+
+def blueprint(desk: Desk, gateway: Gateway, store: Store) -> Blueprint:
+    """`/`, its JSON twin, and the live part that the page asks for every few seconds."""
+    routes = Blueprint("network", __name__)
+    service = NetworkService(desk, gateway, store)
+
+    @routes.get("/", endpoint="page")
+    def show() -> Response:
+        return page("network.html", service.view())
+
+    @routes.get("/fragments/network")
+    def fragment() -> str:
+        view = service.view()
+        return render_template("network_live.html", view=view, status=view.status)
+
+    return routes

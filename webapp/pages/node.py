@@ -1,0 +1,48 @@
+"""One node."""
+
+from flask import Blueprint, Response, render_template
+
+from webapp.errors import PageError
+from webapp.pages.parsing import epoch_of, node_id_of, window
+from webapp.rendering import page
+from webapp.services.desk import Desk
+from webapp.services.evidence import EvidenceService
+from webapp.services.gateway import Gateway, GatewayUnavailableError
+from webapp.services.nodes import NodeService
+from webapp.services.operators import WINDOWS
+from webapp.store import Store
+
+
+def blueprint(desk: Desk, gateway: Gateway, store: Store) -> Blueprint:
+    """`/nodes/<id>`, its epochs, and the part that the page asks the gateway for."""
+    routes = Blueprint("node", __name__)
+    service = NodeService(desk, store)
+    evidence = EvidenceService(desk)
+
+    @routes.get("/nodes/<text>")
+    def show(text: str) -> Response:
+        node_id = node_id_of(text)
+        view = service.view(node_id, window())
+        if view is None:
+            raise PageError(
+                404, f"There is no node {node_id}", "Ids are given in order of registration; try a lower one."
+            )
+        return page("node.html", view, windows=WINDOWS, has_gateway=gateway.present)
+
+    @routes.get("/fragments/nodes/<text>/gateway")
+    def at_gateway(text: str) -> str:
+        try:
+            load, problem = gateway.node(node_id_of(text)), ""
+        except GatewayUnavailableError as error:
+            load, problem = None, str(error)
+        return render_template("node_gateway.html", load=load, problem=problem)
+
+    @routes.get("/nodes/<text>/epochs/<number>")
+    def epoch(text: str, number: str) -> Response:
+        node_id = node_id_of(text)
+        view = evidence.view(node_id, epoch_of(number))
+        if view is None:
+            raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
+        return page("node_epoch.html", view)
+
+    return routes

@@ -1,0 +1,32 @@
+"""One operator's nodes."""
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp.pages.asking import PUBLIC, ask_address
+from webapp.pages.parsing import address_of, window
+from webapp.rendering import page
+from webapp.services.desk import Desk
+from webapp.services.operators import WINDOWS, OperatorService
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    """`/operators` asks for an address, `/operators/<address>` shows it."""
+    routes = Blueprint("operator", __name__)
+    service = OperatorService(desk)
+
+    @routes.get("/operators")
+    def find() -> AnyResponse:
+        return ask_address(desk, "My nodes", PUBLIC, "operator.show")
+
+    @routes.get("/operators/<text>")
+    def show(text: str) -> AnyResponse:
+        address = address_of(text)
+        if address != text and "format" not in request.args:
+            query = f"?{request.query_string.decode()}" if request.query_string else ""
+            return redirect(url_for("operator.show", text=address) + query, 301)
+        view = service.view(address, window())
+        response: Response = page("operator.html", view, windows=WINDOWS)
+        return response
+
+    return routes

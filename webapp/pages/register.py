@@ -1,0 +1,64 @@
+"""Registering a node: tier, stake, key, sign. Every step is a URL that holds all that was chosen before."""
+
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp.rendering import page
+from webapp.services.desk import Desk
+from webapp.services.register import RegisterService, RegisterView, parse_key, parse_stake
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    """`/register`, `/register/stake`, `/register/key`, `/register/sign`."""
+    routes = Blueprint("register", __name__)
+    service = RegisterService(desk)
+
+    def view_of(step: str) -> RegisterView:
+        tier_text, stake_text = request.args.get("tier", ""), request.args.get("stake", "")
+        key_text = request.args.get("key", "")
+        tier = int(tier_text) if tier_text in {"1", "2", "3", "4"} else None
+        stake, key = parse_stake(stake_text), parse_key(key_text)
+        problem = None
+        if stake_text and stake is None:
+            problem = "stake_bad"
+        elif key_text and key is None:
+            problem = "key_bad"
+        return service.view(step, tier, stake, key, problem)
+
+    @routes.get("/register")
+    def tier() -> Response:
+        return page("register_tier.html", view_of("tier"))
+
+    @routes.get("/register/stake")
+    def stake() -> AnyResponse:
+        view = view_of("stake")
+        if view.tier is None:
+            return redirect(url_for("register.tier"))
+        return page("register_stake.html", view)
+
+    @routes.get("/register/key")
+    def key() -> AnyResponse:
+        view = view_of("key")
+        if view.tier is None:
+            return redirect(url_for("register.tier"))
+        if view.problem in ("stake_low", "stake_bad") or "stake" not in request.args:
+            return page("register_stake.html", view)
+        return page("register_key.html", view)
+
+    @routes.get("/register/sign")
+    def sign() -> AnyResponse:
+        view = view_of("sign")
+        if view.tier is None or "stake" not in request.args:
+            return redirect(url_for("register.tier"))
+        if view.problem in ("stake_low", "stake_bad"):
+            return page("register_stake.html", view)
+        if view.key_hash is None or view.problem:
+            return page("register_key.html", view)
+        return page("register_sign.html", view)
+
+    @routes.get("/fragments/register/preview")
+    def preview() -> str:
+        view = view_of("stake")
+        return render_template("register_preview.html", view=view, status=view.status)
+
+    return routes

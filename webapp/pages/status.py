@@ -1,0 +1,34 @@
+"""Health for supervisors, and the status line that pages refresh."""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, render_template
+
+from webapp.index import IndexUnavailableError
+from webapp.services.desk import Desk
+from webapp.services.jsonable import jsonable
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    """`/health` (the process serves), `/ready` (so does the index), `/fragments/status`."""
+    routes = Blueprint("status", __name__)
+
+    @routes.get("/health")
+    def health() -> Response:
+        return jsonify({"status": "ok"})
+
+    @routes.get("/ready")
+    def ready() -> tuple[Response, int]:
+        try:
+            with desk.open() as (_, _, status):
+                body: dict[str, Any] = {"status": "ready", "index": jsonable(status)}
+                return jsonify(body), 200
+        except IndexUnavailableError as error:
+            return jsonify({"status": "waiting", "reason": str(error)}), 503
+
+    @routes.get("/fragments/status")
+    def fragment() -> str:
+        with desk.open() as (_, _, status):
+            return render_template("status.html", status=status)
+
+    return routes

@@ -1,0 +1,36 @@
+"""`/tx/<hash>`: a transaction as the chain shows it, until it is in the index. True after a reload at any stage."""
+
+import re
+
+from flask import Blueprint, Response, render_template
+
+from webapp.errors import PageError
+from webapp.rendering import page
+from webapp.services.desk import Desk
+from webapp.services.transactions import TransactionService
+
+_HASH = re.compile(r"0x[0-9a-f]{64}")
+
+
+def blueprint(desk: Desk) -> Blueprint:
+    """The page, and its live part."""
+    routes = Blueprint("tx", __name__)
+    service = TransactionService(desk)
+
+    def checked(text: str) -> str:
+        if not _HASH.fullmatch(text.lower()):
+            raise PageError(
+                400, "That is not a transaction", "A transaction is 0x and 64 hexadecimal digits."
+            )
+        return text.lower()
+
+    @routes.get("/tx/<text>")
+    def show(text: str) -> Response:
+        return page("tx.html", service.view(checked(text)))
+
+    @routes.get("/fragments/tx/<text>")
+    def fragment(text: str) -> str:
+        view = service.view(checked(text))
+        return render_template("tx_live.html", view=view, status=view.status)
+
+    return routes

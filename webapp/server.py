@@ -1,0 +1,85 @@
+"""Runs the dashboard under gunicorn: worker processes with threads, a ready file, a clean end on SIGTERM."""
+
+import gc
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+from gunicorn.app.base import BaseApplication
+
+from webapp.app import create_app
+from webapp.settings import WebappSettings
+
+
+class DashboardServer(BaseApplication):
+    """gunicorn with our settings and nothing from its command line.
+
+    Args:
+        settings: the dashboard's.
+        announce: whether to print one line of JSON when traffic is accepted, instead of a sentence.
+    """
+
+    def __init__(self, settings: WebappSettings, announce: bool) -> None:
+        self._settings = settings
+        self._announce = announce
+        self._app = create_app(settings)
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Translate our settings; port 0 takes a free one."""
+        settings = self._settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        options: dict[str, Any] = {
+            "bind": [f"{host}:{settings.port}"],
+            "workers": settings.workers,
+            "threads": settings.threads,
+            "worker_class": "gthread",
+            "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108  heartbeats, not data
+            "timeout": 60,
+            "graceful_timeout": 5,
+            "keepalive": 15,
+            "limit_request_line": 4_094,
+            "limit_request_fields": 60,
+            "proc_name": "parallelix-dashboard",
+            "loglevel": "warning" if settings.log_level == "info" else settings.log_level,
+            "post_worker_init": self._ready,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """The application, made before the fork; it opens nothing until its first request."""
+        return self._app
+
+    def _ready(self, worker: Any) -> None:
+        self._app.extensions["notifier"].start(self._settings.notify_seconds)
+        # what is summed up once and kept is summed up before the first visitor comes
+        threading.Thread(target=self._warm, name="warm", daemon=True).start()
+        if worker.age != 1:
+            return
+        host, port = worker.sockets[0].sock.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        ready = {"url": url, "pid": os.getppid()}
+        if self._settings.ready_file is not None:
+            write_ready(self._settings.ready_file, ready)
+        click.echo(json.dumps(ready) if self._announce else f"dashboard ready {url}")
+
+    def _warm(self) -> None:
+        self._app.test_client().get("/")
+        # what is loaded by now stays: the collector need not walk through it in the middle of a page
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+
+
+def write_ready(path: Path, ready: dict[str, Any]) -> None:
+    """Write the ready file in one step, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        json.dump(ready, file)
+    Path(name).replace(path)

@@ -1,0 +1,85 @@
+"""The fleet in numbers: by tier, by state, by region."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from offchain.domain.tiers import MULTIPLIER_BPS, Tier
+from webapp.index import FleetGroup
+
+TIER_NAMES = {
+    Tier.CPU: "CPU",
+    Tier.MID_GPU: "Mid GPU",
+    Tier.HEAVY_GPU: "Heavy GPU",
+    Tier.SPECIALISED: "Specialised",
+}
+STATES = ("active", "idle", "cooling", "retired")
+
+
+@dataclass(frozen=True, slots=True)
+class TierLine:
+    """All nodes of a tier. `staked_wei` and `weight` are of nodes that were not withdrawn; weight counts this epoch."""
+
+    tier: int
+    name: str
+    multiplier_bps: int
+    nodes: int
+    counting: int
+    staked_wei: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The fleet at an epoch.
+
+    Attributes:
+        states: number of nodes by state.
+        staked_wei: principal in the locker.
+        weight: total weight of the epoch, wei-basis-points.
+        total: nodes ever registered.
+    """
+
+    states: Mapping[str, int]
+    tiers: Sequence[TierLine]
+    staked_wei: int
+    weight: int
+    total: int
+
+    @property
+    def present(self) -> int:
+        """Nodes that were not withdrawn."""
+        return self.total - self.states["retired"]
+
+
+def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> Fleet:
+    """Sum up a fleet for an epoch."""
+    states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
+    nodes: Counter[int] = Counter()
+    counting: Counter[int] = Counter()
+    staked: Counter[int] = Counter()
+    weight: Counter[int] = Counter()
+    total = 0
+    for group in groups:
+        total += group.count
+        state = _state(group, epoch)
+        states[state] += group.count
+        if state != "retired":
+            nodes[group.tier] += group.count
+            staked[group.tier] += group.count * group.stake_wei
+        if group.active_from <= epoch and (group.active_until is None or epoch < group.active_until):
+            counting[group.tier] += group.count
+            weight[group.tier] += group.count * group.stake_wei * MULTIPLIER_BPS[Tier(group.tier)]
+    tiers = [
+        TierLine(t, TIER_NAMES[t], MULTIPLIER_BPS[t], nodes[t], counting[t], staked[t], weight[t])
+        for t in Tier
+    ]
+    return Fleet(dict(states), tiers, sum(staked.values()), sum(weight.values()), total)
+
+
+def _state(group: FleetGroup, epoch: int) -> str:
+    if group.withdrawn:
+        return "retired"
+    if group.active_until is not None:
+        return "cooling"
+    return "idle" if epoch < group.active_from else "active"

@@ -1,0 +1,281 @@
+"""The gateway as the playground and the network page see it: models, a streamed answer, its route receipt, its load."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from offchain.errors import TransientError, UserError
+
+MAX_ANSWER_BYTES = 512 * 1024
+_SAMPLE = re.compile(r"^parallelix_gateway_(\w+)(?:\{([^}]*)\})? ([0-9.e+-]+)$")
+
+
+class GatewayUnavailableError(TransientError):
+    """No gateway is configured, or it does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLoad:
+    """What the gateway does just now.
+
+    Attributes:
+        per_second: requests ended a second, over the last seconds; None at the first look.
+        p95_ms: 95th percentile of the time to the whole answer in the same span, from the histogram's bounds.
+        running, waiting, nodes: requests in work, in the queue, and live nodes.
+    """
+
+    per_second: float | None
+    p95_ms: int | None
+    running: int
+    waiting: int
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLoad:
+    """A node as the gateway sees it.
+
+    Attributes:
+        running, succeeded, failed: attempts that the gateway makes now, and made since it heard of the node first.
+        first_byte_ms: running mean of the time to the first byte; None before the first answer.
+        obstacle: what keeps work from the node just now, in words; empty for nothing.
+    """
+
+    running: int
+    succeeded: int
+    failed: int
+    slots: int
+    free_slots: int
+    first_byte_ms: float | None
+    round_trip_ms: float | None
+    obstacle: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageLine:
+    """What a tenant used in a day (UTC)."""
+
+    day: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    price_wei: int
+
+
+class Gateway:
+    """Client of one gateway.
+
+    Args:
+        url: its base URL; None means that there is none.
+        key_file: holds the API key with which visitors without one may try it.
+    """
+
+    def __init__(self, url: str | None, key_file: Path | None) -> None:
+        self._url = url.rstrip("/") if url else None
+        self._key_file = key_file
+        self._lock = threading.Lock()
+        self._seen: tuple[float, dict[str, float]] | None = None
+        self._load: GatewayLoad | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether a gateway is configured."""
+        return self._url is not None
+
+    @property
+    def has_key(self) -> bool:
+        """Whether visitors may use the dashboard's own key."""
+        return self._key_file is not None
+
+    def key(self, given: str) -> str:
+        """The visitor's key, or ours. Raises UserError when there is neither."""
+        if given:
+            return given
+        if self._key_file is None:
+            raise UserError("give an API key of the gateway")
+        try:
+            return self._key_file.read_text().strip()
+        except OSError:
+            raise UserError("the dashboard's own API key cannot be read; give one") from None
+
+    def models(self, key: str) -> list[str]:
+        """Names of the models that it serves. Raises GatewayUnavailableError."""
+        data = self._get("/v1/models", key)
+        return sorted(
+            str(item["id"])[:200] for item in data.get("data", ()) if isinstance(item, dict) and "id" in item
+        )
+
+    def receipt(self, request_id: str, key: str) -> Any:
+        """The route receipt of a request. Raises GatewayUnavailableError."""
+        return self._get(f"/v1/receipts/{request_id}", key)
+
+    def usage(self, key: str, days: int = 30) -> tuple[str, list[UsageLine]]:
+        """Tenant of a key, and what it used a day, newest first. Raises GatewayUnavailableError."""
+        data = self._get(f"/v1/usage?days={days}", key)
+        try:
+            lines = [_usage_line(item) for item in data["data"]]
+            return str(data["tenant"])[:80], sorted(lines, key=lambda line: line.day, reverse=True)
+        except (KeyError, TypeError, ValueError):
+            raise GatewayUnavailableError("the gateway answers in a shape that is not known") from None
+
+    def node(self, node_id: int) -> NodeLoad | None:
+        """A node's part of the work; None when the gateway does not hear of it. Raises GatewayUnavailableError."""
+        data = self._get(f"/v1/nodes/{node_id}", None, missing=httpx.codes.NOT_FOUND)
+        try:
+            return None if data is None else _node_load(data)
+        except (KeyError, TypeError, ValueError):
+            raise GatewayUnavailableError("the gateway answers in a shape that is not known") from None
+
+    @contextmanager
+    def chat(self, body: dict[str, Any], key: str) -> Iterator[httpx.Response]:
+        """A streamed chat. Raises GatewayUnavailableError."""
+        timeout = httpx.Timeout(60.0, connect=3.0)
+        try:
+            with (
+                httpx.Client(timeout=timeout, trust_env=False) as client,
+                client.stream(
+                    "POST", f"{self._base()}/v1/chat/completions", json=body, headers=_bearer(key)
+                ) as answer,
+            ):
+                yield answer
+        except httpx.HTTPError as error:
+            raise GatewayUnavailableError(f"the gateway does not answer: {type(error).__name__}") from None
+
+    def load(self) -> GatewayLoad | None:
+        """Rates since the look before, at most one look in two seconds; None while it cannot be asked."""
+        if self._url is None:
+            return None
+        with self._lock:
+            now = time.monotonic()
+            if self._seen is not None and now - self._seen[0] < 2:
+                return self._load
+            try:
+                with httpx.Client(timeout=1.0, trust_env=False) as client:
+                    samples = _samples(client.get(f"{self._url}/metrics").text)
+            except httpx.HTTPError:
+                self._seen, self._load = (now, {}), None
+                return None
+            before = self._seen
+            self._seen = (now, samples)
+            self._load = _load(samples, before, now)
+            return self._load
+
+    def _base(self) -> str:
+        if self._url is None:
+            raise GatewayUnavailableError("this dashboard has no gateway")
+        return self._url
+
+    def _get(self, path: str, key: str | None, missing: int | None = None) -> Any:
+        """An answer's JSON; None when its status is `missing`."""
+        try:
+            with httpx.Client(timeout=3.0, trust_env=False) as client:
+                answer = client.get(self._base() + path, headers=_bearer(key) if key else {})
+            if answer.status_code == missing:
+                return None
+            data = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise GatewayUnavailableError(f"the gateway does not answer: {type(error).__name__}") from None
+        if answer.status_code != httpx.codes.OK:
+            raise GatewayUnavailableError(error_words(data))
+        return data
+
+
+def _node_load(data: Mapping[str, Any]) -> NodeLoad:
+    obstacle = ""
+    if data["draining"]:
+        obstacle = "the node drains: it ends what it has and takes nothing new"
+    elif data["breaker"] != "closed":
+        obstacle = "its last attempts failed: the gateway waits before it tries again"
+    elif not data["models"]:
+        obstacle = "it offers no model"
+    elif not int(data["free_slots"]):
+        obstacle = "every slot is taken"
+    took, away = data["first_byte_ms"], data["round_trip_ms"]
+    return NodeLoad(
+        int(data["attempts_running"]),
+        int(data["attempts_succeeded"]),
+        int(data["attempts_failed"]),
+        int(data["slots"]),
+        int(data["free_slots"]),
+        None if took is None else float(took),
+        None if away is None else float(away),
+        obstacle,
+    )
+
+
+def _usage_line(item: Mapping[str, Any]) -> UsageLine:
+    return UsageLine(
+        time.strftime("%Y-%m-%d", time.gmtime(int(item["day"]))),
+        int(item["requests"]),
+        int(item["prompt_tokens"]),
+        int(item["completion_tokens"]),
+        int(item["price_wei"]),
+    )
+
+
+def error_words(data: Any) -> str:
+    """The message of an OpenAI-shaped error."""
+    error = data.get("error") if isinstance(data, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return str(message)[:300] if message else "the gateway refuses"
+
+
+def deltas(lines: Iterator[str]) -> Iterator[str]:
+    """Pieces of text in an OpenAI chat stream."""
+    for line in lines:
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            continue
+        try:
+            choices = json.loads(line[6:]).get("choices") or [{}]
+            text = (choices[0].get("delta") or {}).get("content")
+        except (ValueError, AttributeError, IndexError):
+            continue
+        if isinstance(text, str) and text:
+            yield text
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _samples(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if match := _SAMPLE.match(line):
+            name, labels, value = match.groups()
+            found[f"{name}{{{labels}}}" if labels else name] = float(value)
+    return found
+
+
+def _load(
+    samples: dict[str, float], before: tuple[float, dict[str, float]] | None, now: float
+) -> GatewayLoad:
+    rate = p95 = None
+    if before is not None and before[1]:
+        span = now - before[0]
+        buckets = []
+        for name, value in samples.items():
+            if name.startswith("request_seconds_bucket{"):
+                edge = name.split('le="')[1].split('"')[0]
+                buckets.append((float(edge), value - before[1].get(name, 0.0)))
+        buckets.sort()
+        total = buckets[-1][1] if buckets else 0.0
+        rate = max(0.0, total / span)
+        if total > 0:
+            bound = next((b for b, count in buckets if count >= 0.95 * total), float("inf"))
+            p95 = int(bound * 1000) if bound != float("inf") else None
+    return GatewayLoad(
+        rate,
+        p95,
+        int(samples.get("attempts_running", 0)),
+        int(samples.get("requests_waiting", 0)),
+        int(samples.get("nodes", 0)),
+    )

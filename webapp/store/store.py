@@ -1,0 +1,259 @@
+"""Everything that is done with the dashboard's own database."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+
+from offchain.db.engine import Database, open_database
+from webapp.store.models import Base, Channel, Delivery, ManifestCopy, Nonce, SignIn, Watch
+
+NONCE_SECONDS = 300
+SIGN_IN_SECONDS = 12 * 3_600
+MAX_CHANNELS = 10
+BACK_OFF_SECONDS = (10, 60, 300, 1_800, 7_200, 21_600)
+"""Wait after each failed attempt; after the last one the delivery has failed."""
+
+
+class Store:
+    """The dashboard's database, opened when it is first needed.
+
+    Args:
+        folder: where it lies; made if it is missing.
+        time: Unix seconds.
+    """
+
+    def __init__(self, folder: Path, time: Callable[[], float]) -> None:
+        self._folder = folder
+        self._time = time
+        self._database: Database | None = None
+
+    @property
+    def database(self) -> Database:
+        """The open database."""
+        if self._database is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            database = open_database(f"sqlite:///{self._folder / 'dashboard.db'}")
+            Base.metadata.create_all(database.engine)
+            self._database = database
+        return self._database
+
+    def close(self) -> None:
+        """Close it."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @property
+    def now(self) -> int:
+        """Unix seconds."""
+        return int(self._time())
+
+    # ------------------------------------------------------------------------------------------------------ sign in
+
+    def give_nonce(self, nonce: str, browser: str, address: str, message: str) -> None:
+        """Keep a message that a browser is asked to have signed."""
+        with self.database.write() as session:
+            session.execute(delete(Nonce).where(Nonce.expires_at < self.now))
+            session.add(
+                Nonce(
+                    nonce=nonce,
+                    browser_hash=_hash(browser),
+                    address=address,
+                    message=message,
+                    expires_at=self.now + NONCE_SECONDS,
+                )
+            )
+
+    def take_nonce(self, nonce: str, browser: str) -> tuple[str, str] | None:
+        """Address and message of a nonce given to this browser, once; None when unknown, used, or too old."""
+        with self.database.write() as session:
+            found = session.get(Nonce, nonce)
+            if found is None or found.browser_hash != _hash(browser):
+                return None
+            session.delete(found)
+            return (found.address, found.message) if found.expires_at >= self.now else None
+
+    def sign_in(self, address: str) -> str:
+        """A new token for a browser that proved an address."""
+        token = secrets.token_urlsafe(32)
+        with self.database.write() as session:
+            session.execute(delete(SignIn).where(SignIn.expires_at < self.now))
+            session.add(
+                SignIn(token_hash=_hash(token), address=address, expires_at=self.now + SIGN_IN_SECONDS)
+            )
+        return token
+
+    def signed_in(self, token: str | None) -> str | None:
+        """The address that a token stands for."""
+        if not token:
+            return None
+        with self.database.read() as session:
+            found = session.get(SignIn, _hash(token))
+            return found.address if found and found.expires_at >= self.now else None
+
+    def sign_out(self, token: str) -> None:
+        """Forget a token."""
+        with self.database.write() as session:
+            session.execute(delete(SignIn).where(SignIn.token_hash == _hash(token)))
+
+    # ------------------------------------------------------------------------------------------------------ channels
+
+    def channels(self, address: str | None = None) -> list[Channel]:
+        """Channels of an address, or all."""
+        query = select(Channel).order_by(Channel.id)
+        if address is not None:
+            query = query.where(Channel.address == address)
+        with self.database.read() as session:
+            return list(session.scalars(query))
+
+    def add_channel(self, address: str, kind: str, target: str, events: Sequence[str]) -> Channel | None:
+        """A new channel; None when the address has MAX_CHANNELS already."""
+        with self.database.write() as session:
+            count = session.scalar(
+                select(func.count()).select_from(Channel).where(Channel.address == address)
+            )
+            if (count or 0) >= MAX_CHANNELS:
+                return None
+            channel = Channel(
+                address=address,
+                kind=kind,
+                target=target,
+                secret=secrets.token_hex(32),
+                events=list(events),
+                created_at=self.now,
+            )
+            session.add(channel)
+            session.flush()
+            return channel
+
+    def remove_channel(self, address: str, channel_id: int) -> bool:
+        """Remove a channel of this address with its deliveries; False when it has none such."""
+        with self.database.write() as session:
+            channel = session.get(Channel, channel_id)
+            if channel is None or channel.address != address:
+                return False
+            session.execute(delete(Delivery).where(Delivery.channel_id == channel_id))
+            session.delete(channel)
+            return True
+
+    # ---------------------------------------------------------------------------------------------------- deliveries
+
+    def enqueue(self, channel_id: int, key: str, event: str, body: Mapping[str, Any]) -> bool:
+        """Write a message down once; False when this channel has it already."""
+        with self.database.write() as session:
+            known = session.scalar(
+                select(Delivery.id).where(Delivery.channel_id == channel_id, Delivery.key == key)
+            )
+            if known is not None:
+                return False
+            session.add(
+                Delivery(
+                    channel_id=channel_id,
+                    key=key,
+                    event=event,
+                    body=dict(body),
+                    status="pending",
+                    attempts=0,
+                    next_at=self.now,
+                    created_at=self.now,
+                )
+            )
+            return True
+
+    def due(self, limit: int = 20) -> list[tuple[Delivery, Channel]]:
+        """Deliveries whose time has come, oldest first."""
+        query = (
+            select(Delivery, Channel)
+            .join(Channel, Channel.id == Delivery.channel_id)
+            .where(Delivery.status == "pending", Delivery.next_at <= self.now)
+            .order_by(Delivery.next_at)
+            .limit(limit)
+        )
+        with self.database.read() as session:
+            return [(delivery, channel) for delivery, channel in session.execute(query)]
+
+    def delivered(self, delivery_id: int, result: str) -> None:
+        """It arrived."""
+        self._record(delivery_id, status="delivered", last_result=result)
+
+    def missed(self, delivery_id: int, attempts: int, result: str) -> None:
+        """An attempt failed: back off, or give up after the last."""
+        if attempts > len(BACK_OFF_SECONDS):
+            self._record(delivery_id, status="failed", last_result=result)
+        else:
+            self._record(delivery_id, next_at=self.now + BACK_OFF_SECONDS[attempts - 1], last_result=result)
+
+    def _record(self, delivery_id: int, **values: Any) -> None:
+        with self.database.write() as session:
+            session.execute(
+                update(Delivery)
+                .where(Delivery.id == delivery_id)
+                .values(attempts=Delivery.attempts + 1, **values)
+            )
+
+    def deliveries(self, address: str, limit: int = 30) -> list[tuple[Delivery, Channel]]:
+        """The newest deliveries of an address."""
+        query = (
+            select(Delivery, Channel)
+            .join(Channel, Channel.id == Delivery.channel_id)
+            .where(Channel.address == address)
+            .order_by(Delivery.id.desc())
+            .limit(limit)
+        )
+        with self.database.read() as session:
+            return [(delivery, channel) for delivery, channel in session.execute(query)]
+
+    # ------------------------------------------------------------------------------------------------------ manifests
+
+    def manifests(self) -> dict[str, ManifestCopy]:
+        """All copies, by hash."""
+        with self.database.read() as session:
+            return {copy.hash: copy for copy in session.scalars(select(ManifestCopy))}
+
+    def manifest(self, manifest_hash: str) -> ManifestCopy | None:
+        """One copy."""
+        with self.database.read() as session:
+            return session.get(ManifestCopy, manifest_hash.lower())
+
+    def keep_manifest(self, manifest_hash: str, body: dict[str, Any] | None, problem: str | None) -> None:
+        """Write down what was found."""
+        with self.database.write() as session:
+            session.merge(
+                ManifestCopy(hash=manifest_hash.lower(), body=body, problem=problem, looked_at=self.now)
+            )
+
+    # ------------------------------------------------------------------------------------------------------- watches
+
+    def turned(self, node_id: int, online: bool) -> int | None:
+        """Unix second of the turn when a node went on or off just now; None when nothing changed, or at first sight."""
+        with self.database.write() as session:
+            known = session.get(Watch, node_id)
+            if known is None:
+                session.add(Watch(node_id=node_id, online=online, changed_at=self.now))
+                return None
+            if known.online == online:
+                return None
+            known.online, known.changed_at = online, self.now
+            return self.now
+
+
+def secret_key(folder: Path) -> bytes:
+    """Key of the session cookies, made once and readable by its owner alone."""
+    path = folder / "session.key"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(handle, "wb") as file:
+        file.write(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
