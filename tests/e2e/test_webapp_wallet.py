@@ -155,10 +155,9 @@ def test_transaction__pending__is_true_after_reload_and_when_mined(desk: Desk) -
     expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible(timeout=10_000)
     desk.tab.reload()
     expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible()
-    desk.follower.hold.set()
-    desk.network.anvil.mine()
-    expect(desk.tab.locator(".tx-words[data-state=confirmed]")).to_be_visible(timeout=10_000)
-    desk.follower.hold.clear()
+    with desk.follower.still:
+        desk.network.anvil.mine()
+        expect(desk.tab.locator(".tx-words[data-state=confirmed]")).to_be_visible(timeout=10_000)
     expect(desk.tab.locator(".tx-words[data-state=done]")).to_be_visible(timeout=10_000)
     assert f"Node {node} asked for its stake" in (desk.tab.locator(".tx-words").text_content() or "")
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from webapp_serving import serving
@@ -19,7 +19,7 @@ from webapp.settings import WebappSettings
 
 
 class Follower:
-    """Runs the index's scan in a thread until stopped; `hold` makes it stand still."""
+    """Runs the index's scan in a thread until stopped; it stands still for whoever holds `still`."""
 
     def __init__(self, network: Network, path: Path) -> None:
         self.database = open_database(f"sqlite:///{path}")
@@ -27,19 +27,15 @@ class Follower:
         self._rpc = Rpc(network.anvil.url)
         self._indexer = Indexer(self.database, ChainReader(self._rpc, network.deployment))
         self._stop = threading.Event()
-        self.hold = threading.Event()
+        self.still = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._indexer.advance()
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(0.1):
-            if self.hold.is_set():
-                continue
-            try:
+            with self.still, suppress(TransientError):
                 self._indexer.advance()
-            except TransientError:
-                continue
 
     def close(self) -> None:
         """Stop and close everything."""
