@@ -9,6 +9,7 @@
 Everything that went in is in the `Decision`, so that `replay` can compute it again.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Candidate(NamedTuple):
         busy, slots: slots in use or queued for, and slots in all.
         rtt_seconds, first_byte_seconds: measured means, 0 when unknown.
         uncached: share of the input's prefixes that the node has not seen lately, in thousandths.
-        reputation_bps: 10,000 is a node of which nothing is known.
+        reputation_bps: 10,000 is a node of which nothing is known; 0, suspended, stands only in decisions of pinned units.
     """
 
     node_id: NodeId
@@ -46,8 +47,10 @@ class Candidate(NamedTuple):
         """Expected seconds to the first byte, `rtt + ttft x (0.5 + busy/slots) x (0.5 + uncached/2)`, over the reputation.
 
         Measured times count in two steps an octave: nodes of nearly the same speed are equals, so that the seed and not
-        noise decides between them.
+        noise decides between them. Of a suspended node infinite.
         """
+        if not self.reputation_bps:
+            return math.inf
         first_byte = _coarse(self.first_byte_seconds or DEFAULT_FIRST_BYTE_SECONDS)
         load = self.busy / self.slots
         seconds = _coarse(self.rtt_seconds) + first_byte * (0.5 + load) * (0.5 + self.uncached / 2000)
@@ -92,7 +95,7 @@ class Decision:
                     "first_byte_seconds": c.first_byte_seconds,
                     "uncached": c.uncached,
                     "reputation_bps": c.reputation_bps,
-                    "cost_seconds": c.cost(),
+                    "cost_seconds": c.cost() if c.reputation_bps else None,
                 }
                 for c in self.candidates
             ],

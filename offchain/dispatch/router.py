@@ -329,7 +329,13 @@ class Router:
             return None
         report = node.report
         candidate = Candidate(
-            node_id, node.leases + node.foreign, report.slots, node.rtt_seconds, node.first_byte_seconds, 1000
+            node_id,
+            node.leases + node.foreign + report.queue,
+            report.slots,
+            node.rtt_seconds,
+            node.first_byte_seconds,
+            1000,
+            node.reputation_bps,
         )
         return self._lease(unit, attempt, Decision(0, "", 0, [], [], [candidate], node_id), node)
 

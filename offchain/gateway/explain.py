@@ -42,7 +42,7 @@ def _decision(data: dict[str, Any]) -> list[str]:
     lines = [f"  candidates from {place}; seed {data['seed']}, {len(data['draws'])} draws"]
     lines.extend(
         f"  {'*' if c['node_id'] == data['chosen'] else ' '} node {c['node_id']}: {c['busy']}/{c['slots']} busy, "
-        f"cost {1000 * c['cost_seconds']:.2f} ms"
+        + ("suspended" if c["cost_seconds"] is None else f"cost {1000 * c['cost_seconds']:.2f} ms")
         for c in data["candidates"]
     )
     return lines

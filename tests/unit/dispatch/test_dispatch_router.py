@@ -1,5 +1,6 @@
 """The router's decisions in virtual time: queues, fairness, quotas, outcomes."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from offchain.dispatch.admission import QuotaExceededError, Quotas, TenantLimits
 from offchain.dispatch.fleet import Fleet, NodeReport, Offer
+from offchain.dispatch.pick import Decision, replay
 from offchain.dispatch.router import Placement, Router, RouterLimits
 from offchain.dispatch.work import FaultKind, NoCapacityError, Priority, Requirements, WorkUnit
 from offchain.domain.types import NodeId
@@ -60,6 +62,18 @@ def test_router__slots__are_never_exceeded_and_freed_slots_go_to_the_queue() -> 
     assert [bool(w) for w in waiting] == [True, False, False]
     assert not world.router.succeeded(running[0])
     assert [bool(w) for w in waiting] == [True, False, False]
+
+
+@pytest.mark.parametrize("bps", [12_000, 7_000, 0])
+def test_place__pinned_to_a_node__records_its_reputation_and_replays(bps: int) -> None:
+    world = World(nodes=2)
+    world.fleet.rate({NodeId(2): bps})
+    decision = world.place(world.unit(requirements=Requirements("m", node_id=NodeId(2)))).decision
+    document = json.loads(json.dumps(decision.to_json(), allow_nan=False))
+    (candidate,) = document["candidates"]
+    assert candidate["reputation_bps"] == bps
+    assert (candidate["cost_seconds"] is None) == (bps == 0)
+    assert replay(Decision.from_json(document)) == NodeId(2)
 
 
 def test_queue__two_tenants__served_alternately_by_work_not_by_number() -> None:

@@ -127,6 +127,16 @@ def test_explain__sealed_record__holds_and_is_told() -> None:
     assert "attempt 1: node 1 ok" in told
 
 
+def test_explain__pinned_to_a_suspended_node__is_told() -> None:
+    pinned = record()
+    decision = pinned["decisions"][0]
+    suspended = {**decision["candidates"][0], "reputation_bps": 0, "cost_seconds": None}
+    decision |= {"seed": "0", "region": "", "tier": 0, "pool": [], "candidates": [suspended]}
+    sealed = Seal(KEY.address, KEY.sign_digest)(pinned)
+    assert check(sealed) == []
+    assert "* node 1: 0/4 busy, suspended" in "\n".join(explain(sealed))
+
+
 def test_explain__changed_record__is_found_out() -> None:
     sealed = Seal(KEY.address, KEY.sign_digest)(record())
     assert "signed by" in check({**sealed, "total_ms": 1.0})[0]
