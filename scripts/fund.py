@@ -1,19 +1,18 @@
 """Gives PRLX, and ether if asked, to accounts of a test network: `ape run fund --network <n> --to ADDRESS --prlx 60000`."""
 
 import json
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import click
 from ape import project
 from eth_utils.address import is_address
 
+from offchain.domain.amounts import parse_prlx
+from offchain.domain.amounts import prlx as in_words
 from offchain.errors import UserError
 from scripts import _compile
 from scripts._cli import NetworkCommand
 from scripts.deploy import connected_chain_id, open_account
-
-PRLX = 10**18
 
 
 @click.command(cls=NetworkCommand)
@@ -43,7 +42,7 @@ def cli(
     for receiver in receivers:
         if not is_address(receiver):
             raise UserError(f"--to {receiver} is not an address")
-    tokens_wei, ether_wei = _wei("--prlx", prlx), _wei("--ether", ether)
+    tokens_wei, ether_wei = to_wei("--prlx", prlx), to_wei("--ether", ether)
     path = deployment or Path("deployments") / f"{connected_chain_id()}.json"
     if not path.is_file():
         raise UserError(f"there is no deployment manifest {path}; deploy first, or name it with --deployment")
@@ -57,14 +56,14 @@ def cli(
             token.transfer(receiver, tokens_wei, sender=sender)
         if ether_wei:
             sender.transfer(receiver, ether_wei)
-        click.echo(f"{receiver}: {token.balanceOf(receiver) / PRLX:,.2f} PRLX")
+        click.echo(f"{receiver}: {in_words(token.balanceOf(receiver))}")
 
 
-def _wei(name: str, text: str) -> int:
+def to_wei(option: str, text: str) -> int:
+    """Wei of an option's amount, to the last digit: PRLX and ether both have 18 decimals. Raises UserError."""
     try:
-        amount = Decimal(text.replace("_", ""))
-    except InvalidOperation:
-        raise UserError(f"{name} {text} is not a number") from None
-    if amount < 0:
-        raise UserError(f"{name} must not be negative")
-    return int(amount * PRLX)
+        return parse_prlx(text)
+    except UserError:
+        raise UserError(
+            f"{option} {text!r} is not an amount; write it like 50000 or 0.5, with at most 18 decimals"
+        ) from None

@@ -1,9 +1,13 @@
 """Amounts of PRLX in words, exact: wei are integers, and no digit is lost either way."""
 
+import re
+
 from offchain.errors import UserError
 
 ETHER = 10**18
-_MOST_DIGITS = 30
+_AMOUNT = re.compile(
+    r"(?P<whole>[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,3}(?:_[0-9]{3}){1,9})(?:\.(?P<part>[0-9]{0,18}))?"
+)
 
 
 def prlx(amount_wei: int) -> str:
@@ -14,15 +18,12 @@ def prlx(amount_wei: int) -> str:
 
 
 def parse_prlx(text: str) -> int:
-    """Wei of a decimal amount of PRLX. Raises UserError when it is none, or has more than 18 decimals."""
-    whole, _, part = text.replace(",", "").replace("_", "").partition(".")
-    digits = whole + part
-    if (
-        not whole
-        or not digits.isascii()
-        or not digits.isdigit()
-        or len(whole) > _MOST_DIGITS
-        or len(part) > 18
-    ):
+    """Wei of a decimal amount of PRLX; commas and underscores stand between groups of three digits, nowhere else.
+
+    Raises UserError when it is none (`1,5` could mean two things), or has more than 18 decimals.
+    """
+    found = _AMOUNT.fullmatch(text)
+    if found is None:
         raise UserError(f"{text!r} is not an amount of PRLX; write it like 50000 or 50000.5")
+    whole, part = found["whole"].replace(",", "").replace("_", ""), found["part"] or ""
     return int(whole) * ETHER + int(part.ljust(18, "0"))
