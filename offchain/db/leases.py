@@ -7,6 +7,11 @@ from sqlalchemy.orm import Session
 
 from offchain.db.models import Lease
 from offchain.db.upsert import insert_or_ignore
+from offchain.errors import TransientError
+
+
+class LeaseLostError(TransientError):
+    """Another process holds the lease now; it goes on from what is stored."""
 
 
 def acquire(session: Session, name: str, holder: str, now_ms: int, for_ms: int) -> bool:
@@ -25,6 +30,12 @@ def acquire(session: Session, name: str, holder: str, now_ms: int, for_ms: int) 
 def held(session: Session, name: str, holder: str) -> bool:
     """Whether `holder` still has the lease; locks its row to the end of the transaction, so that it stays so."""
     return session.scalar(select(Lease.holder).where(Lease.name == name).with_for_update()) == holder
+
+
+def fence(session: Session, name: str, holder: str) -> None:
+    """First in a write transaction that only the lease's holder may complete. Raises LeaseLostError."""
+    if not held(session, name, holder):
+        raise LeaseLostError(f"another process holds the lease {name} now")
 
 
 def release(session: Session, name: str, holder: str) -> None:

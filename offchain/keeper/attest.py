@@ -44,6 +44,7 @@ from offchain.keeper.executions import executions_of
 from offchain.keeper.frame import FrameReader, NotReadyError
 from offchain.keeper.peers import Peers
 from offchain.keeper.plan import seed_signature
+from offchain.keeper.renewal import Fence, unfenced
 from offchain.keeper.reports import (
     differences,
     pack_signatures,
@@ -132,8 +133,12 @@ class AttestService:
 
     # ------------------------------------------------------------------------------------------------------- leading
 
-    def step(self) -> None:
-        """Lead every recent epoch that is open and in which it is this keeper's turn. Safe to run twice."""
+    def step(self, fence: Fence = unfenced) -> None:
+        """Lead every recent epoch that is open and in which it is this keeper's turn. Safe to run twice.
+
+        Raises:
+            LeaseLostError: of `fence`; another process of this keeper leads now.
+        """
         for epoch in self.open_epochs():
             try:
                 closing = self.closing(epoch)
@@ -145,7 +150,7 @@ class AttestService:
             now = seconds(self._clock)
             turn = closing.turn(now)
             if closing.leader(turn) == closing.me:
-                self.lead(closing, now - closing.frozen_at - turn * closing.turn_seconds)
+                self.lead(closing, now - closing.frozen_at - turn * closing.turn_seconds, fence)
 
     def open_epochs(self) -> list[Epoch]:
         """Recent epochs that are over, whose evidence is frozen and for which the chain still takes a report."""
@@ -190,14 +195,14 @@ class AttestService:
             raise NotReadyError("nothing is indexed yet")
         return self._frames.read(epoch, indexed)
 
-    def lead(self, closing: Closing, into_turn_seconds: int) -> None:
+    def lead(self, closing: Closing, into_turn_seconds: int, fence: Fence = unfenced) -> None:
         """Propose a report and enqueue its submission once the quorum has signed it."""
         context = closing.context
         found = self._signed_before(closing)
         if found is None:
-            found = self._signed_elsewhere(closing)
+            found = self._signed_elsewhere(closing, fence)
         if found is None:
-            found = self._fresh(closing, into_turn_seconds)
+            found = self._fresh(closing, into_turn_seconds, fence)
         if found is None:
             return
         report, _bundle_hash = found
@@ -207,6 +212,7 @@ class AttestService:
         if len(signatures) >= context.quorum:
             bitmap, packed = pack_signatures(context, signatures)
             with self._database.write() as session:
+                fence(session)
                 self._submitter.submit_report(session, context.epoch, report, bitmap, packed)
             self._reached("report-enqueued")
 
@@ -218,7 +224,7 @@ class AttestService:
         report = report_from_json(own[0])
         return report, "0x" + report.bundle_hash.hex()
 
-    def _signed_elsewhere(self, closing: Closing) -> tuple[EpochReport, str] | None:
+    def _signed_elsewhere(self, closing: Closing, fence: Fence) -> tuple[EpochReport, str] | None:
         """A report that peers have signed, the most signed first, if it holds; this keeper signs it too."""
         context, votes = closing.context, dict[EpochReport, list[str]]()
         seen: list[bytes] = []
@@ -233,7 +239,7 @@ class AttestService:
                 votes.setdefault(report, []).append(url)
         for report in sorted(votes, key=lambda item: (-len(votes[item]), item.bundle_hash)):
             try:
-                self._endorse(closing, report, votes[report])
+                self._endorse(closing, report, votes[report], fence)
             except (RefusedError, EvidenceError) as error:
                 self._publish(context.epoch, report, error)
                 continue
@@ -241,7 +247,9 @@ class AttestService:
             return report, "0x" + report.bundle_hash.hex()
         return None
 
-    def _fresh(self, closing: Closing, into_turn_seconds: int) -> tuple[EpochReport, str] | None:
+    def _fresh(
+        self, closing: Closing, into_turn_seconds: int, fence: Fence
+    ) -> tuple[EpochReport, str] | None:
         """A new bundle of the evidence that there is. Waits half a turn for keepers that do not answer."""
         context, documents = closing.context, list[Evidence]()
         peers = self._peers.evidence(closing.urls, context.epoch)
@@ -265,7 +273,7 @@ class AttestService:
         if not verdict.table.covered():
             log.error("coverage_too_low", epoch=context.epoch)
             return None
-        self._sign(context, verdict.report, bundle)
+        self._sign(context, verdict.report, bundle, fence)
         self._reached("report-signed")
         return verdict.report, bundle.hash
 
@@ -386,7 +394,9 @@ class AttestService:
         self._keep(closing.context, report, [signature])
         return own
 
-    def _endorse(self, closing: Closing, report: EpochReport, urls: Sequence[str]) -> str:
+    def _endorse(
+        self, closing: Closing, report: EpochReport, urls: Sequence[str], fence: Fence = unfenced
+    ) -> str:
         """Check a report against its bundle and against everything this keeper knows, and sign it."""
         context = closing.context
         with self._database.read() as session:
@@ -409,7 +419,7 @@ class AttestService:
             )
         if not verdict.table.covered():
             raise RefusedError("fewer than two thirds of the slots were probed")
-        signature = self._sign(context, report, bundle)
+        signature = self._sign(context, report, bundle, fence)
         self._reached("report-endorsed")
         return signature
 
@@ -426,9 +436,12 @@ class AttestService:
         bundle = read(raw, context)
         return bundle, judge(context, bundle)
 
-    def _sign(self, context: EpochContext, report: EpochReport, bundle: Bundle) -> str:
+    def _sign(
+        self, context: EpochContext, report: EpochReport, bundle: Bundle, fence: Fence = unfenced
+    ) -> str:
         signature = "0x" + self._signer.sign(context.attestation.message(report.struct_hash())).hex()
         with self._database.write() as session:
+            fence(session)
             store.save_bundle(session, context.epoch, bundle.hash, bundle.raw)
             kept = store.add_signature(
                 session, context.epoch, self._signer.address, report_json(report), signature

@@ -1,14 +1,53 @@
 """Keeping a lease while long work runs: short enough that a killed worker's work is taken over soon."""
 
+import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
+from sqlalchemy.orm import Session
 
+from offchain.db import leases
+from offchain.db.engine import Database
 from offchain.errors import TransientError
+from offchain.keeper.clock import Clock
 
 log = structlog.get_logger(__name__)
+
+ALONE_MS, ALONE_RENEW_SECONDS = 5_000, 1.0
+
+Fence = Callable[[Session], None]
+"""Called first in a write transaction: raises LeaseLostError once another process has taken the work over."""
+
+
+def unfenced(_session: Session) -> None:
+    """The fence of work that needs no lease."""
+
+
+@contextmanager
+def alone(database: Database, clock: Clock, name: str) -> Iterator[Fence | None]:
+    """Hold a named lease for the block; None when somebody else has it.
+
+    A process that was stopped for longer than the lease comes back in the middle of the block: what it writes must go
+    through the fence.
+    """
+    holder = f"{os.getpid()}-{uuid.uuid4().hex}"
+
+    def acquire() -> bool:
+        with database.write() as session:
+            return leases.acquire(session, name, holder, clock.now_ms(), ALONE_MS)
+
+    if not acquire():
+        yield None
+        return
+    try:
+        with renewed(ALONE_RENEW_SECONDS, acquire, name):
+            yield lambda session: leases.fence(session, name, holder)
+    finally:
+        with database.write() as session:
+            leases.release(session, name, holder)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ from offchain.errors import FatalError, ParallelixError, UserError
 from offchain.keeper.app import CHAIN_QUEUES, WORK_QUEUES, make_app, run_beat, run_worker
 from offchain.keeper.broker import Broker, prepare
 from offchain.keeper.processes import Child, ChildFailedError, Supervisor, run_forked
-from offchain.keeper.services import Services, read_api_key
+from offchain.keeper.secret_files import read_api_key
+from offchain.keeper.services import Services
 from offchain.keeper.signer import load_signer
 from offchain.keeper.tasks import register
 from offchain.settings import KeeperSettings

@@ -8,6 +8,7 @@ from celery import Celery
 
 from offchain.errors import TransientError
 from offchain.keeper.app import DISPATCH, PROBE, QUEUES
+from offchain.keeper.renewal import alone
 from offchain.keeper.services import Services
 
 log = structlog.get_logger(__name__)
@@ -52,9 +53,9 @@ def register(app: Celery, services: Callable[[], Services]) -> None:
             log.warning("dispatch_failed", request=request_id, error=str(error))
 
     def attest(own: Services) -> None:
-        with own.alone("attest") as mine:
-            if mine:
-                own.attest.step()
+        with alone(own.database, own.clock, "attest") as fence:
+            if fence is not None:
+                own.attest.step(fence)
 
     tick("chain.index", index)
     tick("chain.send", Services.send)

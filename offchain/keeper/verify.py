@@ -16,7 +16,7 @@ from offchain.db.migrations import upgrade
 from offchain.domain.types import Wei
 from offchain.errors import ParallelixError
 from offchain.keeper.clock import Clock, seconds
-from offchain.keeper.services import read_api_key
+from offchain.keeper.secret_files import read_api_key
 from offchain.keeper.signer import load_signer
 from offchain.keeper.skew import BEHIND_MS
 from offchain.settings import KeeperSettings

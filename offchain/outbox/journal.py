@@ -9,13 +9,9 @@ from sqlalchemy.orm import Session
 
 from offchain.db import leases
 from offchain.db.engine import Database
+from offchain.db.leases import LeaseLostError
 from offchain.db.models import Broadcast, Intent
-from offchain.errors import TransientError
 from offchain.outbox.intents import LIVE, PENDING
-
-
-class LeaseLostError(TransientError):
-    """Another process became this signer's sender; it goes on from what is stored."""
 
 
 class Journal:
@@ -49,8 +45,7 @@ class Journal:
     def fenced(self) -> Iterator[Session]:
         """A write transaction that only the lease's holder completes. Raises LeaseLostError."""
         with self._database.write() as session:
-            if not leases.held(session, self._lease, self._holder):
-                raise LeaseLostError("another process sends for this signer now")
+            leases.fence(session, self._lease, self._holder)
             yield session
 
     @contextmanager

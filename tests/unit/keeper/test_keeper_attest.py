@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
+from offchain.db.leases import LeaseLostError
 from offchain.domain.hashing import keccak256
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import NodeId
@@ -86,6 +88,28 @@ def test_step__before_evidence_is_frozen__nothing_happens(make_ring: MakeRing) -
     assert not submitted(ring)
     with pytest.raises(NotReadyError):
         ring.services[0].frozen_evidence(EPOCH)
+
+
+@pytest.mark.parametrize("writes_before", [0, 1])
+def test_step__lease_is_lost_on_the_way__signs_or_submits_nothing_more(
+    make_ring: MakeRing, writes_before: int
+) -> None:
+    ring = make_ring()
+    leader = EPOCH % 3
+    ring.turn_of(leader)
+    passed: list[Session] = []
+
+    def fence(session: Session) -> None:
+        if len(passed) == writes_before:
+            raise LeaseLostError("taken over")
+        passed.append(session)
+
+    with pytest.raises(LeaseLostError):
+        ring.services[leader].step(fence)
+    assert ring.sent[leader].intents == {}
+    with ring.databases[leader].read() as session:
+        signed = store.own_report(session, EPOCH, ring.world.keeper_keys[leader].address)
+    assert (signed is not None) == bool(writes_before)
 
 
 def test_step__a_minority_is_offline__quorum_holds_without_it(make_ring: MakeRing) -> None:
