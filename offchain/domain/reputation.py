@@ -10,6 +10,8 @@ above 99 %            1.5
 80 % to 90 %          0.7
 below 80 %            0           suspended: gets no requests
 ====================  ==========  ==========================
+
+Less than a day of slots holds nobody back (adr/0086): until then a node whose uptime would make less than 1.0 of it is new.
 """
 
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from enum import StrEnum
 
 from offchain.domain.types import FULL_BPS, Bps
 
+MIN_SLOTS = 288
+"""A day of slots. With fewer, uptime brings no factor below 1.0: minutes of history must not suspend anybody."""
 MIN_VALIDATIONS = 10
 """Fewer validations than this say nothing: one float mismatch must not suspend anybody."""
 
@@ -77,17 +81,24 @@ class Record:
 
     @property
     def band(self) -> Band:
-        """Band by the worse of the two shares."""
-        known = [share for share in (self.uptime_bps, self.success_bps) if share is not None]
-        if not known:
-            return Band.NEW
-        worst = min(known)
-        for floor, band in (
-            (9_901, Band.EXCELLENT),
-            (9_500, Band.GOOD),
-            (9_000, Band.FAIR),
-            (8_000, Band.POOR),
-        ):
-            if worst >= floor:
-                return band
-        return Band.SUSPENDED
+        """The worse of the bands of the two shares."""
+        known: list[Band] = []
+        if self.uptime_bps is not None:
+            band = _band(self.uptime_bps)
+            enough = self.slots >= MIN_SLOTS or FACTOR_BPS[band] >= FACTOR_BPS[Band.NEW]
+            known.append(band if enough else Band.NEW)
+        if self.success_bps is not None:
+            known.append(_band(self.success_bps))
+        return min(known, key=FACTOR_BPS.__getitem__, default=Band.NEW)
+
+
+def _band(share: Bps) -> Band:
+    for floor, band in (
+        (9_901, Band.EXCELLENT),
+        (9_500, Band.GOOD),
+        (9_000, Band.FAIR),
+        (8_000, Band.POOR),
+    ):
+        if share >= floor:
+            return band
+    return Band.SUSPENDED

@@ -20,9 +20,9 @@ def test_reputation__of_the_index__is_a_factor_by_node(tmp_path: Path) -> None:
     directory = NodeDirectory(database, EpochClock(0, 100, 10), lambda: 1_000.0)
     assert directory.reputation() == {}
     with database.write() as session:
-        for node_id, states in ((1, "u" * 200), (2, "u" * 97 + "mmm"), (3, "um")):
+        for node_id, states in ((1, "u" * 200), (2, "u" * 97 + "mmm"), (3, "um" * 144), (4, "um" * 143)):
             session.add(SlotRecord(epoch=8, node_id=node_id, states=states, uptime_bps=0))
-    assert directory.reputation() == {1: 15_000, 2: 12_000, 3: 0}
+    assert directory.reputation() == {1: 15_000, 2: 12_000, 3: 0, 4: 10_000}
     database.close()
 
 

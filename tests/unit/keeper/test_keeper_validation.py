@@ -19,7 +19,7 @@ from offchain.db.models import Event, Job, MarketRequest, SlotRecord
 from offchain.db.reputation import VALIDATE, reputations
 from offchain.domain.epochs import EpochClock
 from offchain.domain.hashing import keccak256
-from offchain.domain.reputation import Band, Record
+from offchain.domain.reputation import MIN_SLOTS, Band, Record
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId
 from offchain.domain.validation import BASE_RATE_BPS, MAX_RATE_BPS, Outcome, agree, compare, drawn, rate
 from offchain.keeper import store
@@ -42,14 +42,23 @@ TEXT = "the capital of France is Paris and it lies on the Seine"
     [
         (Record(), Band.NEW),
         (Record(slots=1438, missed=2), Band.EXCELLENT),
-        (Record(slots=100, missed=1), Band.GOOD),
-        (Record(slots=100, missed=5), Band.GOOD),
-        (Record(slots=100, missed=6), Band.FAIR),
-        (Record(slots=100, missed=10), Band.FAIR),
-        (Record(slots=100, missed=11), Band.POOR),
-        (Record(slots=100, missed=20), Band.POOR),
-        (Record(slots=100, missed=21), Band.SUSPENDED),
+        (Record(slots=1000, missed=10), Band.GOOD),
+        (Record(slots=1000, missed=50), Band.GOOD),
+        (Record(slots=1000, missed=60), Band.FAIR),
+        (Record(slots=1000, missed=100), Band.FAIR),
+        (Record(slots=1000, missed=110), Band.POOR),
+        (Record(slots=1000, missed=200), Band.POOR),
+        (Record(slots=1000, missed=210), Band.SUSPENDED),
         (Record(slots=100, validated=9, agreed=0), Band.EXCELLENT),
+        # Less than a day of slots holds nobody back, and validated work does all the same.
+        (Record(slots=MIN_SLOTS - 1, missed=MIN_SLOTS - 1), Band.NEW),
+        (Record(slots=MIN_SLOTS, missed=MIN_SLOTS), Band.SUSPENDED),
+        (Record(slots=MIN_SLOTS - 1, missed=MIN_SLOTS // 8), Band.NEW),
+        (Record(slots=MIN_SLOTS, missed=MIN_SLOTS // 8), Band.POOR),
+        (Record(slots=10, missed=1), Band.FAIR),
+        (Record(slots=10, missed=10, validated=10, agreed=10), Band.NEW),
+        (Record(slots=10, missed=10, validated=20, agreed=17), Band.POOR),
+        (Record(slots=10, missed=10, validated=10, agreed=7), Band.SUSPENDED),
         (Record(slots=100, validated=10, agreed=7), Band.SUSPENDED),
         (Record(validated=100, agreed=97), Band.GOOD),
     ],
@@ -294,7 +303,7 @@ def test_reputations__slots_and_validations__are_put_together(database: Database
     clock = EpochWorld().context.clock
     now = clock.start(9)  # type: ignore[arg-type]
     with database.write() as session:
-        session.add(SlotRecord(epoch=8, node_id=1, states="uumu", uptime_bps=7_500))
+        session.add(SlotRecord(epoch=8, node_id=1, states="uumu" * 72, uptime_bps=7_500))
         session.add(SlotRecord(epoch=7, node_id=2, states="unau", uptime_bps=10_000))
         for number in range(10):
             session.add(
@@ -302,7 +311,7 @@ def test_reputations__slots_and_validations__are_put_together(database: Database
                     result={"outcome": "odd_one_out", "agreed": [1], "flagged": [2]})
             )  # fmt: skip
     found = reputations(database, clock, now)
-    assert found[NodeId(1)] == Record(4, 1, 10, 10)
+    assert found[NodeId(1)] == Record(288, 72, 10, 10)
     assert found[NodeId(1)].band is Band.SUSPENDED
     assert found[NodeId(2)] == Record(4, 0, 10, 0)
     shown = reputation_document(database, clock, now)
