@@ -55,21 +55,32 @@ class TenantLimits:
 class SlidingCount:
     """Amount of the last minute, from two fixed windows: the older one counts by the share of it that is still inside.
 
-    `mine` is what this process added in the current window; `others` what other processes did, as far as is known.
+    Attributes:
+        window: number of the current window.
+        mine, others: what this process added in it, and what other processes did, as far as is known.
+        told: of `mine` the others were told this; None when nothing yet.
+        before: what all added in the window before it; of that `mine_before` was this process's, and `told_before` is what
+            the others know of it.
     """
 
     window: int = 0
     mine: int = 0
     others: int = 0
+    told: int | None = None
     before: int = 0
-    unpublished: int = 0
+    mine_before: int = 0
+    told_before: int | None = None
 
     def roll(self, now: float) -> None:
         """Go on to the window that holds `now` (Unix seconds)."""
         window = int(now // WINDOW_SECONDS)
         if window != self.window:
-            self.before = self.mine + self.others if window == self.window + 1 else 0
-            self.window, self.mine, self.others, self.unpublished = window, 0, 0, 0
+            if window == self.window + 1:
+                self.before = self.mine + self.others
+                self.mine_before, self.told_before = self.mine, self.told
+            else:
+                self.before, self.mine_before, self.told_before = 0, 0, None
+            self.window, self.mine, self.others, self.told = window, 0, 0, None
 
     def estimate(self, now: float) -> float:
         """Amount of the last minute."""
@@ -81,7 +92,6 @@ class SlidingCount:
         """Count an amount; a negative one takes back what was counted too much."""
         self.roll(now)
         self.mine += amount
-        self.unpublished += amount
 
     def until_room(self, limit: int, amount: int, now: float) -> float:
         """Seconds until `amount` fits under `limit`, if nothing more is added; an upper bound of one window."""

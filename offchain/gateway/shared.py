@@ -1,19 +1,21 @@
 """What the gateways of one operator share through Redis, exchanged twice a second and never on a request's path.
 
     parallelix:fleet:<node>                     see dispatch/fleet_store.py
-    parallelix:quota:<tenant>:<what>:<window>   amount in a minute, kept for two
+    parallelix:minute:<tenant>:<what>:<minute>  hash of amounts by the gateway process that counted them, kept for three minutes
     parallelix:usage:<tenant>:<day>             hash of totals, kept for 400 days
     parallelix:spent:<tenant>                   hash of wei by the gateway process that counted them; each writes its own sum
     parallelix:receipts:<minute>                hash of request id -> record, kept for an hour; an id begins with its minute
 
 A gateway counts at once for itself and learns of the others' counts half a second later, so a quota can be overshot by
-what the others admit in that time, and a Redis that comes back empty is told the current minute again.
+what the others admit in that time. The last half second of a minute is told and learned in the first seconds of the
+next. Each writes its own sum and reads the others', so that telling it twice, taking back what was counted too much, and
+a Redis that comes back empty all end in the same sum.
 """
 
 import contextlib
 import secrets
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -21,7 +23,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from offchain.dispatch.admission import Quotas, SlidingCount
+from offchain.dispatch.admission import WINDOW_SECONDS, Quotas, SlidingCount
 from offchain.dispatch.fleet import NodeReport
 from offchain.dispatch.fleet_store import AsyncFleetStore
 from offchain.domain.types import NodeId
@@ -35,6 +37,8 @@ log = structlog.get_logger("gateway")
 RECEIPT_SECONDS = 3600
 USAGE_SECONDS = 400 * 86400
 QUOTA_SECONDS = 180
+LATE_SECONDS = 5
+"""For so long into a minute the counts of the one before are exchanged, too."""
 RECEIPTS = "parallelix:receipts:"
 SPENT = "parallelix:spent:"
 MOST_UNSHARED = 20_000
@@ -53,6 +57,16 @@ def new_request_id(now_ms: int) -> bytes:
 def minute_of(request_id: bytes) -> int:
     """The Unix minute of an id made here."""
     return int.from_bytes(request_id[:4], "big")
+
+
+def _to_tell(count: SlidingCount, now: float) -> Iterator[tuple[int, int]]:
+    """Windows of a count whose amounts are to be exchanged, with our part."""
+    if count.mine_before != (count.told_before or 0) or (
+        count.before and now % WINDOW_SECONDS < LATE_SECONDS
+    ):
+        yield count.window - 1, count.mine_before
+    if count.mine or count.others or count.before or count.told:
+        yield count.window, count.mine
 
 
 def _by_minute(records: list[tuple[bytes, bytes]]) -> dict[int, list[bytes]]:
@@ -201,31 +215,32 @@ class SharedState:
             usage.spent_elsewhere_wei = max(usage.spent_elsewhere_wei, sum(map(int, parts.values())))
 
     async def _exchange_quotas(self) -> None:
-        """Add what we counted, learn what all counted. A total below what was known means that Redis lost it."""
-        counted: list[tuple[str, SlidingCount, int, int]] = []
+        """Write down what we counted, learn what others did. A field of ours that is gone means that Redis lost the others', too."""
         pipeline = self._redis.pipeline(transaction=False)
         now = self._now_ms() / 1000
+        told: list[tuple[SlidingCount, int, int]] = []
         for tenant, usage in self._quotas.tenants():
             for what, count in (("requests", usage.requests), ("tokens", usage.tokens)):
                 count.roll(now)
-                if not count.mine and not count.others:
-                    continue
-                key = f"parallelix:quota:{tenant}:{what}:{count.window}"
-                counted.append((key, count, count.unpublished, count.window))
-                pipeline.incrby(key, count.unpublished)
-                pipeline.expire(key, QUOTA_SECONDS)
-        if not counted:
+                for window, mine in _to_tell(count, now):
+                    key = f"parallelix:minute:{tenant}:{what}:{window}"
+                    told.append((count, window, mine))
+                    pipeline.hset(key, self._name, str(mine))
+                    pipeline.expire(key, QUOTA_SECONDS)
+                    pipeline.hgetall(key)
+        if not told:
             return
-        answers = (await pipeline.execute())[::2]
-        for (key, count, sent, window), total in zip(counted, answers, strict=True):
-            if count.window != window:
-                continue
-            count.unpublished -= sent
-            known = count.mine - count.unpublished + count.others
-            if total < known:
-                await self._redis.incrby(key, known - total)
-                continue
-            count.others = total - (count.mine - count.unpublished)
+        answers: list[Any] = await pipeline.execute()
+        for (count, window, mine), new, fields in zip(told, answers[::3], answers[2::3], strict=True):
+            everybody = sum(map(int, fields.values()))
+            if window == count.window:
+                if not new or count.told is None:
+                    count.others = everybody - mine
+                count.told = mine
+            elif window == count.window - 1:
+                if not new or count.told_before is None:
+                    count.before = everybody
+                count.told_before = mine
 
     async def _be_found(self) -> None:
         """Tell batch workers where we are, and learn how they prove themselves."""
