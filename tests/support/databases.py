@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,10 +101,11 @@ def start_postgresql(programs: Path) -> Iterator[str]:
         process = subprocess.Popen(server, cwd=folder, stdout=log, stderr=log)
     try:
         ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
-        for _ in range(60):
+        end = time.monotonic() + 60
+        while subprocess.run(ready, timeout=10, check=False).returncode != 0:
             assert process.poll() is None, (folder / "log").read_text()
-            if subprocess.run(ready, timeout=10, check=False).returncode == 0:
-                break
+            assert time.monotonic() < end, "PostgreSQL was not ready within 60 s"
+            time.sleep(0.05)  # a port that nobody listens on yet is refused at once
         yield f"postgresql://parallelix@127.0.0.1:{port}"
     finally:
         process.send_signal(3)  # SIGQUIT: at once, without waiting for clients

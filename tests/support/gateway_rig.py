@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
 import tomli_w
 
 from offchain.chain.keys import Signer, create_keystore
@@ -23,6 +22,7 @@ from offchain.domain.hashing import keccak256
 from offchain.gateway.keys import create_key
 from tests.support.factories import make_node
 from tests.support.stub_node import Spec
+from tests.support.web_client import HTTP
 
 ROOT = Path(__file__).parents[2]
 CONTRACTS = {
@@ -33,7 +33,7 @@ CONTRACTS = {
 CHAIN_ID = 31337
 
 
-def wait_for(check: Callable[[], Any], seconds: float = 10.0, what: str = "it") -> Any:
+def wait_for(check: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
     """Poll until `check` gives something true; returns that. Raises AssertionError when it never does."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -110,11 +110,11 @@ class StubProcess(Process):
 
     def set(self, **changes: Any) -> None:
         """Change its behaviour."""
-        httpx.post(f"{self.url}/stub", json=changes, timeout=5).raise_for_status()
+        HTTP.post(f"{self.url}/stub", json=changes).raise_for_status()
 
     def state(self) -> dict[str, Any]:
         """What it is doing."""
-        state: dict[str, Any] = httpx.get(f"{self.url}/stub", timeout=5).json()
+        state: dict[str, Any] = HTTP.get(f"{self.url}/stub").json()
         return state
 
 
@@ -202,17 +202,16 @@ class Rig:
 
     def sees(self, node: StubProcess) -> bool:
         """Whether the first gateway can pin a request to a node."""
-        answer = httpx.post(
+        answer = HTTP.post(
             f"{self.url}/v1/chat/completions",
             json={"model": node.spec.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
             headers={**self.auth, "X-Parallelix-Node": str(node.spec.node_id)},
-            timeout=5,
         )
         return answer.status_code == 200
 
     def sees_model(self, model: str) -> bool:
         """Whether the first gateway lists a model."""
-        listed = httpx.get(f"{self.url}/v1/models", headers=self.auth, timeout=5).json()
+        listed = HTTP.get(f"{self.url}/v1/models", headers=self.auth).json()
         return any(entry["id"] == model for entry in listed["data"])
 
     @property

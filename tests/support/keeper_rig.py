@@ -45,11 +45,10 @@ class KeeperProcess(Process):
 
     def child(self, name: str) -> int:
         """Process id of a child by its name; 0 while there is none."""
-        for path in Path(f"/proc/{self.popen.pid}/task").glob("*/children"):
-            for pid in path.read_text().split():
-                with suppress(FileNotFoundError, ProcessLookupError):
-                    if Path(f"/proc/{pid}/comm").read_text().strip() == name and alive(int(pid)):
-                        return int(pid)
+        for pid in _children(self.popen.pid):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name and alive(pid):
+                    return pid
         return 0
 
     def family(self) -> list[int]:
@@ -58,8 +57,7 @@ class KeeperProcess(Process):
         while queue:
             pid = queue.pop()
             found.append(pid)
-            for path in Path(f"/proc/{pid}/task").glob("*/children"):
-                queue += [int(word) for word in path.read_text().split()]
+            queue += _children(pid)
         return found
 
     def terminate(self) -> int:
@@ -314,7 +312,8 @@ class KeeperRig:
         """Hold keeper i still for the block, so that only others can have done what happens."""
         family = self.keepers[i].family()
         for pid in family:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
@@ -346,6 +345,17 @@ class KeeperRig:
                 time.sleep(0.05)
             process.kill()
         self.network.rpc.close()
+
+
+def _children(pid: int) -> list[int]:
+    """Process ids of a process's children; threads and processes may end while this looks."""
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                words = (task / "children").read_text().split()
+                found += map(int, words)
+    return found
 
 
 def alive(pid: int) -> bool:

@@ -76,7 +76,7 @@ def running_gateway(
             stderr=log,
         )
     try:
-        until(ready_file.exists, 20, "the gateway")
+        until(ready_file.exists, 60, "the gateway")
         yield json.loads(ready_file.read_text())["url"], api_key
     finally:
         process.terminate()

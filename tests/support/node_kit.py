@@ -45,7 +45,7 @@ def clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "condition") -> Any:
     deadline = time.monotonic() + seconds
     while True:
         found = condition()
@@ -55,7 +55,7 @@ def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "cond
         time.sleep(0.02)
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         found = condition()

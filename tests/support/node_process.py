@@ -113,7 +113,7 @@ class Agent:
             )
         self.ready_file = folder / "ready.json"
 
-    def wait_ready(self, seconds: float = 20) -> str:
+    def wait_ready(self, seconds: float = 60) -> str:
         def ready() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             return self.ready_file.exists()
@@ -130,6 +130,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def command_line(pid: int) -> bytes:
+    """Words of a process, each followed by a zero byte; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 async def _ask(url: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.web_client import HTTP
+
 ROOT = Path(__file__).parents[2]
 VLLM = ROOT / ".vllm/bin/vllm"
 TINY = ROOT / ".models/tiny-llama"
@@ -49,7 +51,7 @@ def vllm_server(model: Path, port: int, log: Path, name: str = "m", seconds: flo
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health", timeout=2).status_code == 200:
+                if HTTP.get(f"{url}/health", timeout=2).status_code == 200:
                     break
             if process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"vLLM did not start: {log.read_text()[-1500:]}")

@@ -21,13 +21,15 @@ def say(
     url: str,
     *pieces: bytes,
     pause: float = 0.0,
-    seconds: float = 5.0,
-    silence: float = 1.0,
+    seconds: float = 30.0,
+    silence: float | None = None,
     over: bool = False,
 ) -> bytes:
-    """Send bytes, read until the other side closes or stays silent for `silence` seconds.
+    """Send bytes, read until the other side closes or stays silent.
 
     Args:
+        seconds: what sending, and waiting for the first byte, may take.
+        silence: seconds after which no more is expected; None waits for the first byte, and then 2 s for more.
         over: nothing more will be sent, and the other side sees that.
     """
     received = b""
@@ -38,10 +40,11 @@ def say(
                 time.sleep(pause)
             if over:
                 connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(silence)
         with suppress(TimeoutError, ConnectionError):
+            connection.settimeout(seconds if silence is None else silence)
             while data := connection.recv(65536):
                 received += data
+                connection.settimeout(2.0 if silence is None else silence)
     return received
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 import redis
@@ -22,6 +21,7 @@ from offchain.gateway.keyring import BATCH_SECRET, batch_token
 from tests.support.gateway_rig import Process, Rig, wait_for
 from tests.support.ports import free_port
 from tests.support.stub_model import expected_text
+from tests.support.web_client import HTTP
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -152,8 +152,8 @@ def test_batch__worker_killed_in_the_middle__another_ends_it_within_five_seconds
 ) -> None:
     store = BatchStore(redis.Redis.from_url(redis_url))
     first = start_worker(rig)
-    made = submit(client, lines_of(120, lambda n: body_of(n, max_tokens=40)))
-    wait_for(lambda: len(store.results(made.id)) >= 15, seconds=30, what="some lines are answered")
+    made = submit(client, lines_of(120, lambda n: body_of(n, max_tokens=200)))
+    wait_for(lambda: len(store.results(made.id)) >= 15, what="some lines are answered")
     children = Path(f"/proc/{first.popen.pid}/task/{first.popen.pid}/children").read_text()
     assert children == "", "a killed worker would leave these behind"
     first.kill()
@@ -161,7 +161,7 @@ def test_batch__worker_killed_in_the_middle__another_ends_it_within_five_seconds
     assert len(kept) < 120
     second = start_worker(rig)
     began = time.monotonic()
-    wait_for(lambda: len(store.results(made.id)) > len(kept) + 8, seconds=20, what="another worker goes on")
+    wait_for(lambda: len(store.results(made.id)) > len(kept) + 8, what="another worker goes on")
     resumed = time.monotonic() - began
     batch = ended(client, made.id)
     second.terminate()
@@ -177,7 +177,7 @@ def test_batch__worker_stopped_past_its_lease__its_late_answers_change_nothing(
     rig: Rig, client: openai.OpenAI
 ) -> None:
     first = start_worker(rig)
-    made = submit(client, lines_of(100, lambda n: body_of(n, max_tokens=40)))
+    made = submit(client, lines_of(100, lambda n: body_of(n, max_tokens=200)))
     wait_for(lambda: client.batches.retrieve(made.id).status == "in_progress", what="it is worked on")
     first.signal(signal.SIGSTOP)
     second = start_worker(rig)
@@ -277,7 +277,7 @@ def test_files__wrong_form__is_a_400(rig: Rig) -> None:
         (form, b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n--b--\r\n'),
         (form, b"--b" * 1000),
     ):
-        answer = httpx.post(url, content=body, headers={**rig.auth, **headers})
+        answer = HTTP.post(url, content=body, headers={**rig.auth, **headers})
         assert answer.status_code == 400, body
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
@@ -316,7 +316,7 @@ def test_batch_token__forged_or_old__is_a_stranger(rig: Rig, redis_url: str) -> 
     now = int(time.time())
 
     def status(token: str) -> int:
-        return httpx.get(f"{rig.url}/v1/models", headers={"Authorization": f"Bearer {token}"}).status_code
+        return HTTP.get(f"{rig.url}/v1/models", headers={"Authorization": f"Bearer {token}"}).status_code
 
     good = batch_token(secret, "alice", now + 60)
     assert status(good) == 200

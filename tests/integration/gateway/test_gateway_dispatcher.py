@@ -22,6 +22,7 @@ from offchain.errors import SkipError
 from tests.support.gateway_rig import CHAIN_ID, CONTRACTS, Rig, wait_for
 from tests.support.ports import free_port
 from tests.support.stub_model import expected_text
+from tests.support.web_client import HTTP
 
 ASK: dict[str, Any] = {
     "model": "stub-model",
@@ -170,9 +171,8 @@ def test_second_gateway__same_redis__serves_with_no_further_configuration(rig: R
     assert rig.url == second.url
 
     def served() -> bool:
-        import httpx
 
-        answer = httpx.post(f"{second.url}/v1/chat/completions", json=ASK, headers=rig.auth, timeout=5)
+        answer = HTTP.post(f"{second.url}/v1/chat/completions", json=ASK, headers=rig.auth)
         return answer.status_code == 200
 
-    wait_for(served, seconds=5, what="the second gateway serves")
+    wait_for(served, what="the second gateway serves")

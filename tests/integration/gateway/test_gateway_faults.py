@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.gateway_rig import Rig, StubProcess, wait_for
 from tests.support.stub_model import expected_text
+from tests.support.web_client import HTTP
 
 ASK: dict[str, Any] = {
     "model": "stub-model",
@@ -25,7 +26,7 @@ ASK: dict[str, Any] = {
 }
 
 
-ABSENCE_SECONDS = 2.5
+ABSENCE_SECONDS = 5.0
 
 
 class Scene:
@@ -98,7 +99,7 @@ def text_of(stream: Any) -> tuple[str, str | None, Any]:
 
 
 def attempts(rig: Scene, request_id: str) -> list[dict[str, Any]]:
-    return httpx.get(f"{rig.url}/v1/receipts/{request_id}", headers=rig.auth).json()["attempts"]
+    return HTTP.get(f"{rig.url}/v1/receipts/{request_id}", headers=rig.auth).json()["attempts"]
 
 
 def busy(*nodes: StubProcess) -> StubProcess | None:
@@ -133,7 +134,7 @@ def test_kill__before_the_first_token__client_sees_only_the_answer(rig: Scene, c
         nodes.remove(victim)
         wait_for(partial(busy, *nodes), what="another node works")
         assert time.monotonic() - killed < 0.25
-        thread.join(20)
+        thread.join(60)
         expected, _, _ = expected_text(ASK)
         got = results[0][0] if stream else results[0].choices[0].message.content
         assert got == expected
@@ -144,7 +145,7 @@ def test_kill__before_the_first_token__client_sees_only_the_answer(rig: Scene, c
 def test_kill__mid_stream__one_unbroken_stream_with_every_token_once(
     rig: Scene, client: openai.OpenAI, cut_after: int
 ) -> None:
-    nodes = [rig.node(i, token_ms=15) for i in (1, 2)]
+    nodes = [rig.node(i, token_ms=30) for i in (1, 2)]
     expected, expected_finish, tokens = expected_text(ASK)
     stream = ask(client, stream=True, stream_options={"include_usage": True})
     text, finish, usage, seen, resumed_in = "", None, None, 0, 0.0
@@ -178,7 +179,7 @@ def test_kill__mid_stream__one_unbroken_stream_with_every_token_once(
 def test_kill__mid_stream_with_stop_strings__text_is_the_uninterrupted_one(
     rig: Scene, client: openai.OpenAI, cut_after: int, extra: dict[str, Any]
 ) -> None:
-    nodes = [rig.node(i, token_ms=15) for i in (1, 2)]
+    nodes = [rig.node(i, token_ms=30) for i in (1, 2)]
     expected, expected_finish, _ = expected_text({**ASK, **extra})
     text, finish, seen, killed = "", None, 0, False
     for chunk in ask(client, stream=True, **extra):
@@ -193,7 +194,7 @@ def test_kill__mid_stream_with_stop_strings__text_is_the_uninterrupted_one(
 
 
 def test_kill__twice_in_one_stream__still_unbroken(rig: Scene, client: openai.OpenAI) -> None:
-    nodes = [rig.node(i, token_ms=15) for i in (1, 2, 3)]
+    nodes = [rig.node(i, token_ms=30) for i in (1, 2, 3)]
     text, seen = "", 0
     for chunk in ask(client, stream=True):
         for choice in chunk.choices:
@@ -206,9 +207,9 @@ def test_kill__twice_in_one_stream__still_unbroken(rig: Scene, client: openai.Op
 
 
 def test_kill__mid_stream_and_not_resumable__is_an_explicit_error(rig: Scene) -> None:
-    nodes = [rig.node(i, token_ms=15) for i in (1, 2)]
+    nodes = [rig.node(i, token_ms=30) for i in (1, 2)]
     body = {**ASK, "stream": True, "frequency_penalty": 0.5}
-    with httpx.stream(
+    with HTTP.stream(
         "POST", f"{rig.url}/v1/chat/completions", json=body, headers=rig.auth, timeout=20
     ) as answer:
         received = ""
@@ -232,7 +233,7 @@ def test_lies__whole_answer__next_node_answers(rig: Scene, client: openai.OpenAI
     for _ in range(6):
         assert ask(client).choices[0].message.content == expected_text(ASK)[0]
     assert honest.state()["served"] >= 6
-    text = httpx.get(f"{rig.url}/metrics").text
+    text = HTTP.get(f"{rig.url}/metrics").text
     assert 'outcome="failed"' in text
 
 
@@ -250,6 +251,7 @@ def test_capacity__no_node_up__is_waited_for_a_moment_then_503_at_once_with_the_
     rig: Scene, client: openai.OpenAI
 ) -> None:
     node = rig.node(1)
+    ask(client)  # the client's own beginnings are not measured
     node.kill()
     began = time.monotonic()
     with pytest.raises(openai.InternalServerError) as caught:
@@ -267,6 +269,7 @@ def test_capacity__no_node_up__is_waited_for_a_moment_then_503_at_once_with_the_
 
 def test_capacity__model_that_nobody_has__is_404_at_once(rig: Scene, client: openai.OpenAI) -> None:
     rig.node(1)
+    ask(client)  # the client's own beginnings are not measured
     began = time.monotonic()
     with pytest.raises(openai.NotFoundError):
         ask(client, model="nobody-has-this")
@@ -286,14 +289,14 @@ def test_move__only_node_dies_and_comes_back_elsewhere__request_waits_for_it(
     late, second = in_background(lambda: ask(client))
 
     def waiting() -> bool:
-        return "parallelix_gateway_requests_waiting 2" in httpx.get(f"{rig.url}/metrics").text
+        return "parallelix_gateway_requests_waiting 2" in HTTP.get(f"{rig.url}/metrics").text
 
     wait_for(waiting, what="both wait")
     assert not first
     assert not second
     spare.set(mode="ok")
-    begun.join(20)
-    late.join(20)
+    begun.join(60)
+    late.join(60)
     expected = expected_text(ASK)[0]
     assert (first[0][0] if stream else first[0].choices[0].message.content) == expected
     assert second[0].choices[0].message.content == expected
@@ -330,12 +333,12 @@ def test_stop__gateway_sigterm__running_stream_ends_well(tmp_path: Path) -> None
         alone.node(1, token_ms=20)
         body = {**ASK, "model": "stub-model", "stream": True}
         url = f"{alone.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json=body, headers=alone.auth, timeout=20) as answer:
+        with HTTP.stream("POST", url, json=body, headers=alone.auth) as answer:
             pieces = answer.iter_text()
             received = next(pieces)
             gateway.signal(signal.SIGTERM)
             received += "".join(pieces)
         assert received.endswith("data: [DONE]\n\n")
-        assert gateway.popen.wait(10) == 0
+        assert gateway.popen.wait(60) == 0
     finally:
         alone.close()

@@ -5,7 +5,6 @@ import json
 import random
 from collections.abc import Iterator
 
-import httpx
 import openai
 import pytest
 import schemathesis
@@ -15,6 +14,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, status_c
 
 from tests.support.gateway_rig import Rig
 from tests.support.ports import free_port
+from tests.support.web_client import HTTP
 from tests.support.wire import head, say, statuses
 
 lazy = schemathesis.pytest.from_fixture("document")
@@ -236,7 +236,7 @@ def test_files__odd_file_name__is_kept_as_text_or_refused(rig: Rig, disposition:
     if statuses(answer) == [200]:
         kept = json.loads(answer.split(b"\r\n\r\n", 1)[1])
         assert len(kept["filename"]) <= 256
-        assert httpx.delete(f"{rig.url}/v1/files/{kept['id']}", headers=rig.auth).status_code == 200
+        assert HTTP.delete(f"{rig.url}/v1/files/{kept['id']}", headers=rig.auth).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -283,5 +283,5 @@ def test_uploads__many_cut_off__leave_no_memory_behind(rig: Rig) -> None:
 
 
 def test_fuzz__afterwards__no_fault_of_our_own(rig: Rig) -> None:
-    assert "parallelix_gateway_internal_errors_total 0" in httpx.get(f"{rig.url}/metrics").text
+    assert "parallelix_gateway_internal_errors_total 0" in HTTP.get(f"{rig.url}/metrics").text
     assert "Traceback" not in rig.gateways[0].log.read_text()

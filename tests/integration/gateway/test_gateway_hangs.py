@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.gateway_rig import Rig, StubProcess, wait_for
 from tests.support.stub_model import expected_text
+from tests.support.web_client import HTTP
 
 ASK: dict[str, Any] = {
     "model": "stub-model",
@@ -50,12 +50,12 @@ def pair(rig: Rig, request: pytest.FixtureRequest) -> Iterator[tuple[StubProcess
 
 def post(rig: Rig, model: str, **changes: Any) -> httpx.Response:
     body = {**ASK, "model": model, **changes}
-    return httpx.post(f"{rig.url}/v1/chat/completions", json=body, headers=rig.auth, timeout=30)
+    return HTTP.post(f"{rig.url}/v1/chat/completions", json=body, headers=rig.auth, timeout=30)
 
 
 def tries(rig: Rig, answer: httpx.Response) -> list[dict[str, Any]]:
     url = f"{rig.url}/v1/receipts/{answer.headers['x-request-id']}"
-    found: list[dict[str, Any]] = httpx.get(url, headers=rig.auth).json()["attempts"]
+    found: list[dict[str, Any]] = HTTP.get(url, headers=rig.auth).json()["attempts"]
     return found
 
 
@@ -83,10 +83,10 @@ def test_sigstop__before_the_first_byte__goes_elsewhere_in_time(
 def test_sigstop__mid_stream__is_resumed(rig: Rig, pair: tuple[StubProcess, StubProcess]) -> None:
     for node in pair:
         node.set(token_ms=40)
-    body = {**ASK, "model": pair[0].spec.model, "stream": True}
+    body = {**ASK, "model": pair[0].spec.model, "stream": True, "max_tokens": 60}
     received = ""
     stopped: StubProcess | None = None
-    with httpx.stream(
+    with HTTP.stream(
         "POST", f"{rig.url}/v1/chat/completions", json=body, headers=rig.auth, timeout=30
     ) as answer:
         for piece in answer.iter_text():
@@ -141,15 +141,15 @@ def test_region__all_of_it_killed__next_region_serves(rig: Rig) -> None:
 
 
 def test_region__full__spills_over(rig: Rig) -> None:
-    near = rig.node(26, model="spilling", region="local", slots=1, first_ms=600)
+    near = rig.node(26, model="spilling", region="local", slots=1, token_ms=100)
     far = rig.node(27, model="spilling", region="far", slots=4)
-    answers: list[httpx.Response] = []
-    threads = [threading.Thread(target=lambda: answers.append(post(rig, "spilling"))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(a.headers["x-parallelix-node"] for a in answers) == ["26", "27", "27"]
+    body = {**ASK, "model": "spilling", "stream": True, "max_tokens": 600}
+    with HTTP.stream("POST", f"{rig.url}/v1/chat/completions", json=body, headers=rig.auth) as held:
+        pieces = held.iter_raw()
+        next(pieces)
+        assert held.headers["x-parallelix-node"] == "26"
+        for _ in range(2):
+            assert post(rig, "spilling").headers["x-parallelix-node"] == "27"
     near.kill()
     far.kill()
 
@@ -157,10 +157,10 @@ def test_region__full__spills_over(rig: Rig) -> None:
 def test_silence__heartbeats_stop__node_is_forgotten(rig: Rig) -> None:
     node = rig.node(25, model="silent")
     node.set(mode="silent")
-    wait_for(lambda: post(rig, "silent").status_code == 503, seconds=10, what="the node is forgotten")
+    wait_for(lambda: post(rig, "silent").status_code == 503, what="the node is forgotten")
     assert post(rig, "silent").json()["error"]["code"] == "no_capacity"
     node.set(mode="ok")
-    wait_for(lambda: post(rig, "silent").status_code == 200, seconds=3, what="it is back")
+    wait_for(lambda: post(rig, "silent").status_code == 200, what="it is back")
     node.kill()
 
 

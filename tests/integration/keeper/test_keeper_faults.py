@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 
-import httpx
 import pytest
 import redis
 
@@ -21,6 +20,7 @@ from tests.support.anvil import KEYS, start_anvil
 from tests.support.keeper_rig import KeeperRig, alive, wait_for
 from tests.support.redis_server import RedisServer
 from tests.support.web3signer import start_web3signer
+from tests.support.web_client import HTTP
 
 pytestmark = [pytest.mark.anvil, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -191,7 +191,7 @@ def test_clock__five_minutes_behind_the_chain__verify_refuses_and_the_keeper_say
     rig.network.anvil.rpc("evm_increaseTime", 300)  # last in this module: the chain stays ahead
 
     def skew() -> float:
-        text = httpx.get(f"{rig.keeper_url(0)}/metrics", timeout=5).text
+        text = HTTP.get(f"{rig.keeper_url(0)}/metrics").text
         return float(text.partition("\nparallelix_keeper_clock_skew_seconds ")[2].partition("\n")[0])
 
     wait_for(lambda: skew() < -200, 20, "four blocks from the future")

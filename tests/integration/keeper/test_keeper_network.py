@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from offchain.crash import EPOCH_POINTS
@@ -20,6 +19,7 @@ from offchain.domain.types import Epoch
 from tests.support.anvil import KEYS, start_anvil
 from tests.support.keeper_rig import KeeperRig, alive, wait_for
 from tests.support.web3signer import start_web3signer
+from tests.support.web_client import HTTP
 
 pytestmark = [pytest.mark.anvil, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -92,7 +92,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
     assert code == 0, err
     assert "holds to the wei" in out
 
-    bundle = httpx.get(f"{rig.keeper_url(2)}/v1/bundles/{facts['bundleHash']}", timeout=5)
+    bundle = HTTP.get(f"{rig.keeper_url(2)}/v1/bundles/{facts['bundleHash']}")
     assert bundle.status_code == 200
     stored = rig.folder / "bundle.json"
     stored.write_bytes(bundle.content)
@@ -133,10 +133,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
     )
 
     summary = wait_for(
-        lambda: (
-            (found := httpx.get(f"{rig.keeper_url(0)}/v1/epochs/{epoch}", timeout=5).json())["nodes"]
-            and found
-        ),
+        lambda: (found := HTTP.get(f"{rig.keeper_url(0)}/v1/epochs/{epoch}").json())["nodes"] and found,
         20,
         "slot records",
     )
@@ -207,15 +204,13 @@ def test_start__wrong_settings__one_line_and_nothing_left(rig: KeeperRig, tmp_pa
 
 def test_api__health_ready_metrics__answer(rig: KeeperRig) -> None:
     for i in (0, 1, 2):
-        assert httpx.get(f"{rig.keeper_url(i)}/health", timeout=5).json()["status"] == "ok"
-        ready = httpx.get(f"{rig.keeper_url(i)}/ready", timeout=5)
+        assert HTTP.get(f"{rig.keeper_url(i)}/health").json()["status"] == "ok"
+        ready = HTTP.get(f"{rig.keeper_url(i)}/ready")
         assert ready.status_code == 200, ready.text
-        assert (
-            "parallelix_keeper_block_age_seconds" in httpx.get(f"{rig.keeper_url(i)}/metrics", timeout=5).text
-        )
-    assert httpx.get(f"{rig.keeper_url(0)}/v1/bundles/0x{'00' * 32}", timeout=5).status_code == 404
-    assert httpx.get(f"{rig.keeper_url(0)}/v1/epochs/4000000000/evidence", timeout=5).status_code == 425
-    refused = httpx.post(f"{rig.keeper_url(0)}/internal/heartbeat", content=b"{}", timeout=5)
+        assert "parallelix_keeper_block_age_seconds" in HTTP.get(f"{rig.keeper_url(i)}/metrics").text
+    assert HTTP.get(f"{rig.keeper_url(0)}/v1/bundles/0x{'00' * 32}").status_code == 404
+    assert HTTP.get(f"{rig.keeper_url(0)}/v1/epochs/4000000000/evidence").status_code == 425
+    refused = HTTP.post(f"{rig.keeper_url(0)}/internal/heartbeat", content=b"{}")
     assert refused.status_code in (400, 401)
 
 

@@ -10,6 +10,7 @@ from offchain.demo.network import LocalNetwork
 from tests.support.node_gateway import running_gateway
 from tests.support.node_kit import until
 from tests.support.node_process import Agent, register_nodes, settings_of
+from tests.support.web_client import HTTP
 
 pytestmark = [pytest.mark.anvil, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -22,7 +23,7 @@ def registered(network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory) 
 def ask(url: str, key: str, text: str, **headers: str) -> httpx.Response:
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     headers["Authorization"] = f"Bearer {key}"
-    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+    return HTTP.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
 
 
 def test_dialled_nodes__serve_through_the_gateway__and_one_dies_unnoticed(
@@ -45,7 +46,7 @@ def test_dialled_nodes__serve_through_the_gateway__and_one_dies_unnoticed(
                 def pinned(node_id: int = node.node_id) -> bool:
                     return ask(url, key, "tokens=1", **{"X-Parallelix-Node": str(node_id)}).status_code == 200
 
-                until(pinned, 20, f"node {node.node_id} through the gateway")
+                until(pinned, 60, f"node {node.node_id} through the gateway")
             answer = ask(url, key, "tokens=3")
             assert answer.json()["choices"][0]["message"]["content"] == " w0é w1é w2é"
             assert answer.headers["x-parallelix-receipt"]

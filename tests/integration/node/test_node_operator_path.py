@@ -18,7 +18,6 @@ from offchain.domain.messages import EpochReport
 from offchain.domain.types import Bps, Epoch, NodeId
 from tests.support.node_kit import STUB, until
 from tests.support.node_network import ROOT, chain_with_actors
-from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.anvil, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -56,7 +55,7 @@ class Keeper:
                 pass
 
         self.documents = documents
-        self.server = HTTPServer(("127.0.0.1", free_port()), Handler)
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -147,7 +146,7 @@ def test_operator_path__every_line_of_the_guide__from_bare_machine_to_claim(
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
-                until((folder / "data/ready.json").exists, 30, "the node")
+                until((folder / "data/ready.json").exists, 60, "the node")
                 continue
             if kind == "epoch":
                 close_epoch(network, keeper, 1)

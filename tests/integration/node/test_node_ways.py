@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from offchain.demo.network import LocalNetwork, Node
@@ -21,10 +20,11 @@ from tests.support.node_process import Agent, register_nodes, settings_of
 from tests.support.ports import free_port
 from tests.support.stub_model import expected_text
 from tests.support.stub_node import Spec
+from tests.support.web_client import HTTP
 
 pytestmark = [pytest.mark.anvil, pytest.mark.slow, pytest.mark.timeout(240)]
 
-TOKENS = 60
+TOKENS = 120
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Reading:
 
     def _read(self) -> None:
         url, body, headers = self._arguments
-        with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as answer:
+        with HTTP.stream("POST", url, json=body, headers=headers, timeout=30) as answer:
             assert answer.status_code == 200
             self.node = int(answer.headers["x-parallelix-node"])
             for line in answer.iter_lines():
@@ -118,7 +118,7 @@ def served(request: pytest.FixtureRequest, network: LocalNetwork, tmp_path: Path
                 agents.append(Agent(network, config, folder))
             found = Served(url, key, network.nodes, agents, engines)
             for node in network.nodes:
-                until(lambda node=node: _pinned(found, node), 30, "the node through the gateway")
+                until(lambda node=node: _pinned(found, node), 60, "the node through the gateway")
             yield found
     finally:
         for agent in agents:
@@ -132,22 +132,22 @@ def _pinned(served: Served, node: Node) -> bool:
     headers = {"Authorization": f"Bearer {served.key}", "X-Parallelix-Node": str(node.node_id)}
     body = served.body() | {"max_tokens": 1}
     return (
-        httpx.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=30).status_code
+        HTTP.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=30).status_code
         == 200
     )
 
 
 def _index_of(served: Served, reading: Reading) -> int:
-    until(lambda: reading.text, 20, "the first words")
+    until(lambda: reading.text, 60, "the first words")
     return next(i for i, node in enumerate(served.nodes) if node.node_id == reading.node)
 
 
 def test_way__answer__carries_a_receipt_of_its_node(served: Served) -> None:
     headers = {"Authorization": f"Bearer {served.key}"}
-    answer = httpx.post(
+    answer = HTTP.post(
         f"{served.url}/v1/chat/completions", json=served.body(max_tokens=4), headers=headers, timeout=30
     )
-    record = httpx.get(f"{served.url}/v1/receipts/{answer.headers['x-request-id']}", headers=headers).json()
+    record = HTTP.get(f"{served.url}/v1/receipts/{answer.headers['x-request-id']}", headers=headers).json()
     assert record["receipt"]["receipt"]["nodeId"] == int(answer.headers["x-parallelix-node"])
     assert record["receipt"]["nodeKey"] in [node.key.address for node in served.nodes]
 
@@ -171,7 +171,7 @@ def test_way__agent_drains__its_stream_ends_whole_and_the_rest_goes_elsewhere(se
     with Load(served.url, served.key, workers=3) as load:
         served.agents[index].process.send_signal(signal.SIGTERM)
         reading.wait()
-        assert served.agents[index].process.wait(30) == 0
+        assert served.agents[index].process.wait(60) == 0
         until(lambda: load.answered > 3, 60, "answers of the other node")
     assert reading.text == expected_text(served.body())[0]
     assert reading.events[-1] == "[DONE]"
@@ -185,5 +185,5 @@ def test_way__client_leaves__model_server_stops(served: Served) -> None:
     before = served.engines[index].state()["cancelled"]
     reading.leave.set()
     reading.wait()
-    until(lambda: served.engines[index].state()["cancelled"] == before + 1, 10, "the model server's stop")
+    until(lambda: served.engines[index].state()["cancelled"] == before + 1, 60, "the model server's stop")
     assert served.engines[index].state()["running"] == 0
