@@ -102,7 +102,7 @@ def run(process: str, config: Config, folder: Path) -> subprocess.CompletedProce
         timeout=60,
         check=False,
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (left := marked(run_id)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == [], "processes were left behind"

@@ -71,11 +71,11 @@ def test_playground__prompt__tokens_stream_and_the_signed_route_follows(
 ) -> None:
     for node in (playground.first, playground.second):
         node.set(token_ms=60)
-    ask(tab, playground)
+    ask(tab, playground, tokens=80)
     answer = tab.locator("#answer")
     expect(answer).not_to_be_empty()
     part = answer.text_content() or ""
-    expect(tab.get_by_role("heading", name="Route receipt")).to_be_visible(timeout=15_000)
+    expect(tab.get_by_role("heading", name="Route receipt")).to_be_visible()
     whole = answer.text_content() or ""
     assert whole.startswith(part)
     assert len(whole) > len(part), "the answer came in one piece"
@@ -94,12 +94,11 @@ def test_playground__node_dies_in_the_middle__rescued_and_both_attempts_are_show
 ) -> None:
     for node in (playground.first, playground.second):
         node.set(token_ms=60)
-    ask(tab, playground, tokens=40)
+    ask(tab, playground, tokens=80)
     expect(tab.locator("#answer")).not_to_be_empty()
-    said = tab.locator("#play-state").text_content() or ""
-    busy = playground.first if "Node 1" in said else playground.second
+    busy = next(node for node in (playground.first, playground.second) if node.state()["running"])
     busy.kill()
-    expect(tab.get_by_role("heading", name="Route receipt")).to_be_visible(timeout=20_000)
+    expect(tab.get_by_role("heading", name="Route receipt")).to_be_visible()
     expect(tab.locator("#route dl")).to_contain_text("Attempt 2")
     answered = tab.locator("#answer").text_content() or ""
     assert len(answered.split()) > 10, "the rescued answer is not whole"
@@ -126,18 +125,19 @@ def test_playground__no_node_left__says_what_the_gateway_says(tab: Page, playgro
     playground.first.kill()
     playground.second.kill()
     tab.get_by_role("button", name="Send").click()
-    expect(tab.locator("#play-state")).to_contain_text(re.compile("node|gateway"), timeout=20_000)
-    expect(tab.get_by_role("button", name="Send")).to_be_enabled(timeout=20_000)
+    expect(tab.locator("#play-state")).to_contain_text(re.compile("node|gateway"))
+    expect(tab.get_by_role("button", name="Send")).to_be_enabled()
 
 
 def test_keys__usage_of_a_key__is_the_gateways_own_count(tab: Page, playground: Playground) -> None:
     ask(tab, playground)
-    expect(tab.get_by_role("heading", name="Route receipt")).to_be_visible(timeout=15_000)
+    expect(tab.get_by_role("heading", name="Route receipt")).to_be_visible()
 
     def shown() -> bool:
         tab.goto(f"{playground.url}/keys")
         tab.get_by_label("API key").fill(playground.rig.api_key)
-        tab.get_by_role("button", name="Show usage").click()
+        with tab.expect_navigation():
+            tab.get_by_role("button", name="Show usage").click()
         return tab.locator("table").count() > 0
 
     wait_for(shown, what="the usage is counted")
@@ -161,7 +161,6 @@ def test_node_page__at_the_gateway__says_what_it_did_and_what_keeps_work_from_it
     body = {"model": "stub-model", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
     wait_for(
         lambda: HTTP.get(f"{rig.url}/v1/nodes/2").status_code == 404,
-        seconds=15,
         what="the gateway forgets the killed node",
     )
     before = HTTP.get(f"{rig.url}/v1/nodes/1").json()["attempts_succeeded"]

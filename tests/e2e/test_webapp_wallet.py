@@ -152,13 +152,13 @@ def test_transaction__pending__is_true_after_reload_and_when_mined(desk: Desk) -
     desk.connect()
     desk.network.anvil.automine(False)
     desk.tab.get_by_role("button", name="Ask for the stake back").click()
-    expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible(timeout=10_000)
+    expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible()
     desk.tab.reload()
     expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible()
     with desk.follower.still:
         desk.network.anvil.mine()
-        expect(desk.tab.locator(".tx-words[data-state=confirmed]")).to_be_visible(timeout=10_000)
-    expect(desk.tab.locator(".tx-words[data-state=done]")).to_be_visible(timeout=10_000)
+        expect(desk.tab.locator(".tx-words[data-state=confirmed]")).to_be_visible()
+    expect(desk.tab.locator(".tx-words[data-state=done]")).to_be_visible()
     assert f"Node {node} asked for its stake" in (desk.tab.locator(".tx-words").text_content() or "")
 
 
@@ -169,8 +169,7 @@ def test_transaction__reorganised_under_the_open_page__is_not_called_done(desk: 
     desk.open(f"/tx/{tx}")
     expect(desk.tab.locator(".tx-words")).to_have_attribute("data-state", re.compile("done|confirmed"))
     desk.network.anvil.reorg(1)
-    desk.tab.reload()
-    expect(desk.tab.locator(".tx-words")).to_have_attribute("data-state", re.compile("unknown|pending"))
+    desk.until(f"/tx/{tx}", ".tx-words:is([data-state=unknown], [data-state=pending])")
     desk.until(f"/nodes/{node}", "h1 .s-idle")
 
 

@@ -117,7 +117,7 @@ def test_capabilities__hash_and_place__are_set_and_shown(desk: Desk) -> None:
     )
     desk.network.anvil.automine(False)
     desk.tab.get_by_role("button", name="Set the capabilities").click()
-    expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible(timeout=15_000)
+    expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible()
     desk.tab.reload()
     expect(desk.tab.locator(".tx-words[data-state=pending]")).to_be_visible()
     desk.network.anvil.mine()

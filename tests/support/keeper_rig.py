@@ -51,6 +51,12 @@ class KeeperProcess(Process):
                     return pid
         return 0
 
+    def kill_child(self, name: str) -> int:
+        """SIGKILL to a child by its name, which a new child takes a moment to have; its process id."""
+        victim: int = wait_for(lambda: self.child(name), what=f"a child {name}")
+        os.kill(victim, signal.SIGKILL)
+        return victim
+
     def family(self) -> list[int]:
         """Process ids of the supervisor and all that is below it."""
         found, queue = [], [self.popen.pid]
@@ -63,7 +69,7 @@ class KeeperProcess(Process):
     def terminate(self) -> int:
         """SIGTERM, and wait; returns the exit status."""
         self.popen.send_signal(signal.SIGTERM)
-        status = self.popen.wait(40)
+        status = self.popen.wait(60)
         if self.popen.stdout is not None:
             self.popen.stdout.close()
         return status
@@ -246,7 +252,7 @@ class KeeperRig:
     def wait_for_chain_time(self, timestamp: int) -> None:
         """Wait until the chain has come to a Unix second."""
         left = timestamp - self.chain_now()
-        wait_for(lambda: self.chain_now() >= timestamp, max(left, 0) + 20, f"chain time {timestamp}")
+        wait_for(lambda: self.chain_now() >= timestamp, max(left, 0) + 60, f"chain time {timestamp}")
 
     def status(self, epoch: int) -> int:
         """The report's status on chain."""

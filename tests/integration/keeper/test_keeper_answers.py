@@ -72,7 +72,7 @@ def statement(rig: KeeperRig, place: int, epoch: Epoch) -> dict[str, Any]:
         found: dict[str, Any] | None = json.loads(done.stdout) if done.returncode == 0 else None
         return found
 
-    found: dict[str, Any] = wait_for(stated, 40, "a statement")
+    found: dict[str, Any] = wait_for(stated, 60, "a statement")
     return found
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -36,7 +37,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeeperRig]:
         try:
             rig.start_keeper(0)
             rig.start_node(0, first_ms=SLOW_MS, beat_seconds=0.5)
-            wait_for(lambda: rig.broker(0).keys("parallelix:fleet:*"), 20, "a heartbeat")
+            wait_for(lambda: rig.broker(0).keys("parallelix:fleet:*"), 60, "a heartbeat")
             yield rig
         finally:
             rig.close()
@@ -59,7 +60,7 @@ def servers(
                 **rig.remote_key(1, signer.url),
             )
             assert keeper.child("valkey-server") == 0
-            wait_for(lambda: rig.broker(1).keys("parallelix:fleet:*"), 20, "a heartbeat at the second keeper")
+            wait_for(lambda: rig.broker(1).keys("parallelix:fleet:*"), 60, "a heartbeat at the second keeper")
             yield server
             assert signer.signed > 0
             keeper.terminate()
@@ -95,21 +96,20 @@ def test_keeper__killed_at_every_step_of_requests__each_is_paid_once(rig: Keeper
     wait_for(lambda: not rig.armed(), 60, f"a death at each of {REQUEST_POINTS}")
     for request in requests:
         wait_for(partial(rig.fulfilments, request), 60, "a fulfilment")
-        wait_for(lambda request=request: intent(rig, i, request) == "final", 30, "a final intent")  # type: ignore[misc]
+        wait_for(lambda request=request: intent(rig, i, request) == "final", 60, "a final intent")  # type: ignore[misc]
     assert [rig.fulfilments(request) for request in requests] == [1, 1, 1]
     rig.nodes[0].set(first_ms=SLOW_MS)
 
 
 def test_worker__killed_while_it_dispatches__runs_again_in_time_and_pays_once(rig: KeeperRig, i: int) -> None:
     request = rig.ask_on_chain(120)
-    wait_for(lambda: attempts(rig, i, request) == 1, 30, "a first attempt")
-    victim = rig.keepers[i].child("work")
-    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: attempts(rig, i, request) == 1, 60, "a first attempt")
+    victim = rig.keepers[i].kill_child("work")
     killed = time.monotonic()
-    wait_for(lambda: attempts(rig, i, request) == 2, 20, "a second attempt")
+    wait_for(lambda: attempts(rig, i, request) == 2, 60, "a second attempt")
     took = time.monotonic() - killed
     assert took <= RECOVERY_SECONDS, f"recovered after {took:.2f} s"
-    wait_for(lambda: rig.fulfilments(request), 40, "a fulfilment")
+    wait_for(lambda: rig.fulfilments(request), 60, "a fulfilment")
     assert rig.fulfilments(request) == 1
     assert not alive(victim)
     assert rig.keepers[i].child("work") not in (0, victim)
@@ -117,16 +117,16 @@ def test_worker__killed_while_it_dispatches__runs_again_in_time_and_pays_once(ri
 
 def test_message__delivered_five_times__one_attempt_and_one_payment(rig: KeeperRig, i: int) -> None:
     request = rig.ask_on_chain(120)
-    wait_for(lambda: attempts(rig, i, request) == 1, 30, "a first attempt")
+    wait_for(lambda: attempts(rig, i, request) == 1, 60, "a first attempt")
     app = make_app(rig.broker_url(i))
     for _ in range(5):
         app.send_task("inference.dispatch", (request,), queue="inference.dispatch")
         for tick in TICKS:
             app.send_task(tick.task, queue=tick.queue)
-    wait_for(lambda: rig.fulfilments(request), 40, "a fulfilment")
+    wait_for(lambda: rig.fulfilments(request), 60, "a fulfilment")
     assert attempts(rig, i, request) == 1
     app.send_task("inference.dispatch", (request,), queue="inference.dispatch")  # and once more, late
-    wait_for(lambda: intent(rig, i, request) == "final", 30, "a final intent")
+    wait_for(lambda: intent(rig, i, request) == "final", 60, "a final intent")
     assert rig.fulfilments(request) == 1
     app.close()
 
@@ -136,7 +136,7 @@ def test_broker__killed_and_started_again__works_again_in_time(
 ) -> None:
     before = int(rig.broker(i).get("parallelix:pulse:chain.index") or 0)  # type: ignore[arg-type]
     if i == 0:
-        os.kill(rig.keepers[0].child("valkey-server"), signal.SIGKILL)
+        rig.keepers[0].kill_child("valkey-server")
     else:
         server: RedisServer = request.getfixturevalue("servers")
         server.kill()
@@ -149,23 +149,22 @@ def test_broker__killed_and_started_again__works_again_in_time(
         except (OSError, redis.RedisError):
             return False
 
-    wait_for(ticking, 30, "a step after the restart")
+    wait_for(ticking, 60, "a step after the restart")
     took = time.monotonic() - killed
     assert took <= 10, f"worked again after {took:.2f} s"
     rig.nodes[0].set(first_ms=50)
     asked = rig.ask_on_chain(120)
-    wait_for(lambda: rig.fulfilments(asked), 40, "a fulfilment")
+    wait_for(lambda: rig.fulfilments(asked), 60, "a fulfilment")
 
 
 @pytest.mark.parametrize("i", [0], indirect=True, ids=["sqlite_valkey"], scope="module")
 @pytest.mark.parametrize("name", ["beat", "chain", "api"])
 @pytest.mark.usefixtures("i")
 def test_child__killed__is_replaced_and_work_goes_on(rig: KeeperRig, name: str) -> None:
-    victim = rig.keepers[0].child(name)
-    os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: rig.keepers[0].child(name) not in (0, victim), 10, "a new child")
+    victim = rig.keepers[0].kill_child(name)
+    wait_for(lambda: rig.keepers[0].child(name) not in (0, victim), 60, "a new child")
     request = rig.ask_on_chain()
-    wait_for(lambda: rig.fulfilments(request), 40, "a fulfilment")
+    wait_for(lambda: rig.fulfilments(request), 60, "a fulfilment")
     assert rig.fulfilments(request) == 1
 
 
@@ -173,13 +172,14 @@ def test_child__killed__is_replaced_and_work_goes_on(rig: KeeperRig, name: str) 
 def test_two_keepers__both_answer_one_request__one_is_paid_and_one_superseded(rig: KeeperRig) -> None:
     for keeper in rig.keepers.values():
         for pid in keeper.family():
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     rig.nodes[0].set(first_ms=1_000)
     request = rig.ask_on_chain(120)
     wait_for(lambda: rig.fulfilments(request), 60, "a fulfilment")
     wait_for(
         lambda: {intent(rig, 0, request), intent(rig, 1, request)} == {"final", "superseded"},
-        40,
+        60,
         "both intents at their end",
     )
     assert rig.fulfilments(request) == 1
@@ -194,8 +194,8 @@ def test_clock__five_minutes_behind_the_chain__verify_refuses_and_the_keeper_say
         text = HTTP.get(f"{rig.keeper_url(0)}/metrics").text
         return float(text.partition("\nparallelix_keeper_clock_skew_seconds ")[2].partition("\n")[0])
 
-    wait_for(lambda: skew() < -200, 20, "four blocks from the future")
-    wait_for(lambda: "probing_suspended" in (rig.folder / "keeper-0.log").read_text(), 10, "a word about it")
+    wait_for(lambda: skew() < -200, 60, "four blocks from the future")
+    wait_for(lambda: "probing_suspended" in (rig.folder / "keeper-0.log").read_text(), 60, "a word about it")
     done = rig.cli("keeper", "verify", "--config", str(rig.folder / "keeper-0.toml"))
     assert done.returncode == 1
     assert "behind the newest block; set it by NTP" in done.stdout

@@ -68,7 +68,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
     chain = rig.network.chain
     report = chain.at(chain.head_block()).report(epoch)
     assert report.signer_bitmap == 0b0111, "keeper 3 is bonded but does not run"
-    wait_for(lambda: rig.status(epoch) == 2, 30, "a final report")
+    wait_for(lambda: rig.status(epoch) == 2, 60, "a final report")
 
     def verify(*more: str) -> tuple[int, str, str]:
         done = rig.cli(
@@ -77,7 +77,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 
-    code, out, err = wait_for(lambda: (found := verify("--json"))[0] == 0 and found, 20, "a verified epoch")
+    code, out, err = wait_for(lambda: (found := verify("--json"))[0] == 0 and found, 60, "a verified epoch")
     assert code == 0, err
     facts = json.loads(out)
     first, second = facts["nodes"]
@@ -134,13 +134,13 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
 
     summary = wait_for(
         lambda: (found := HTTP.get(f"{rig.keeper_url(0)}/v1/epochs/{epoch}").json())["nodes"] and found,
-        20,
+        60,
         "slot records",
     )
     assert [node["uptimeBps"] for node in summary["nodes"]] == [10_000, second["uptimeBps"]]
     assert summary["nodes"][1]["slots"].count("m") == len(second["missedSlots"])
     assert not summary["disagreements"]
-    wait_for(lambda: not rig.armed(), 30, "a death at every step of an epoch")
+    wait_for(lambda: not rig.armed(), 60, "a death at every step of an epoch")
     assert len(reports_of(rig, epoch)) == 1
     for i in (0, 1, 2):
         lost = "select count(*) from intents where status = 'fault'"
@@ -149,7 +149,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
 
 def test_request__asked_on_chain__answered_by_celery_and_paid_once(rig: KeeperRig) -> None:
     request = rig.ask_on_chain()
-    wait_for(lambda: rig.fulfilments(request), 40, "a fulfilment")
+    wait_for(lambda: rig.fulfilments(request), 60, "a fulfilment")
     assert rig.fulfilments(request) == 1
 
 
@@ -221,4 +221,4 @@ def test_stop__sigterm_and_sigkill__leave_nothing_behind(rig: KeeperRig) -> None
     assert gentle.terminate() == 0
     harsh.kill()
     for pids in families.values():
-        wait_for(lambda pids=pids: not any(alive(pid) for pid in pids), 10, "the end of every child")  # type: ignore[misc]
+        wait_for(lambda pids=pids: not any(alive(pid) for pid in pids), 60, "the end of every child")  # type: ignore[misc]

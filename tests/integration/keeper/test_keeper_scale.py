@@ -25,7 +25,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeeperRig]:
         try:
             rig.start_keeper(0, worker_concurrency=1)
             rig.start_node(0, first_ms=2_500, beat_seconds=0.5, slots=16)
-            wait_for(lambda: rig.broker(0).keys("parallelix:fleet:*"), 20, "a heartbeat")
+            wait_for(lambda: rig.broker(0).keys("parallelix:fleet:*"), 60, "a heartbeat")
             yield rig
         finally:
             rig.close()
@@ -56,12 +56,12 @@ def test_workers__two_more_processes__share_the_requests_and_each_is_paid_once(r
                 subprocess.Popen(command, env=env, cwd=rig.folder, stdout=output, stderr=output)
             )
             stack.callback(process.send_signal, signal.SIGTERM)
-        wait_for(lambda: "ready" in logs["celery"].read_text(), 40, "Celery's worker")
+        wait_for(lambda: "ready" in logs["celery"].read_text(), 60, "Celery's worker")
         requests = [rig.ask_on_chain(120) for _ in range(9)]
         for request in requests:
             wait_for(partial(rig.fulfilments, request), 90, "a fulfilment")
         assert [rig.fulfilments(request) for request in requests] == [1] * 9
-        wait_for(lambda: started(logs["ours"]) and started(logs["celery"]), 30, "work in both")
+        wait_for(lambda: started(logs["ours"]) and started(logs["celery"]), 60, "work in both")
         assert started(rig.folder / "keeper-0.log") > 0
 
 
