@@ -43,7 +43,7 @@ class Rig:
         self.network, self.database, self.proxies = network, database, proxies
         self.now = 0.0
         urls = [proxy.url for proxy in proxies]
-        self.rpc = Rpc(urls, timeout_seconds=2, monotonic=lambda: self.now)
+        self.rpc = Rpc(urls, timeout_seconds=5, monotonic=lambda: self.now)
         self.chain = ChainReader(self.rpc, network.deployment, confirmations=confirmations)
         self.indexer = Indexer(database, self.chain, ranges=AdaptiveRange(1_000))
 

@@ -126,7 +126,7 @@ def test_sender__endpoint_takes_the_broadcast_and_never_answers__happens_once(
     network: Network, database: Database, proxy: RpcProxy
 ) -> None:
     answered = threading.Event()
-    with closing(Rpc(proxy.url, timeout_seconds=0.5)) as rpc:
+    with closing(Rpc(proxy.url, timeout_seconds=3)) as rpc:
         keeper = Keeper(network, database, ChainReader(rpc, network.deployment), account=0)
         keeper.enqueue("pay:1", "ParallelixToken", "transfer", RECIPIENT, 7)
         proxy.fault = hangs(answered, "eth_sendRawTransaction")

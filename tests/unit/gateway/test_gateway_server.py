@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -22,13 +23,15 @@ LIMITS = HttpLimits(
 class Server:
     """A server with a few routes, and what became of its handlers."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: HttpLimits = LIMITS) -> None:
+        self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.errors: list[BaseException] = []
-        self.server = HttpServer(self.handle, LIMITS, self.errors.append)
+        self.server = HttpServer(self.handle, limits, self.errors.append)
         self.port = 0
 
     async def handle(self, request: Request, connection: Connection) -> None:
+        self.entered.set()
         try:
             if request.path == "/endless":
                 connection.begin(200, {})
@@ -38,6 +41,8 @@ class Server:
                     await asyncio.sleep(0)
             if request.path == "/slow":
                 await asyncio.sleep(0.5)
+            if request.path == "/stuck":
+                await asyncio.sleep(600)
             if request.path == "/broken":
                 raise RuntimeError("a fault of ours")
             connection.reply(200, {}, request.body)
@@ -59,6 +64,15 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     made = Server()
+    made.port = await made.server.start("127.0.0.1", 0)
+    yield made
+    await made.server.stop(0.1)
+
+
+@pytest.fixture
+async def patient() -> AsyncIterator[Server]:
+    """One that gives a request's body more time than the test takes, however slow the machine."""
+    made = Server(replace(LIMITS, body_seconds=60))
     made.port = await made.server.start("127.0.0.1", 0)
     yield made
     await made.server.stop(0.1)
@@ -87,10 +101,10 @@ async def test_server__client_that_takes_nothing__is_cut(server: Server) -> None
 
 async def test_server__client_that_leaves__cancels_the_handler(server: Server) -> None:
     _, writer = await server.open()
-    writer.write(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
-    await asyncio.sleep(0.05)
+    writer.write(b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n")
+    await server.entered.wait()
     writer.close()
-    await asyncio.wait_for(server.cancelled.wait(), 0.3)
+    await asyncio.wait_for(server.cancelled.wait(), 30)
 
 
 async def test_server__too_many_connections__are_refused(server: Server) -> None:
@@ -103,8 +117,9 @@ async def test_server__too_many_connections__are_refused(server: Server) -> None
 
 @pytest.mark.parametrize("coding", ["content-length: 50000", "transfer-encoding: chunked"])
 async def test_server__unfinished_requests_hold_too_much__the_next_is_refused_and_later_ones_are_not(
-    server: Server, coding: str
+    patient: Server, coding: str
 ) -> None:
+    server = patient
     part = b"x" * 40_000 if "length" in coding else b"9c40\r\n" + b"x" * 40_000 + b"\r\n"
     rest = b"x" * 10_000 if "length" in coding else b"0\r\n\r\n"
     raw = f"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{coding}\r\n\r\n".encode() + part
@@ -133,8 +148,8 @@ async def test_server__handlers_fault__is_a_500_without_details(server: Server) 
 async def test_server__stop__running_answer_ends_and_new_ones_are_refused(server: Server) -> None:
     reader, writer = await server.open()
     writer.write(b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi")
-    await asyncio.sleep(0.05)
-    await server.server.stop(5)
+    await server.entered.wait()
+    await server.server.stop(30)
     assert (await reader.read()).endswith(b"connection: close\r\n\r\nhi")
     writer.close()
     with pytest.raises(ConnectionRefusedError):

@@ -13,7 +13,7 @@ import pytest
 from offchain.keeper.processes import RESTART_LIMIT, Child, ChildFailedError, Supervisor, run_forked
 
 
-def until(check: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, "it did not happen in time"
