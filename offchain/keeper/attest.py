@@ -26,6 +26,7 @@ from offchain.domain.epochs import EpochClock
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Address, Epoch
 from offchain.keeper import store
+from offchain.keeper.batches import BatchSource, batches_of
 from offchain.keeper.bundle import (
     CLOCK_TOLERANCE_MS,
     Bundle,
@@ -38,7 +39,7 @@ from offchain.keeper.bundle import (
 )
 from offchain.keeper.chain_view import ChainView, EpochStatus
 from offchain.keeper.clock import Clock, seconds
-from offchain.keeper.context import EpochContext, KeeperInfo
+from offchain.keeper.context import LATE_EPOCHS, EpochContext, KeeperInfo
 from offchain.keeper.evidence import Evidence, MessageSigner
 from offchain.keeper.executions import executions_of
 from offchain.keeper.frame import FrameReader, NotReadyError
@@ -104,6 +105,7 @@ class AttestService:
 
     Args:
         peer_urls: base URLs of the other keepers; empty means those that the registry names.
+        batches: asks this keeper's gateway for its batches; one that is away costs a document nothing but them.
     """
 
     def __init__(
@@ -117,11 +119,13 @@ class AttestService:
         submitter: Submitter,
         peer_urls: Sequence[str] = (),
         *,
+        batches: BatchSource = lambda _since: (),
         reached: CrashPoint = nowhere,
     ) -> None:
         self._database = database
         self._view = view
         self._frames = frames
+        self._batches = batches
         self._signer = signer
         self._clock = clock
         self._peers = peers
@@ -325,6 +329,7 @@ class AttestService:
             answers = store.finished_probes(session, context.epoch, "answered")
             misses = store.finished_probes(session, context.epoch, "missed")
             executions = executions_of(session, context)
+        batches = self._frozen_batches(context)
         with self._database.write() as session:
             regions = store.frozen_regions(session, context.epoch, context.nodes, seconds(self._clock))
         document = Evidence(
@@ -337,9 +342,21 @@ class AttestService:
             misses=tuple(misses),
             executions=tuple(executions),
             regions={region: tuple(ids) for region, ids in regions.items()},
+            batches=tuple(batches),
         ).sign(self._signer)
         self._own = {context.epoch: document}
         return document
+
+    def _frozen_batches(self, context: EpochContext) -> list[str]:
+        """What the gateway gave at the first call for it; the document must not change after somebody has seen it."""
+        with self._database.read() as session:
+            frozen = store.frozen_batches(session, context.epoch)
+        if frozen is not None:
+            return frozen
+        found = self._batches(Epoch(max(0, context.epoch - LATE_EPOCHS)))
+        with self._database.write() as session:
+            fresh = batches_of(session, context, found)
+            return store.freeze_batches(session, context.epoch, fresh, seconds(self._clock))
 
     def frozen_evidence(self, epoch: Epoch) -> Evidence:
         """Own evidence for others to see. Raises NotReadyError before it is frozen: probes stay secret till then."""

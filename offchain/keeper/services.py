@@ -30,6 +30,7 @@ from offchain.domain.types import FULL_BPS, Bps, Epoch, NodeId
 from offchain.errors import TransientError, UserError
 from offchain.keeper.api import KeeperApi
 from offchain.keeper.attest import AttestService
+from offchain.keeper.batches import GatewayBatches
 from offchain.keeper.capability import CapabilityService
 from offchain.keeper.chain_view import ReaderView
 from offchain.keeper.clock import Clock, SystemClock
@@ -208,6 +209,7 @@ class Services:
             self.peers,
             _Intents(self),
             self.settings.peers,
+            batches=GatewayBatches(self.settings.gateway_url),
             reached=self.reached,
         )
 
