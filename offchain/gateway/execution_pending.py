@@ -125,7 +125,7 @@ class RedisPending:
             known = pipeline.execute()
             found = {name: found[name] for name, is_known in zip(found, known, strict=True) if not is_known}
         if found:
-            self._redis.hset(PENDING, mapping=found)  # type: ignore[arg-type]
+            self._redis.hset(PENDING, mapping=found)
 
     def take(self, epoch: int) -> bool:
         self._redis.sadd(EPOCHS, epoch)  # before the rename, which nobody might remember else
@@ -147,7 +147,7 @@ class RedisPending:
             self._redis.expire(TAKEN + str(epoch), COPY_SECONDS)
 
     def unfinished(self) -> Sequence[int]:
-        epochs = sorted(int(epoch) for epoch in cast("set[bytes]", self._redis.smembers(EPOCHS)))
+        epochs = self._epochs()
         pipeline = self._redis.pipeline(transaction=False)
         for epoch in epochs:
             pipeline.exists(TAKEN + str(epoch))
@@ -155,7 +155,10 @@ class RedisPending:
         return [epoch for epoch, exists in zip(epochs, there, strict=True) if exists]
 
     def forget(self, before: int) -> None:
-        for epoch in self._redis.smembers(EPOCHS):
-            if int(epoch) < before and not self._redis.exists(TAKEN + str(int(epoch))):
-                self._redis.hdel(SIGNED, str(int(epoch)))
+        for epoch in self._epochs():
+            if epoch < before and not self._redis.exists(TAKEN + str(epoch)):
+                self._redis.hdel(SIGNED, str(epoch))
                 self._redis.srem(EPOCHS, epoch)
+
+    def _epochs(self) -> list[int]:
+        return sorted(int(epoch) for epoch in cast("set[bytes]", self._redis.smembers(EPOCHS)))

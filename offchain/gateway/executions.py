@@ -2,13 +2,13 @@
 
 ::
 
-    requests   x  x x   x x |x  x
-    written     |    |    | |  |        twice a second, in a thread
-    epoch e ----------------|----- e+1
-                             `-close: a second after the end, all that is written and in no batch becomes the batch of e
+    requests    x  x x   x x | x  x
+    written      |    |    | |  |         twice a second, in a thread
+    epoch  e ----------------|-|------- e+1
+                               `- close: all that is written and in no batch becomes the batch of e
 
-A record is a node's signed receipt. Whoever closes first signs; gateways on one Redis have one batch. What was not
-written then, or came from a time in which no gateway ran, is in the next batch.
+A record is a node's signed receipt. Gateways on one Redis have one batch; whoever closes first signs it. An epoch is
+closed in the first seconds after its end, when keepers ask, or not at all: what no batch has is in the next one.
 """
 
 import asyncio
@@ -35,7 +35,8 @@ log = structlog.get_logger("gateway")
 
 WRITE_SECONDS = 0.5
 """What a gateway has answered in the last so many seconds has no record if it is killed."""
-SETTLE_SECONDS = 1
+SETTLE_SECONDS, CLOSE_SECONDS = 1, 10
+"""From when after an epoch's end until when its batch is made: so that the others' last records are in it, too."""
 KEEP_SECONDS = 30 * 86400
 LOOK_SECONDS = 10
 MOST_UNWRITTEN = 100_000
@@ -127,7 +128,8 @@ class ExecutionLog:
         if epoch is None:
             return
         if epoch != self._closed:
-            if epoch not in self._batches and self._pending.take(epoch):
+            in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_SECONDS
+            if in_time and epoch not in self._batches and self._pending.take(epoch):
                 self._make(epoch)
             self._forget(epoch)
             self._closed = epoch

@@ -11,7 +11,7 @@ from offchain.chain.reader import EpochStatus, KeeperSet
 from offchain.db.cursors import move
 from offchain.db.engine import Database, open_database
 from offchain.db.migrations import upgrade
-from offchain.domain.entries import Answer, Miss
+from offchain.domain.entries import Answer, Batch, Miss
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
@@ -107,6 +107,8 @@ class Ring:
         self.view = StillView(self.time, clock.end(EPOCH) + 120)
         self.offline: set[int] = set()
         self.tamper: dict[str, Any] = {}
+        self.gateways: dict[int, list[Batch]] = {}
+        """What each keeper's gateway serves; a keeper without one here finds its gateway away."""
         self.databases: list[Database] = []
         self.services: list[AttestService] = []
         self.sent: list[Sent] = []
@@ -126,6 +128,7 @@ class Ring:
                     self.peers_of(index),
                     self.sent[index],
                     [str(other) for other in range(len(world.keeper_keys)) if other != index],
+                    batches=lambda _since, index=index: self.gateways.get(index, []),  # type: ignore[misc]
                 )
             )
             with database.write() as session:
