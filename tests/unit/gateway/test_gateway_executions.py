@@ -14,7 +14,7 @@ from offchain.domain.epochs import EpochClock
 from offchain.domain.hashing import SigningDomain
 from offchain.domain.records import BATCH, ExecutionProof, ExecutionTree, verify
 from offchain.domain.types import Epoch, Wei
-from offchain.gateway import executions
+from offchain.gateway import execution_file, executions
 from offchain.gateway.execution_pending import FilePending
 from offchain.gateway.executions import ExecutionLog
 from tests.support.epoch_world import receipt_of
@@ -41,9 +41,7 @@ class World:
 
     def restarted(self) -> ExecutionLog:
         """A new process over the same folder; what the old one had not written is gone."""
-        self.log = ExecutionLog(
-            self.folder, self.pending, CLOCK, DOMAIN, KEY.sign, lambda: self.now * 1000
-        )
+        self.log = ExecutionLog(self.folder, self.pending, CLOCK, DOMAIN, KEY.sign, lambda: self.now * 1000)
         return self.log
 
     def serve(self, *numbers: int) -> list[SignedReceipt]:
@@ -159,7 +157,7 @@ def test_close__killed_between_any_two_steps__same_batch_and_nothing_twice(
     world.now = CLOCK.end(Epoch(5)) + 2
     for name in ("draft", "write"):
         with monkeypatch.context() as patch:
-            patch.setattr(executions.files, name, die)
+            patch.setattr(execution_file, name, die)
             with pytest.raises(KilledError):
                 world.log.step()
         world.restarted()
@@ -216,7 +214,7 @@ def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
 def test_add__receipt_that_no_contract_reads__is_left_out(world: World) -> None:
     signed = answered(1, world.now)
     for change in ({"prompt_tokens": 2**32}, {"price_wei": Wei(2**256)}, {"finished_at_ms": 2**64}):
-        world.log.add(replace(signed, receipt=replace(signed.receipt, **change)))  # type: ignore[arg-type]
+        world.log.add(replace(signed, receipt=replace(signed.receipt, **change)))
     world.end_epoch()
     assert world.counts() == {}
     assert world.log.lost == 3

@@ -97,7 +97,7 @@ def test_judge__gateway_signs_two_batches__both_count_and_it_shows() -> None:
     verdict = judged(world, *documents)
     assert {item.commitment.count for item in verdict.batches} == {2, 3, 4}
     assert equivocations(verdict.batches) == [(address_bytes(world.gateway_keys[0].address), EPOCH)]
-    assert judged(world, *reversed(sorted(documents, key=lambda d: d.signer))).report == verdict.report
+    assert judged(world, *sorted(documents, key=lambda d: d.signer, reverse=True)).report == verdict.report
 
 
 def forged(world: EpochWorld) -> Batch:
@@ -272,7 +272,9 @@ def test_served_proof__record_in_a_batch__proves_with_public_data_alone(tmp_path
             data["index"], data["count"], tuple(bytes.fromhex(item[2:]) for item in data["siblings"])
         )
 
-    leaf = ExecutionBatch(Epoch(inner["epoch"]), inner["count"], bytes.fromhex(inner["root"][2:])).struct_hash()
+    leaf = ExecutionBatch(
+        Epoch(inner["epoch"]), inner["count"], bytes.fromhex(inner["root"][2:])
+    ).struct_hash()
     root = bytes.fromhex(outer["executionRoot"][2:])
     assert verify(
         bytes.fromhex(inner["root"][2:]), EPOCH, records[4].receipt.struct_hash(), proof(inner), BATCH
