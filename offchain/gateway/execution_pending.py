@@ -19,8 +19,6 @@ from redis.exceptions import ResponseError
 
 from offchain.domain.entries import EXECUTION_SIZE, request_of
 
-COPY_SECONDS = 6 * 3600
-"""A batch's records stay in Redis for so long after it was signed, so that gateways that were away can copy them."""
 _KEY = "parallelix:{executions}:"
 PENDING, TAKEN, EPOCHS, SIGNED = _KEY + "pending", _KEY + "taken:", _KEY + "epochs", _KEY + "signed"
 _SCAN = 500
@@ -32,7 +30,13 @@ def breathe() -> None:
 
 
 class Pending(Protocol):
-    """Records that no batch has taken, and those of batches in the making. Every call raises OSError or RedisError."""
+    """Records that no batch has taken, and those of batches in the making. Every call raises OSError or RedisError.
+
+    Attributes:
+        copy_seconds: for so long after its end an epoch's records stay, so that gateways that were away can copy them.
+    """
+
+    copy_seconds: int
 
     def add(self, records: Sequence[bytes], unless_taken: int | None = None) -> None:
         """Keep packed records; after a call that failed, once more, but not those that the batch `unless_taken` has."""
@@ -47,7 +51,7 @@ class Pending(Protocol):
         """Publish a batch's packed commitment. Returns the one that stands: the first."""
 
     def done(self, epoch: int) -> None:
-        """The batch is in a file of this gateway."""
+        """Drop a batch's records, which are in a file of this gateway."""
 
     def unfinished(self) -> Sequence[int]:
         """Epochs whose records are still here, ascending."""
@@ -58,6 +62,8 @@ class Pending(Protocol):
 
 class FilePending:
     """Of a gateway that runs alone. A record that was added survives SIGKILL; not the machine's power."""
+
+    copy_seconds = 0
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -108,10 +114,12 @@ class RedisPending:
     """Of all gateways on one Redis; as durable as that is.
 
     parallelix:{executions}:pending         hash of request id -> packed record, of those that no batch has taken
-    parallelix:{executions}:taken:<epoch>   the same of a batch; expires `COPY_SECONDS` after it was signed
+    parallelix:{executions}:taken:<epoch>   the same of a batch, for `copy_seconds`
     parallelix:{executions}:epochs          set of epochs that had a batch
     parallelix:{executions}:signed          hash of epoch -> packed commitment
     """
+
+    copy_seconds = 6 * 3600
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
@@ -143,8 +151,9 @@ class RedisPending:
         return cast("bytes", self._redis.hget(SIGNED, str(epoch)))
 
     def done(self, epoch: int) -> None:
-        if self._redis.ttl(TAKEN + str(epoch)) == -1:
-            self._redis.expire(TAKEN + str(epoch), COPY_SECONDS)
+        self._redis.unlink(
+            TAKEN + str(epoch)
+        )  # a DEL, or an expiry, of a million fields would hold up all others
 
     def unfinished(self) -> Sequence[int]:
         epochs = self._epochs()

@@ -131,15 +131,15 @@ class ExecutionLog:
             in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_SECONDS
             if in_time and epoch not in self._batches and self._pending.take(epoch):
                 self._make(epoch)
+                self._drop_copied(epoch)
             self._forget(epoch)
             self._closed = epoch
         if self._now_ms() >= self._look_at:
             self._look_at = self._now_ms() + LOOK_SECONDS * 1000
             for number in self._pending.unfinished():
-                if Epoch(number) in self._batches:
-                    self._pending.done(number)
-                else:
+                if Epoch(number) not in self._batches:
                     self._make(Epoch(number))
+                self._drop_copied(Epoch(number))
 
     def listed(self, since: int) -> list[dict[str, Any]]:
         """Commitments from an epoch on, the newest `MOST_LISTED` at most, oldest first."""
@@ -189,8 +189,13 @@ class ExecutionLog:
                 return
             files.write(self._folder, made, stands, breathe)
         self._batches = {**self._batches, epoch: stands}
-        self._pending.done(epoch)
         log.info("executions.committed", epoch=epoch, records=stands.commitment.count)
+
+    def _drop_copied(self, epoch: Epoch) -> None:
+        """Drop records from the store that have been in files for long enough."""
+        until = self._clock.end(epoch) + self._pending.copy_seconds
+        if epoch in self._batches and self._now_ms() // 1000 >= until:
+            self._pending.done(epoch)
 
     def _forget(self, over: Epoch) -> None:
         oldest = Epoch(over - KEEP_SECONDS // self._clock.length_seconds)
