@@ -20,7 +20,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offchain.domain.messages import ExecutionBatch, MissReason, ServiceReceipt, SlotMiss, SlotReceipt
+from offchain.domain.hashing import keccak256
+from offchain.domain.messages import (
+    ExecutionBatch,
+    MissReason,
+    ServiceReceipt,
+    SlotMiss,
+    SlotReceipt,
+    typehash,
+)
 from offchain.domain.types import Epoch, NodeId, Wei
 
 _PLACE = struct.Struct(">II")
@@ -28,6 +36,8 @@ _RECEIPT = struct.Struct(">32s32s32s32s32sIIQQ32s")
 _MISS = struct.Struct(">IIQB65s")
 _BATCH = struct.Struct(">II32s65s")
 _SIGNATURE = 65
+_RECEIPT_TYPEHASH = typehash(ServiceReceipt.TYPE)
+_PAD28, _PAD24 = bytes(28), bytes(24)
 BATCH_SIZE = _BATCH.size
 _ANSWER_SIZE = _PLACE.size + _RECEIPT.size + 2 * _SIGNATURE
 EXECUTION_SIZE = 4 + _RECEIPT.size + _SIGNATURE
@@ -187,6 +197,32 @@ def node_of(text: str) -> int:
     except (ValueError, struct.error):
         raise EvidenceError("an entry is malformed") from None
     return int(node)
+
+
+def receipt_hash(raw: bytes) -> bytes:
+    """EIP-712 struct hash of the receipt in an answer's packed bytes; equal to `ServiceReceipt.struct_hash`.
+
+    Those of an execution lack the slot before them: `bytes(4) + raw`.
+    """
+    return keccak256(
+        b"".join(
+            (
+                _RECEIPT_TYPEHASH,
+                raw[8:40],
+                _PAD28,
+                raw[4:8],
+                raw[40:168],
+                _PAD28,
+                raw[168:172],
+                _PAD28,
+                raw[172:176],
+                _PAD24,
+                raw[176:184],
+                _PAD24,
+                raw[184:224],
+            )
+        )
+    )
 
 
 def answer_bytes(text: str) -> bytes:

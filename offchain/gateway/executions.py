@@ -71,6 +71,8 @@ class ExecutionLog:
         self._now_ms = now_ms
         self._new: deque[bytes] = deque(maxlen=MOST_UNWRITTEN)
         self._batches = files.stored(folder)
+        self._signed: dict[Epoch, Batch] = {}
+        self._making = False
         self._gateways: dict[bytes, str] = {}
         self._working = threading.Lock()
         self._unsure = self._down = False
@@ -141,9 +143,14 @@ class ExecutionLog:
                     self._make(Epoch(number))
                 self._drop_copied(Epoch(number))
 
+    @property
+    def making(self) -> bool:
+        """Whether a batch is being made, which `listed` does not have yet."""
+        return self._making
+
     def listed(self, since: int) -> list[dict[str, Any]]:
         """Commitments from an epoch on, the newest `MOST_LISTED` at most, oldest first."""
-        known = self._batches
+        known = {**self._batches, **self._signed}
         newest = sorted(epoch for epoch in known if epoch >= since)[-MOST_LISTED:]
         return [self._json(known[epoch]) for epoch in newest]
 
@@ -177,6 +184,15 @@ class ExecutionLog:
         return Epoch(self._clock.epoch_at(settled) - 1)
 
     def _make(self, epoch: Epoch) -> None:
+        self._making = True
+        try:
+            self._commit(epoch)
+        finally:
+            self._making = False
+            self._signed = {}
+
+    def _commit(self, epoch: Epoch) -> None:
+        """Sign an epoch's batch, show it at once, because keepers wait for it, and write its file."""
         with files.draft(self._folder, epoch, self._pending.taken(epoch), breathe) as made:
             if not made.keys:
                 return
@@ -187,6 +203,8 @@ class ExecutionLog:
             if stands.commitment != made.commitment:
                 log.error("executions.differ", epoch=epoch)
                 return
+            self._signed = {epoch: stands}
+            self._making = False
             files.write(self._folder, made, stands, breathe)
         self._batches = {**self._batches, epoch: stands}
         log.info("executions.committed", epoch=epoch, records=stands.commitment.count)

@@ -182,7 +182,9 @@ class GatewayService:
         since = dict(parse_qsl(request.query)).get("since", "0")
         if not since.isascii() or not since.isdigit() or len(since) > 10:
             raise ApiError(400, "since must be the number of an epoch", param="since", code="invalid_value")
-        _json(connection, {"object": "list", "data": self._p.executions.listed(int(since))})
+        executions = self._p.executions
+        making = executions.making  # asked first: what is ready in between is listed
+        _json(connection, {"object": "list", "making": making, "data": executions.listed(int(since))})
 
     async def _execution(self, text: str, connection: Connection) -> None:
         """A request's record and its way to the root of its batch. Open to all who know the request's id."""

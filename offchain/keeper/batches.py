@@ -27,8 +27,17 @@ log = structlog.get_logger(__name__)
 MOST_BATCHES = 256
 """Of one document. A gateway has one an epoch; one that signs many must not grow the bundle without end."""
 
-BatchSource = Callable[[Epoch], Sequence[Batch]]
-"""Gives a gateway's batches from an epoch on; none when it is away."""
+
+@dataclass(frozen=True, slots=True)
+class GatewayAnswer:
+    """A gateway's batches, none when it is away; and whether it is making one, for which one may wait."""
+
+    batches: Sequence[Batch] = ()
+    making: bool = False
+
+
+BatchSource = Callable[[Epoch], GatewayAnswer]
+"""Asks a gateway for its batches from an epoch on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +115,11 @@ class GatewayBatches:
         self._url = url.rstrip("/") + "/v1/executions"
         self._timeout = timeout_seconds
 
-    def __call__(self, since: Epoch) -> Sequence[Batch]:
+    def __call__(self, since: Epoch) -> GatewayAnswer:
         try:
             listed = orjson.loads(get_small(f"{self._url}?since={since}", self._timeout))
-            return [Batch.from_json(item) for item in listed["data"]]
+            batches = [Batch.from_json(item) for item in listed["data"]]
+            return GatewayAnswer(batches, listed["making"] is True)
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             log.warning("gateway_batches_unavailable", url=self._url, error=type(error).__name__)
-            return []
+            return GatewayAnswer()

@@ -173,6 +173,33 @@ def test_close__killed_between_any_two_steps__same_batch_and_nothing_twice(
     assert sorted(path.name for path in world.folder.iterdir()) == ["5.batch"]
 
 
+def test_close__disk_is_full__is_listed_at_once_and_the_file_comes_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world.serve(1, 2)
+    seen: list[tuple[bool, dict[int, int]]] = []
+
+    def full(*_: object) -> None:
+        seen.append((world.log.making, world.counts()))
+        raise OSError("no space")
+
+    real = execution_file.draft
+
+    def drafting(*given: Any) -> Any:
+        seen.append((world.log.making, world.counts()))
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution_file, "write", full)
+        patch.setattr(execution_file, "draft", drafting)
+        world.end_epoch()
+    assert seen == [(True, {}), (False, {5: 2})]
+    assert world.log.find(made[0].receipt.request_id) is None
+    world.now += executions.LOOK_SECONDS
+    world.log.step()
+    assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
 def test_close__killed_after_the_rename_and_back_an_epoch_later__the_batch_is_made(world: World) -> None:
     made = world.serve(1)
     assert world.pending.take(5)

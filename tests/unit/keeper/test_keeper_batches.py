@@ -17,11 +17,12 @@ from offchain.domain.types import Epoch
 from offchain.errors import UserError
 from offchain.keeper import store
 from offchain.keeper.audit import Audit
-from offchain.keeper.batches import GatewayBatches, equivocations
+from offchain.keeper.batches import GatewayAnswer, GatewayBatches, equivocations
 from offchain.keeper.bundle import Verdict, assemble, judge, read
 from offchain.keeper.canonical import canonical, parse
 from offchain.keeper.close import CloseService
 from offchain.keeper.evidence import Evidence
+from offchain.keeper.frame import NotReadyError
 from offchain.keeper.record_proof import ServedRecord, fetch_record, read_record, record_proof, served_proof
 from tests.support.epoch_world import ATTESTATION, EPOCH, EpochWorld, key
 from tests.support.keeper_ring import Frames, Ring
@@ -38,7 +39,9 @@ def make_ring(tmp_path: Path) -> Iterator[Callable[[EpochWorld], Ring]]:
     rings: list[Ring] = []
 
     def make(world: EpochWorld) -> Ring:
-        rings.append(Ring(world, tmp_path))
+        folder = tmp_path / str(len(rings))
+        folder.mkdir()
+        rings.append(Ring(world, folder))
         return rings[-1]
 
     yield make
@@ -185,6 +188,32 @@ def test_own_evidence__gateway_answers_later_or_differently__is_the_same_documen
     assert ring.services[0].frozen_evidence(EPOCH) == document
 
 
+def test_step__a_gateway_is_making_its_batch__is_waited_for_and_not_for_ever(
+    make_ring: Callable[[EpochWorld], Ring],
+) -> None:
+    world = EpochWorld()
+    ring = make_ring(world)
+    leader = ring.services[0].closing(EPOCH)
+    assert leader is not None
+    me = leader.leader(0).index
+    ring.making = {me}
+    ring.services[me].step()
+    assert not ring.sent[me].intents
+    with pytest.raises(NotReadyError, match="is making its batch"):
+        ring.services[me].frozen_evidence(EPOCH)
+    ring.gateways[me] = [world.batch(world.served(2))]
+    ring.making = set()
+    ring.services[me].step()
+    report = ring.sent[me].intents[f"attest:{EPOCH}"][0]
+    _, verdict = ring.services[me].judged_bundle(world.context, "0x" + report.bundle_hash.hex(), [])
+    assert len(verdict.batches) == 1
+    late = make_ring(EpochWorld())  # its time is the same: one second after the evidence is frozen
+    other = late.services[me]
+    late.making = {me}
+    late.time.ms += leader.turn_seconds * 1000 // 4
+    assert other.frozen_evidence(EPOCH).batches == ()
+
+
 def test_freeze__two_processes__the_first_stands(make_ring: Callable[[EpochWorld], Ring]) -> None:
     ring = make_ring(EpochWorld())
     for entries in (["a"], ["b"]):
@@ -218,7 +247,7 @@ def test_close__batch_was_under_an_accepted_report__is_not_listed_again(
 
 
 def test_gateway_batches__nobody_there__is_none() -> None:
-    assert GatewayBatches("http://127.0.0.1:1", 0.5)(EPOCH) == []
+    assert GatewayBatches("http://127.0.0.1:1", 0.5)(EPOCH) == GatewayAnswer()
 
 
 # -------------------------------------------------------------------------------------------------------------- proofs
