@@ -74,8 +74,9 @@ class ExecutionLog:
         self._signed: dict[Epoch, Batch] = {}
         self._making = False
         self._gateways: dict[bytes, str] = {}
-        self._working = threading.Lock()
-        self._unsure = self._down = False
+        self._storing, self._closing = threading.Lock(), threading.Lock()
+        self._failing = set[str]()
+        self._unsure = False
         self._closed: Epoch | None = None
         self._look_at = 0
         self.lost = 0
@@ -93,24 +94,42 @@ class ExecutionLog:
         self._new.append(record)
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
-            await asyncio.sleep(WRITE_SECONDS)
-            await asyncio.to_thread(self.step)
+        """Work until cancelled. Batches are made beside the writing, which must not wait for them."""
+        await asyncio.gather(self._every(self.write_new), self._every(self.close_over))
 
     def step(self) -> None:
-        """Write what is new, and close the epoch that is over. A store that does not answer is logged once."""
-        with self._working:
-            try:
-                self.write()
-                self.close()
-                if self._down:
-                    log.info("executions.back")
-                self._down = False
-            except (RedisError, OSError) as error:
-                if not self._down:
-                    log.warning("executions.unavailable", error=type(error).__name__, reason=str(error))
-                self._down = True
+        """What `run` does, once."""
+        self.write_new()
+        self.close_over()
+
+    def write_new(self) -> None:
+        """Write what is new. A store that does not answer is logged once."""
+        with self._storing:
+            self._attempt("write", self.write)
+
+    def close_over(self) -> None:
+        """Close the epoch that is over. A store that does not answer is logged once."""
+        with self._closing:
+            self._attempt("close", self.close)
+
+    async def _every(self, work: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            await asyncio.to_thread(work)
+
+    def _attempt(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (RedisError, OSError) as error:
+            if what not in self._failing:
+                log.warning(
+                    "executions.unavailable", what=what, error=type(error).__name__, reason=str(error)
+                )
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                log.info("executions.back", what=what)
+            self._failing.discard(what)
 
     def write(self) -> None:
         """Write down what is new. Raises OSError or RedisError; it is then kept for the next time."""
@@ -131,7 +150,7 @@ class ExecutionLog:
             return
         if epoch != self._closed:
             in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_SECONDS
-            if in_time and epoch not in self._batches and self._pending.take(epoch):
+            if in_time and epoch not in self._batches and self._take(epoch):
                 self._make(epoch)
                 self._drop_copied(epoch)
             self._forget(epoch)
@@ -182,6 +201,10 @@ class ExecutionLog:
         if settled < self._clock.end(Epoch(0)):
             return None
         return Epoch(self._clock.epoch_at(settled) - 1)
+
+    def _take(self, epoch: Epoch) -> bool:
+        with self._storing:  # what is being written when a file gets another name would be in neither
+            return self._pending.take(epoch)
 
     def _make(self, epoch: Epoch) -> None:
         self._making = True

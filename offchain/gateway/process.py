@@ -234,7 +234,7 @@ async def _serve(
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     upstream.close()
-    await asyncio.to_thread(executions.step)
+    await asyncio.to_thread(executions.write_new)
     if batches is not None:
         batches.close()
     if shared is not None and redis is not None:

@@ -1,5 +1,6 @@
 """Execution records of a gateway that runs alone: written, closed into batches, found again with their proofs."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,31 @@ def test_close__killed_between_any_two_steps__same_batch_and_nothing_twice(
     world.log.step()
     assert [(item["epoch"], item["root"]) for item in world.log.listed(0)] == [(5, "0x" + root.hex())]
     assert sorted(path.name for path in world.folder.iterdir()) == ["5.batch"]
+
+
+def test_write__a_batch_is_being_made__does_not_wait_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.serve(1)
+    late: list[SignedReceipt] = []
+    real = execution_file.write
+
+    def slow(*given: Any) -> None:
+        late.append(answered(2, world.now))
+        world.log.add(late[0])
+        writing = threading.Thread(target=world.log.write_new)
+        writing.start()
+        writing.join(5)
+        assert not writing.is_alive()
+        real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution_file, "write", slow)
+        world.end_epoch()
+    world.restarted()  # killed: what was written stays
+    world.end_epoch()
+    assert world.counts() == {5: 1, 6: 1}
+    assert holds(world.log.find(late[0].receipt.request_id), late[0])
 
 
 def test_close__disk_is_full__is_listed_at_once_and_the_file_comes_later(
