@@ -8,6 +8,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
+from struct import Struct
+from typing import NamedTuple
 
 from offchain.domain.hashing import keccak256, word
 from offchain.domain.types import Epoch, NodeId, Wei
@@ -60,18 +63,20 @@ class ServiceReceipt:
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
-            typehash(self.TYPE)
-            + self.request_id
-            + word(self.node_id)
-            + self.request_hash
-            + self.result_hash
-            + self.poe
-            + self.model_revision
-            + word(self.prompt_tokens)
-            + word(self.completion_tokens)
-            + word(self.started_at_ms)
-            + word(self.finished_at_ms)
-            + word(self.price_wei)
+            _RECEIPT_WORDS.pack(
+                typehash(self.TYPE),
+                self.request_id,
+                self.node_id,
+                self.request_hash,
+                self.result_hash,
+                self.poe,
+                self.model_revision,
+                self.prompt_tokens,
+                self.completion_tokens,
+                self.started_at_ms,
+                self.finished_at_ms,
+                word(self.price_wei),
+            )
         )
 
     def to_json(self) -> dict[str, object]:
@@ -94,21 +99,32 @@ class ServiceReceipt:
     def from_json(cls, data: dict[str, object]) -> "ServiceReceipt":
         """Inverse of `to_json`. Raises ValueError when a field is missing or malformed."""
         try:
-            return cls(
-                request_id=_bytes32(data["requestId"]),
-                node_id=NodeId(_uint(data["nodeId"])),
-                request_hash=_bytes32(data["requestHash"]),
-                result_hash=_bytes32(data["resultHash"]),
-                poe=_bytes32(data["poe"]),
-                model_revision=_bytes32(data["modelRevision"]),
-                prompt_tokens=_uint(data["promptTokens"]),
-                completion_tokens=_uint(data["completionTokens"]),
-                started_at_ms=_uint(data["startedAtMs"]),
-                finished_at_ms=_uint(data["finishedAtMs"]),
-                price_wei=Wei(_uint(data["priceWei"])),
-            )
+            values = _RECEIPT_FIELDS(data)
         except KeyError as missing:
             raise ValueError(f"receipt lacks {missing}") from None
+        request_id, node_id, request_hash, result_hash, poe, revision, prompt, completion, start, end, price = values
+        return cls(
+            _bytes32(request_id),
+            NodeId(_uint(node_id, _UINT32)),
+            _bytes32(request_hash),
+            _bytes32(result_hash),
+            _bytes32(poe),
+            _bytes32(revision),
+            _uint(prompt, _UINT32),
+            _uint(completion, _UINT32),
+            _uint(start, _UINT64),
+            _uint(end, _UINT64),
+            Wei(_uint(price, _UINT256)),
+        )
+
+
+_UINT32, _UINT64, _UINT256 = 2**32 - 1, 2**64 - 1, 2**256 - 1
+_RECEIPT_WORDS = Struct(">32s 32s 28xI 32s 32s 32s 32s 28xI 28xI 24xQ 24xQ 32s")
+"""ABI encoding of a receipt's struct, its type hash first: one word of 32 bytes a field."""
+_RECEIPT_FIELDS = itemgetter(
+    "requestId", "nodeId", "requestHash", "resultHash", "poe", "modelRevision", "promptTokens", "completionTokens",
+    "startedAtMs", "finishedAtMs", "priceWei",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +214,7 @@ class SlotMiss:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """A front's permission for one node to serve one request body once, before it expires (Unix ms)."""
 
     TYPE = "Ticket(bytes32 requestId,uint32 nodeId,bytes32 requestHash,uint64 issuedAtMs,uint64 expiresAtMs)"
@@ -212,14 +227,10 @@ class Ticket:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(
-            typehash(self.TYPE)
-            + self.request_id
-            + word(self.node_id)
-            + self.request_hash
-            + word(self.issued_at_ms)
-            + word(self.expires_at_ms)
-        )
+        return keccak256(_TICKET_WORDS.pack(typehash(self.TYPE), *self))
+
+
+_TICKET_WORDS = Struct(">32s 32s 28xI 32s 24xQ 24xQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,15 +264,19 @@ def _hex(data: bytes) -> str:
 
 
 def _bytes32(value: object) -> bytes:
-    if not isinstance(value, str) or len(value) != 66 or not value.startswith("0x"):
-        raise ValueError(f"{value!r} is not 32 bytes of 0x-hex")
-    return bytes.fromhex(value[2:])
+    if isinstance(value, str) and len(value) == 66 and value.startswith("0x"):
+        raw = bytes.fromhex(value[2:])  # passes over blanks
+        if len(raw) == 32:
+            return raw
+    raise ValueError(f"{value!r} is not 32 bytes of 0x-hex")
 
 
-def _uint(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value!r} is not an unsigned integer")  # noqa: TRY004  one error type for bad JSON
+def _uint(value: object, most: int) -> int:
+    if type(value) is int and 0 <= value <= most:
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not an unsigned integer of its type")
     number = int(value)
-    if number < 0:
-        raise ValueError(f"{value!r} is negative")
+    if not 0 <= number <= most:
+        raise ValueError(f"{value!r} is out of its type's range")
     return number
