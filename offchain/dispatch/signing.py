@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -67,11 +67,10 @@ class TicketSigner:
         ticket = Ticket(call.request_id, node_id, call.request_hash, issued, expires)
         message = self._prefix + ticket.struct_hash()
         proof = self._mac(node_id, keccak256(message)) or self._sign(message)
-        return "0x" + (issued.to_bytes(8, "big") + expires.to_bytes(8, "big") + proof).hex()
+        return f"0x{issued:016x}{expires:016x}{proof.hex()}"
 
 
-@dataclass(frozen=True, slots=True)
-class SignedReceipt:
+class SignedReceipt(NamedTuple):
     """A node's receipt as it travels.
 
     Attributes:
@@ -158,5 +157,5 @@ class ReceiptVerifier:
             signer = self._recover(self._digest(receipt.struct_hash()), signed.signature)
         except ValueError as error:
             raise NodeError(FaultKind.BAD_RECEIPT, str(error)) from None
-        if signer.lower() not in [key.lower() for key in keys]:
+        if signer not in keys and signer.lower() not in [key.lower() for key in keys]:
             raise NodeError(FaultKind.BAD_RECEIPT, f"it is signed by {signer}, not by the node's key")
