@@ -19,7 +19,14 @@ from offchain.dispatch.openai_errors import error_body
 __all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Request"]
 
 _HEAD_END = b"\r\n\r\n"
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+
+def _status_line(status: int, phrase: str = "Unknown") -> str:
+    return f"HTTP/1.1 {status} {phrase}\r\n"
+
+
+_STATUS_LINES = {status.value: _status_line(status.value, status.phrase) for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +157,7 @@ class Connection(asyncio.Protocol):
         if self.started or self.transport is None:
             return
         self.started = True
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = (
-            f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{extra}content-length: {len(body)}\r\n"
-            f"{'' if self._keep and not self._server.draining else 'connection: close' + chr(13) + chr(10)}\r\n"
-        )
+        head = f"{self._head(status, headers)}content-length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode("latin-1") + body)
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -162,9 +165,7 @@ class Connection(asyncio.Protocol):
         if self.started or self.transport is None:
             return
         self.started = True
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        closing = "" if self._keep and not self._server.draining else "connection: close\r\n"
-        head = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{extra}transfer-encoding: chunked\r\n{closing}\r\n"
+        head = f"{self._head(status, headers)}transfer-encoding: chunked\r\n\r\n"
         self.transport.write(head.encode("latin-1"))
 
     def write(self, data: bytes) -> bool:
@@ -245,10 +246,11 @@ class Connection(asyncio.Protocol):
                 if self.transport is not None:
                     self.transport.pause_reading()
             return
-        if not self._buffer and self._state == "head":
-            self.deadline = self._loop.time() + self._server.limits.head_seconds
+        first = not self._buffer and self._state == "head"
         self._buffer += data
         self._advance()
+        if first and self._state == "head":
+            self.deadline = self._loop.time() + self._server.limits.head_seconds
         if self._unfinished or self._state == "body":
             self._count_unfinished()
 
@@ -268,6 +270,13 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------------------- inside
 
+    def _head(self, status: int, headers: Mapping[str, str]) -> str:
+        """The head of an answer without what says how long it is."""
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        if not self._keep or self._server.draining:
+            lines.append("connection: close\r\n")
+        return f"{_STATUS_LINES.get(status) or _status_line(status)}{''.join(lines)}"
+
     def _advance(self) -> None:
         try:
             if self._state == "head":
@@ -282,7 +291,7 @@ class Connection(asyncio.Protocol):
 
     def _take_head(self) -> bytearray | None:
         end = self._buffer.find(_HEAD_END)
-        if max(end, 0 if end >= 0 else len(self._buffer)) > self._server.limits.most_head:
+        if (end if end >= 0 else len(self._buffer)) > self._server.limits.most_head:
             raise RefusedError(431, "the request's head is too large")
         if end < 0:
             return None
@@ -311,13 +320,10 @@ class Connection(asyncio.Protocol):
         self._request = request
         self._keep = request.keep_alive
         self._state = "body"
+        if self._chunked is None and len(self._buffer) >= self._wanted:
+            return
         self.deadline = self._loop.time() + self._server.limits.body_seconds
-        complete = self._chunked is None and len(self._buffer) >= self._wanted
-        if (
-            not complete
-            and headers.get("expect", "").lower() == "100-continue"
-            and self.transport is not None
-        ):
+        if headers.get("expect", "").lower() == "100-continue" and self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, request: Request) -> None:
@@ -325,9 +331,12 @@ class Connection(asyncio.Protocol):
             if not self._chunked.feed(self._buffer):
                 return
             request.body = bytes(self._chunked.body)
+        elif len(self._buffer) < self._wanted:
+            return
+        elif len(self._buffer) == self._wanted:
+            request.body = bytes(self._buffer)
+            self._buffer.clear()
         else:
-            if len(self._buffer) < self._wanted:
-                return
             with memoryview(self._buffer) as view:
                 request.body = bytes(view[: self._wanted])
             del self._buffer[: self._wanted]

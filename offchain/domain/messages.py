@@ -102,14 +102,15 @@ class ServiceReceipt:
             values = _RECEIPT_FIELDS(data)
         except KeyError as missing:
             raise ValueError(f"receipt lacks {missing}") from None
-        request_id, node_id, request_hash, result_hash, poe, revision, prompt, completion, start, end, price = values
+        raw = _words(values[:5])
+        node_id, prompt, completion, start, end, price = values[5:]
         return cls(
-            _bytes32(request_id),
+            raw[:32],
             NodeId(_uint(node_id, _UINT32)),
-            _bytes32(request_hash),
-            _bytes32(result_hash),
-            _bytes32(poe),
-            _bytes32(revision),
+            raw[32:64],
+            raw[64:96],
+            raw[96:128],
+            raw[128:],
             _uint(prompt, _UINT32),
             _uint(completion, _UINT32),
             _uint(start, _UINT64),
@@ -122,8 +123,8 @@ _UINT32, _UINT64, _UINT256 = 2**32 - 1, 2**64 - 1, 2**256 - 1
 _RECEIPT_WORDS = Struct(">32s 32s 28xI 32s 32s 32s 32s 28xI 28xI 24xQ 24xQ 32s")
 """ABI encoding of a receipt's struct, its type hash first: one word of 32 bytes a field."""
 _RECEIPT_FIELDS = itemgetter(
-    "requestId", "nodeId", "requestHash", "resultHash", "poe", "modelRevision", "promptTokens", "completionTokens",
-    "startedAtMs", "finishedAtMs", "priceWei",
+    "requestId", "requestHash", "resultHash", "poe", "modelRevision",
+    "nodeId", "promptTokens", "completionTokens", "startedAtMs", "finishedAtMs", "priceWei",
 )  # fmt: skip
 
 
@@ -263,12 +264,15 @@ def _hex(data: bytes) -> str:
     return "0x" + data.hex()
 
 
-def _bytes32(value: object) -> bytes:
-    if isinstance(value, str) and len(value) == 66 and value.startswith("0x"):
-        raw = bytes.fromhex(value[2:])  # passes over blanks
-        if len(raw) == 32:
-            return raw
-    raise ValueError(f"{value!r} is not 32 bytes of 0x-hex")
+def _words(values: Sequence[object]) -> bytes:
+    """Words of 0x-hex as bytes, all in one call. Raises ValueError."""
+    for value in values:
+        if not isinstance(value, str) or len(value) != 66 or value[:2] != "0x":
+            raise ValueError(f"{value!r} is not 32 bytes of 0x-hex")
+    raw = bytes.fromhex("".join([value[2:] for value in values]))  # type: ignore[index]
+    if len(raw) != 32 * len(values):  # it passes over blanks
+        raise ValueError(f"{values!r} are not 32 bytes of 0x-hex each")
+    return raw
 
 
 def _uint(value: object, most: int) -> int:
