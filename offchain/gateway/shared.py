@@ -14,6 +14,7 @@ import contextlib
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -43,6 +44,27 @@ MOST_AT_ONCE = 10_000
 _WEI_PART = 10**9
 """A price is summed in two parts, because a sum in Redis has 63 bits: of some 9 billion requests a day, or 9 billion tokens."""
 _FIELDS = ("requests", "prompt_tokens", "completion_tokens", "price_high", "price_low")
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What a tenant used in a day, as far as it was not told to Redis."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    price_wei: int = 0
+
+    def amounts(self) -> tuple[int, ...]:
+        """In the order of `_FIELDS`."""
+        return self.requests, self.prompt_tokens, self.completion_tokens, *divmod(self.price_wei, _WEI_PART)
+
+    def add(self, more: "_Totals") -> None:
+        """Take others in."""
+        self.requests += more.requests
+        self.prompt_tokens += more.prompt_tokens
+        self.completion_tokens += more.completion_tokens
+        self.price_wei += more.price_wei
 
 
 def new_request_id(now_ms: int) -> bytes:
@@ -90,7 +112,7 @@ class SharedState:
         self._version: bytes | None = b"?"
         self._reports: dict[NodeId, tuple[NodeReport, int]] = {}
         self._records: deque[tuple[bytes, bytes]] = deque(maxlen=MOST_UNSHARED)
-        self._usage: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._usage: defaultdict[tuple[str, int], _Totals] = defaultdict(_Totals)
         self._told_wei: dict[str, int] = {}
         self._name = secrets.token_hex(8)
         self._down = False
@@ -107,12 +129,14 @@ class SharedState:
         if entry.status != "answered":
             return
         day = int(self._now_ms() // 86_400_000)
-        totals = self._usage[f"parallelix:usage:{entry.tenant}:{day}"]
-        price = 0 if entry.receipt is None else entry.receipt.receipt.price_wei
-        self._quotas.usage(entry.tenant).spent_wei += price
-        amounts = (1, *entry.usage, price // _WEI_PART, price % _WEI_PART)
-        for name, amount in zip(_FIELDS, amounts, strict=True):
-            totals[name] += amount
+        totals = self._usage[entry.tenant, day]
+        totals.requests += 1
+        totals.prompt_tokens += entry.usage[0]
+        totals.completion_tokens += entry.usage[1]
+        if entry.receipt is not None:
+            price = entry.receipt.receipt.price_wei
+            totals.price_wei += price
+            self._quotas.usage(entry.tenant).spent_wei += price
 
     async def exchange(self) -> None:
         """Give and take once. A Redis that does not answer is logged once, and nothing is lost."""
@@ -156,15 +180,16 @@ class SharedState:
         pipeline = self._redis.pipeline(transaction=False)
         reports, self._reports = self._reports, {}
         records = [self._records.popleft() for _ in range(min(len(self._records), MOST_AT_ONCE))]
-        usage, self._usage = self._usage, defaultdict(lambda: defaultdict(int))
+        usage, self._usage = self._usage, defaultdict(_Totals)
         try:
             if reports:
                 await self._fleet.write_all(reports.values())
             for minute, documents in _by_minute(records).items():
                 pipeline.execute_command("HSET", RECEIPTS + str(minute), *documents)
                 pipeline.expire(RECEIPTS + str(minute), RECEIPT_SECONDS)
-            for key, totals in usage.items():
-                for name, amount in totals.items():
+            for (tenant, day), totals in usage.items():
+                key = f"parallelix:usage:{tenant}:{day}"
+                for name, amount in zip(_FIELDS, totals.amounts(), strict=True):
                     pipeline.hincrby(key, name, amount)
                 pipeline.expire(key, USAGE_SECONDS)
             if len(pipeline):
@@ -173,8 +198,7 @@ class SharedState:
             self._reports = {**reports, **self._reports}
             self._records.extendleft(reversed(records))
             for key, totals in usage.items():
-                for name, amount in totals.items():
-                    self._usage[key][name] += amount
+                self._usage[key].add(totals)
             raise
         await self._exchange_quotas()
         await self._exchange_spent()
