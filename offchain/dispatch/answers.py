@@ -12,9 +12,9 @@ async def first_bytes(exchange: Exchange) -> bytes:
     return b"" if exchange.status >= 400 else await exchange.read()
 
 
-async def check_status(exchange: Exchange) -> None:
-    if exchange.status >= 400:
-        raise classify(exchange.status, await _whole(exchange))
+async def refusal(exchange: Exchange) -> NodeError | CallerError:
+    """What an answer with an error status means. Raises NodeError when it does not end."""
+    return classify(exchange.status, await _whole(exchange))
 
 
 async def _whole(exchange: Exchange) -> bytes:

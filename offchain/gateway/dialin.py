@@ -28,7 +28,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import orjson
 
@@ -178,15 +178,18 @@ class DialIn:
     def before(self, handler: Handler) -> Handler:
         """A handler that answers what is ours and leaves the rest to `handler`."""
 
-        async def handle(request: Request, connection: Connection) -> None:
+        def handle(request: Request, connection: Connection) -> Awaitable[None]:
             if not request.path.startswith(PATH):
-                await handler(request, connection)
-            elif request.path == PATH:
-                self._dial(request, connection)
-            else:
-                await self._relay(request, connection)
+                return handler(request, connection)
+            return self._handle(request, connection)
 
         return handle
+
+    async def _handle(self, request: Request, connection: Connection) -> None:
+        if request.path == PATH:
+            self._dial(request, connection)
+        else:
+            await self._relay(request, connection)
 
     def _dial(self, request: Request, connection: Connection) -> None:
         if request.method == "GET":

@@ -72,6 +72,7 @@ class _NoSink:
 
 
 _NO_SINK = _NoSink()
+_NO_HEADERS: dict[str, str] = {}
 
 
 class Inference:
@@ -94,10 +95,10 @@ class Inference:
             parts.quotas.admit(tenant.name, tenant.limits, cost)
         except QuotaExceededError as error:
             raise from_quota(error) from None
-        headers = {}
+        headers = _NO_HEADERS
         if kind is not Kind.EMBEDDING:
             # beside the body and not in it: the node's receipt binds the caller's own bytes
-            headers[SALT_HEADER] = parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))
+            headers = {SALT_HEADER: parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))}
         request_id = parts.new_id()
         unit = WorkUnit(
             request_id,
@@ -128,7 +129,7 @@ class Inference:
         parts = self._p
         parts.metrics.seconds.observe(entry.total_ms / 1000)
         if status != 499 or entry.status == "cancelled":
-            parts.metrics.requests[kind.value, status] += 1
+            parts.metrics.requests[kind, status] += 1
         parts.quotas.settle(entry.tenant, cost, sum(entry.usage))
         record = parts.book.close(entry)
         if parts.shared is not None:
@@ -188,8 +189,8 @@ class Inference:
         entry.status = "answered"
         entry.usage = task.usage
         entry.receipt = task.receipt
-        node_id = entry.trail.node_id
-        node = None if node_id is None else self._p.fleet.get(node_id)
+        attempts = entry.trail.attempts
+        node = self._p.fleet.get(attempts[-1].node_id) if attempts else None
         if node is not None and (offer := node.report.offers.get(entry.model)) is not None:
             entry.revision = offer.revision
 
@@ -218,9 +219,10 @@ class Inference:
         )
 
     def _count_attempt(self, unit: WorkUnit, attempt: Attempt) -> None:
-        self._p.metrics.attempts[attempt.outcome, attempt.reason] += 1
+        metrics = self._p.metrics
+        metrics.attempts[attempt.outcome, attempt.reason] += 1
         if attempt.first_byte_ms is not None:
-            self._p.metrics.first_byte_seconds.observe(attempt.first_byte_ms / 1000)
+            metrics.first_byte_seconds.observe(attempt.first_byte_ms / 1000)
 
 
 def _last_event(error: CallerError | NoCapacityError | NotResumableError) -> bytes:

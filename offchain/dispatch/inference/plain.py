@@ -1,6 +1,7 @@
 """An answer that is one JSON document."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,7 @@ from offchain.domain.types import NodeId
 RECEIPT_HEADER = "x-parallelix-receipt"
 PLAIN_PATIENCE_SECONDS = 120.0
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
+_INDEX = itemgetter("index")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -42,7 +44,7 @@ class PlainTask:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self._request = request
-        self._call = Call(request.kind.value, body, request_id, headers)
+        self._call = Call(request.kind, body, request_id, headers)
         self._verifier = verifier
         self._most_bytes = most_bytes
         self._parts: list[bytes] = []
@@ -61,7 +63,7 @@ class PlainTask:
         self._size = 0
         return self._call
 
-    def head(self, status: int, headers: dict[str, str]) -> None:
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
         self.receipt_header = headers.get(RECEIPT_HEADER)
 
     def feed(self, data: bytes) -> bytes:
@@ -124,6 +126,7 @@ def _text_of(choice: dict[str, Any]) -> str:
 def _result_of(choices: list[dict[str, Any]]) -> bytes:
     if not choices:
         raise ValueError("no choices")
-    if any(choice.get("finish_reason") is None for choice in choices):
-        raise ValueError("a choice without finish_reason")
-    return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c["index"])])
+    for choice in choices:
+        if choice.get("finish_reason") is None:
+            raise ValueError("a choice without finish_reason")
+    return result_bytes([_text_of(choice) for choice in sorted(choices, key=_INDEX)])

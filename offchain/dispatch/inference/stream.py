@@ -65,7 +65,7 @@ class StreamTask:
         self._sent = 0
         self._usage_sent = False
         self._headers = headers
-        self._first_call = Call(request.kind.value, body, request_id, headers)
+        self._first_call = Call(request.kind, body, request_id, headers)
         self._begin(self._first_call, NodeId(0))
 
     def _begin(self, call: Call, node_id: NodeId) -> None:
@@ -102,7 +102,7 @@ class StreamTask:
         self._begin(Call(Kind.COMPLETION.value, orjson.dumps(body), self._request_id, self._headers), node_id)
         return self._call
 
-    def head(self, status: int, headers: dict[str, str]) -> None:
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
         if not headers.get("content-type", "").startswith("text/event-stream"):
             raise NodeError(FaultKind.BAD_ANSWER, "a stream was asked for, and something else came")
 
