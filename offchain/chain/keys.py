@@ -156,7 +156,9 @@ def recover_point(digest: bytes, signature: bytes) -> bytes:
         raise ValueError("s is in the upper half of the order")
     context, parsed, point = GLOBAL_CONTEXT.ctx, ffi.new(_RECOVERABLE), ffi.new(_POINT)
     if not (
-        lib.secp256k1_ecdsa_recoverable_signature_parse_compact(context, parsed, signature, signature[64] - 27)
+        lib.secp256k1_ecdsa_recoverable_signature_parse_compact(
+            context, parsed, signature, signature[64] - 27
+        )
         and lib.secp256k1_ecdsa_recover(context, point, parsed, digest)
     ):
         raise ValueError("the signature recovers to no key")

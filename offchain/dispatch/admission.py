@@ -256,8 +256,7 @@ class FairQueue(Generic[T]):
         if len(self._served) > 100_000:
             self._served = {name: value for name, value in self._served.items() if name in self._waiting}
         before = self._served.get(tenant, 0.0)
-        if before < self._floor:
-            before = self._floor
+        before = max(before, self._floor)
         self._served[tenant] = before + cost
         if self._waiting:
             self._floor = min(self._served.get(name, 0.0) for name in self._waiting)

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from offchain.dispatch.answers import first_bytes, refusal
+from offchain.dispatch.answers import first_bytes, refuse
 from offchain.dispatch.breaker import FAULT_LIMIT
 from offchain.dispatch.router import Placement, Router, Tried
 from offchain.dispatch.task import Sink, Task
@@ -235,7 +235,7 @@ class Engine:
                 self._wake_ticker()
             await exchange.head()
             if exchange.status >= 400:
-                raise await refusal(exchange)
+                await refuse(exchange)
             task.head(exchange.status, exchange.headers)
             first = b"" if ready is None or ready.waiting is None else ready.waiting.result()
             await self._body(exchange, watch, attempt, placement, task, sink, first)

@@ -19,7 +19,7 @@ from offchain.dispatch.openai_errors import error_body
 __all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Request"]
 
 _HEAD_END = b"\r\n\r\n"
-
+_NEVER = float("inf")
 
 
 def _status_line(status: int, phrase: str = "Unknown") -> str:
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
     """One client connection; also what a handler answers through."""
 
     __slots__ = (
-        "_buffer", "_chunked", "_drained", "_held", "_keep", "_loop", "_request", "_server", "_state", "_task", "_unfinished", "_wanted",
+        "_awaited", "_buffer", "_chunked", "_drained", "_held", "_keep", "_loop", "_request", "_server", "_state", "_task", "_unfinished", "_wanted",
         "deadline", "paused", "started", "transport",
     )  # fmt: skip
 
@@ -142,6 +142,7 @@ class Connection(asyncio.Protocol):
         self._unfinished = 0
         self._chunked: Chunks | None = None
         self._task: asyncio.Task[None] | None = None
+        self._awaited: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._keep = True
         self._held = False
@@ -157,16 +158,14 @@ class Connection(asyncio.Protocol):
         if self.started or self.transport is None:
             return
         self.started = True
-        head = f"{self._head(status, headers)}content-length: {len(body)}\r\n\r\n"
-        self.transport.write(head.encode("latin-1") + body)
+        self.transport.write(self._head(status, headers, f"content-length: {len(body)}\r\n") + body)
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Start an answer that is written piece by piece."""
         if self.started or self.transport is None:
             return
         self.started = True
-        head = f"{self._head(status, headers)}transfer-encoding: chunked\r\n\r\n"
-        self.transport.write(head.encode("latin-1"))
+        self.transport.write(self._head(status, headers, "transfer-encoding: chunked\r\n"))
 
     def write(self, data: bytes) -> bool:
         """Send a piece. False when `drain` must be awaited before the next one."""
@@ -184,7 +183,7 @@ class Connection(asyncio.Protocol):
             await self._drained
         finally:
             self._drained = None
-            self.deadline = float("inf")
+            self.deadline = _NEVER
 
     def finish(self) -> None:
         """End an answer begun with `begin`."""
@@ -270,12 +269,12 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------------------- inside
 
-    def _head(self, status: int, headers: Mapping[str, str]) -> str:
-        """The head of an answer without what says how long it is."""
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        if not self._keep or self._server.draining:
-            lines.append("connection: close\r\n")
-        return f"{_STATUS_LINES.get(status) or _status_line(status)}{''.join(lines)}"
+    def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        closing = "" if self._keep and not self._server.draining else "connection: close\r\n"
+        return f"{_STATUS_LINES.get(status) or _status_line(status)}{lines}{framing}{closing}\r\n".encode(
+            "latin-1"
+        )
 
     def _advance(self) -> None:
         try:
@@ -341,9 +340,23 @@ class Connection(asyncio.Protocol):
                 request.body = bytes(view[: self._wanted])
             del self._buffer[: self._wanted]
         self._state = "busy"
-        self.deadline = float("inf")
+        self.deadline = _NEVER
         self.started = False
-        self._task = self._loop.create_task(self._answer(request))
+        if self._task is None:
+            self._task = self._loop.create_task(self._serve())
+        elif self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    async def _serve(self) -> None:
+        """Answer the connection's requests, one after another: waking a task costs less than making one for each."""
+        while self._request is not None and self._state == "busy":
+            await self._answer(self._request)
+            if not self._next():
+                return
+            if self._state != "busy":
+                self._awaited = self._loop.create_future()
+                await self._awaited
+                self._awaited = None
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -361,16 +374,14 @@ class Connection(asyncio.Protocol):
                 self.reply(
                     500, {"content-type": "application/json"}, error_body("internal error", "server_error")
                 )
-        finally:
-            self._task = None
-        self._next()
 
-    def _next(self) -> None:
+    def _next(self) -> bool:
+        """Go on to the next request, which may be here already. Returns whether there can be one."""
         if self.transport is None:
-            return
+            return False
         if not self._keep or self._server.draining:
             self.transport.close()
-            return
+            return False
         self._state = "head"
         self._request = None
         limits = self._server.limits
@@ -380,6 +391,7 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         if self._buffer:
             self._advance()
+        return True
 
     def _count_unfinished(self) -> None:
         """Keep the sum of what requests hold that are not whole; whoever brings it over the bound is refused."""

@@ -19,6 +19,8 @@ Recover = Callable[[bytes, bytes], str]
 """(32-byte digest, 65-byte signature) -> address; ValueError when it recovers to none."""
 
 TICKET_SECONDS = 60
+MOST_RECEIPT_BYTES = 4096
+"""Several times what any receipt takes; who keeps receipts as they came must have a bound."""
 
 
 class DigestMaker:
@@ -94,6 +96,8 @@ class SignedReceipt(NamedTuple):
     @classmethod
     def parse(cls, raw: bytes | str) -> "SignedReceipt":
         """Read the JSON text of a receipt. Raises ValueError when it is malformed."""
+        if len(raw) > MOST_RECEIPT_BYTES:
+            raise ValueError("a receipt too long to be one")
         try:
             data = orjson.loads(raw)
             signature = bytes.fromhex(data["signature"].removeprefix("0x"))
@@ -104,15 +108,19 @@ class SignedReceipt(NamedTuple):
     @classmethod
     def from_header(cls, header: str) -> "SignedReceipt":
         """Read `X-Parallelix-Receipt`, base64url of the JSON. Raises ValueError when it is malformed."""
-        try:
-            raw = binascii.a2b_base64(header.replace("-", "+").replace("_", "/") + "==")
-        except ValueError:
-            raise ValueError("the receipt header is not base64url") from None
-        return cls.parse(raw)
+        return cls.parse(decode_header(header))
 
     def to_header(self) -> str:
         """The value of `X-Parallelix-Receipt`."""
         return base64.urlsafe_b64encode(orjson.dumps(self.to_json())).decode().rstrip("=")
+
+
+def decode_header(header: str) -> bytes:
+    """The JSON in `X-Parallelix-Receipt`. Raises ValueError when it is not base64url."""
+    try:
+        return binascii.a2b_base64(header.replace("-", "+").replace("_", "/") + "==")
+    except ValueError:
+        raise ValueError("the receipt header is not base64url") from None
 
 
 class ReceiptVerifier:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from operator import itemgetter
 from struct import Struct
-from typing import NamedTuple
 
 from offchain.domain.hashing import keccak256, word
 from offchain.domain.types import Epoch, NodeId, Wei
@@ -215,7 +214,8 @@ class SlotMiss:
         )
 
 
-class Ticket(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ticket:
     """A front's permission for one node to serve one request body once, before it expires (Unix ms)."""
 
     TYPE = "Ticket(bytes32 requestId,uint32 nodeId,bytes32 requestHash,uint64 issuedAtMs,uint64 expiresAtMs)"
@@ -228,7 +228,16 @@ class Ticket(NamedTuple):
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(_TICKET_WORDS.pack(typehash(self.TYPE), *self))
+        return keccak256(
+            _TICKET_WORDS.pack(
+                typehash(self.TYPE),
+                self.request_id,
+                self.node_id,
+                self.request_hash,
+                self.issued_at_ms,
+                self.expires_at_ms,
+            )
+        )
 
 
 _TICKET_WORDS = Struct(">32s 32s 28xI 32s 24xQ 24xQ")
@@ -279,7 +288,7 @@ def _uint(value: object, most: int) -> int:
     if type(value) is int and 0 <= value <= most:
         return value
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not an unsigned integer of its type")
+        raise ValueError(f"{value!r} is not an unsigned integer of its type")  # noqa: TRY004  one error type for bad JSON
     number = int(value)
     if not 0 <= number <= most:
         raise ValueError(f"{value!r} is out of its type's range")

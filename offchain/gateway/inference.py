@@ -80,6 +80,7 @@ class Inference:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
+        self._over: list[tuple[Kind, int, int, Entry]] = []
         parts.engine.on_attempt = self._count_attempt
 
     async def answer(self, kind: Kind, request: Request, connection: Connection, tenant: Tenant) -> None:
@@ -122,7 +123,15 @@ class Inference:
         finally:
             entry.total_ms = (parts.clock() - began) * 1000
             # the answer's last bytes leave when this turn of the loop ends, and nobody waits for the rest
-            asyncio.get_running_loop().call_soon(self._ended, kind, status, cost, entry)
+            if not self._over:
+                asyncio.get_running_loop().call_soon(self._close_all)
+            self._over.append((kind, status, cost, entry))
+
+    def _close_all(self) -> None:
+        """Settle what has ended in the last turn of the loop."""
+        over, self._over = self._over, []
+        for ended in over:
+            self._ended(*ended)
 
     def _ended(self, kind: Kind, status: int, cost: int, entry: Entry) -> None:
         """Count and record a request that has ended; 499 when the caller left or an error became its answer."""
@@ -188,7 +197,8 @@ class Inference:
     def _answered(self, entry: Entry, task: PlainTask | StreamTask) -> None:
         entry.status = "answered"
         entry.usage = task.usage
-        entry.receipt = task.receipt
+        if task.receipt is not None:
+            entry.receipt, entry.raw_receipt = task.receipt, task.raw_receipt
         attempts = entry.trail.attempts
         node = self._p.fleet.get(attempts[-1].node_id) if attempts else None
         if node is not None and (offer := node.report.offers.get(entry.model)) is not None:

@@ -4,7 +4,7 @@
     parallelix:quota:<tenant>:<what>:<window>   amount in a minute, kept for two
     parallelix:usage:<tenant>:<day>             hash of totals, kept for 400 days
     parallelix:spent:<tenant>                   hash of wei by the gateway process that counted them; each writes its own sum
-    parallelix:receipts:<minute>                hash of request id -> record, kept for an hour; an id begins with its minute
+    parallelix:receipts:<minute>                hash of request id -> packed record, kept for an hour; an id begins with its minute
 
 A gateway counts at once for itself and learns of the others' counts half a second later, so a quota can be overshot by
 what the others admit in that time, and a Redis that comes back empty is told the current minute again.
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -67,9 +66,9 @@ class _Totals:
         self.price_wei += more.price_wei
 
 
-def new_request_id(now_ms: int) -> bytes:
+def new_request_id(now_ms: int, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
     """A request id: 4 bytes of its Unix minute, so that its record can be found, and 28 random ones."""
-    return (now_ms // 60_000).to_bytes(4, "big") + secrets.token_bytes(28)
+    return (now_ms // 60_000).to_bytes(4, "big") + random(28)
 
 
 def minute_of(request_id: bytes) -> int:
@@ -124,7 +123,7 @@ class SharedState:
         self._reports[report.node_id] = (self._outward(report), self._now_ms())
 
     def finished(self, entry: Entry, record: bytes) -> None:
-        """A request has ended: its record (JSON) and its usage are to be shared."""
+        """A request has ended: its packed record and its usage are to be shared."""
         self._records.append((entry.trail.request_id, record))
         if entry.status != "answered":
             return
@@ -157,8 +156,7 @@ class SharedState:
         with contextlib.suppress(RedisError, OSError, TimeoutError, ValueError):
             raw = await self._redis.hget(RECEIPTS + str(minute_of(request_id)), request_id)  # type: ignore[arg-type, misc]
             if raw is not None:
-                document: dict[str, Any] = orjson.loads(raw)
-                return document
+                return Entry.unpack(request_id, raw).to_json()
         return None
 
     async def usage(self, tenant: str, days: int) -> list[dict[str, Any]]:
@@ -197,8 +195,8 @@ class SharedState:
         except (RedisError, OSError, TimeoutError):
             self._reports = {**reports, **self._reports}
             self._records.extendleft(reversed(records))
-            for key, totals in usage.items():
-                self._usage[key].add(totals)
+            for untold, totals in usage.items():
+                self._usage[untold].add(totals)
             raise
         await self._exchange_quotas()
         await self._exchange_spent()

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from offchain.dispatch.inference.request import InferenceRequest, Kind
-from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt
+from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt, decode_header
 from offchain.dispatch.upstream import Call
 from offchain.dispatch.work import FaultKind, NodeError
 from offchain.domain.messages import result_bytes
@@ -27,6 +27,7 @@ class PlainTask:
     Attributes:
         answer: the document's bytes, once `end` has returned.
         receipt: the node's receipt, once `end` has returned; None only for embeddings.
+        raw_receipt: its JSON as it came.
         usage: (prompt tokens, completion tokens).
     """
 
@@ -54,6 +55,7 @@ class PlainTask:
         self.answer = b""
         self.document: dict[str, Any] = {}
         self.receipt: SignedReceipt | None = None
+        self.raw_receipt = b""
         self.usage = (0, 0)
         self.verdict: NodeError | None = None
 
@@ -106,7 +108,8 @@ class PlainTask:
                 return None
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
         try:
-            signed = SignedReceipt.from_header(self.receipt_header)
+            self.raw_receipt = decode_header(self.receipt_header)
+            signed = SignedReceipt.parse(self.raw_receipt)
         except ValueError as error:
             raise NodeError(FaultKind.BAD_RECEIPT, str(error)) from None
         self._verifier.check(signed, self._node_id, self._call, result)
