@@ -79,7 +79,8 @@ class SlidingCount:
 
     def add(self, amount: int, now: float) -> None:
         """Count an amount; a negative one takes back what was counted too much."""
-        self.roll(now)
+        if now // WINDOW_SECONDS != self.window:
+            self.roll(now)
         self.mine += amount
         self.unpublished += amount
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from operator import itemgetter
 from struct import Struct
+from struct import error as StructError  # noqa: N812
 
 from offchain.domain.hashing import keccak256, word
 from offchain.domain.types import Epoch, NodeId, Wei
@@ -19,7 +20,7 @@ CHOICE_SEPARATOR = b"\x1e"
 
 def result_bytes(choices: Sequence[str]) -> bytes:
     """What a receipt binds: the generated text of each choice in index order, UTF-8, joined by 0x1e."""
-    return CHOICE_SEPARATOR.join(text.encode() for text in choices)
+    return CHOICE_SEPARATOR.join([text.encode() for text in choices])
 
 
 def proof_of_execution(request_id: bytes, result: bytes, node_id: NodeId) -> bytes:
@@ -98,29 +99,31 @@ class ServiceReceipt:
     def from_json(cls, data: dict[str, object]) -> "ServiceReceipt":
         """Inverse of `to_json`. Raises ValueError when a field is missing or malformed."""
         try:
-            values = _RECEIPT_FIELDS(data)
+            request_id, request_hash, result_hash, poe, revision, *numbers, price = _RECEIPT_FIELDS(data)
+            words = _words(request_id, request_hash, result_hash, poe, revision)
+            node_id, prompt, completion, start, end = _RECEIPT_NUMBERS.unpack(_RECEIPT_NUMBERS.pack(*numbers))
         except KeyError as missing:
             raise ValueError(f"receipt lacks {missing}") from None
-        raw = _words(values[:5])
-        node_id, prompt, completion, start, end, price = values[5:]
+        except (StructError, TypeError) as error:
+            raise ValueError(f"a field of the receipt is not what it must be: {error}") from None
         return cls(
-            raw[:32],
-            NodeId(_uint(node_id, _UINT32)),
-            raw[32:64],
-            raw[64:96],
-            raw[96:128],
-            raw[128:],
-            _uint(prompt, _UINT32),
-            _uint(completion, _UINT32),
-            _uint(start, _UINT64),
-            _uint(end, _UINT64),
-            Wei(_uint(price, _UINT256)),
+            words[:32],
+            node_id,
+            words[32:64],
+            words[64:96],
+            words[96:128],
+            words[128:],
+            prompt,
+            completion,
+            start,
+            end,
+            Wei(_uint256(price)),
         )
 
 
-_UINT32, _UINT64, _UINT256 = 2**32 - 1, 2**64 - 1, 2**256 - 1
 _RECEIPT_WORDS = Struct(">32s 32s 28xI 32s 32s 32s 32s 28xI 28xI 24xQ 24xQ 32s")
 """ABI encoding of a receipt's struct, its type hash first: one word of 32 bytes a field."""
+_RECEIPT_NUMBERS = Struct(">IIIQQ")
 _RECEIPT_FIELDS = itemgetter(
     "requestId", "requestHash", "resultHash", "poe", "modelRevision",
     "nodeId", "promptTokens", "completionTokens", "startedAtMs", "finishedAtMs", "priceWei",
@@ -273,23 +276,21 @@ def _hex(data: bytes) -> str:
     return "0x" + data.hex()
 
 
-def _words(values: Sequence[object]) -> bytes:
-    """Words of 0x-hex as bytes, all in one call. Raises ValueError."""
-    for value in values:
-        if not isinstance(value, str) or len(value) != 66 or value[:2] != "0x":
-            raise ValueError(f"{value!r} is not 32 bytes of 0x-hex")
-    raw = bytes.fromhex("".join([value[2:] for value in values]))  # type: ignore[index]
-    if len(raw) != 32 * len(values):  # it passes over blanks
+def _words(*values: str) -> bytes:
+    """Words of 0x-hex as bytes, all at once. Raises ValueError, and TypeError for what is no text."""
+    text, count = "".join(values), len(values)
+    raw = bytes.fromhex(text.replace("0x", ""))  # passes over blanks
+    if (
+        len(text) != 66 * count
+        or len(raw) != 32 * count
+        or text[::66] + text[1::66] != "0" * count + "x" * count
+    ):
         raise ValueError(f"{values!r} are not 32 bytes of 0x-hex each")
     return raw
 
 
-def _uint(value: object, most: int) -> int:
-    if type(value) is int and 0 <= value <= most:
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not an unsigned integer of its type")  # noqa: TRY004  one error type for bad JSON
-    number = int(value)
-    if not 0 <= number <= most:
-        raise ValueError(f"{value!r} is out of its type's range")
+def _uint256(value: object) -> int:
+    number = int(value) if isinstance(value, str) else value
+    if type(number) is not int or not 0 <= number < 1 << 256:
+        raise ValueError(f"{value!r} is not an unsigned integer of 256 bits")
     return number
