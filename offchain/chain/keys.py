@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coincurve import PrivateKey, PublicKey
+from coincurve._libsecp256k1 import ffi, lib
+from coincurve.context import GLOBAL_CONTEXT
 from eth_account import Account
 from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
 
@@ -22,7 +24,9 @@ from offchain.domain.types import Address
 from offchain.errors import UserError
 
 SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-_HALF_ORDER = SECP256K1_ORDER // 2
+_HALF_ORDER = (SECP256K1_ORDER // 2).to_bytes(32, "big")
+_POINT = ffi.typeof("secp256k1_pubkey *")
+_RECOVERABLE = ffi.typeof("secp256k1_ecdsa_recoverable_signature *")
 _PRIVATE_BITS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -132,7 +136,14 @@ def recover(digest: bytes, signature: bytes) -> Address:
 
 
 def recover_key(digest: bytes, signature: bytes) -> bytes:
-    """The 64-byte public key that signed a digest.
+    """The 64-byte public key that signed a digest. Raises ValueError as `recover_point`."""
+    return key_of_point(recover_point(digest, signature))
+
+
+def recover_point(digest: bytes, signature: bytes) -> bytes:
+    """The public key that signed a digest, in libsecp256k1's own form: good for comparing in this process, no further.
+
+    The library's two calls and nothing around them: coincurve's objects cost an eighth of a recovery.
 
     Raises:
         ValueError: wrong length, s in the upper half, v not 27 or 28, or no point on the curve.
@@ -141,14 +152,23 @@ def recover_key(digest: bytes, signature: bytes) -> bytes:
         raise ValueError("a digest is 32 bytes and a signature 65")
     if signature[64] not in (27, 28):
         raise ValueError("v is not 27 or 28")
-    if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
+    if signature[32:64] > _HALF_ORDER:
         raise ValueError("s is in the upper half of the order")
-    raw = signature[:64] + bytes((signature[64] - 27,))
-    try:
-        point = PublicKey.from_signature_and_message(raw, digest, hasher=None)
-    except Exception as error:  # coincurve raises bare Exception
-        raise ValueError("the signature recovers to no key") from error
-    return point.format(compressed=False)[1:]
+    context, parsed, point = GLOBAL_CONTEXT.ctx, ffi.new(_RECOVERABLE), ffi.new(_POINT)
+    if not (
+        lib.secp256k1_ecdsa_recoverable_signature_parse_compact(
+            context, parsed, signature, signature[64] - 27
+        )
+        and lib.secp256k1_ecdsa_recover(context, point, parsed, digest)
+    ):
+        raise ValueError("the signature recovers to no key")
+    return bytes(ffi.buffer(point))
+
+
+def key_of_point(point: bytes) -> bytes:
+    """The 64-byte public key of what `recover_point` gives."""
+    key: bytes = PublicKey(ffi.from_buffer(_POINT, point)).format(compressed=False)[1:]
+    return key
 
 
 def public_key_address(key: bytes) -> Address:

@@ -73,14 +73,14 @@ class SlidingCount:
 
     def roll(self, now: float) -> None:
         """Go on to the window that holds `now` (Unix seconds)."""
-        window = int(now // WINDOW_SECONDS)
+        window = now // WINDOW_SECONDS
         if window != self.window:
             if window == self.window + 1:
                 self.before = self.mine + self.others
                 self.mine_before, self.told_before = self.mine, self.told
             else:
                 self.before, self.mine_before, self.told_before = 0, 0, None
-            self.window, self.mine, self.others, self.told = window, 0, 0, None
+            self.window, self.mine, self.others, self.told = int(window), 0, 0, None
 
     def estimate(self, now: float) -> float:
         """Amount of the last minute."""
@@ -90,7 +90,8 @@ class SlidingCount:
 
     def add(self, amount: int, now: float) -> None:
         """Count an amount; a negative one takes back what was counted too much."""
-        self.roll(now)
+        if now // WINDOW_SECONDS != self.window:
+            self.roll(now)
         self.mine += amount
 
     def until_room(self, limit: int, amount: int, now: float) -> float:
@@ -147,12 +148,10 @@ class Quotas:
             raise QuotaExceededError("credit", limits.credit_wei, 0.0)
         if limits.most_concurrent is not None and usage.running >= limits.most_concurrent:
             raise QuotaExceededError("concurrency", limits.most_concurrent, 1.0)
-        for what, count, limit, amount in (
-            ("requests", usage.requests, limits.requests_per_minute, 1),
-            ("tokens", usage.tokens, limits.tokens_per_minute, cost),
-        ):
-            if limit is not None and count.estimate(now) + amount > limit:
-                raise QuotaExceededError(what, limit, max(1.0, count.until_room(limit, amount, now)))
+        if limits.requests_per_minute is not None:
+            _check("requests", usage.requests, limits.requests_per_minute, 1, now)
+        if limits.tokens_per_minute is not None:
+            _check("tokens", usage.tokens, limits.tokens_per_minute, cost, now)
         usage.requests.add(1, now)
         usage.tokens.add(cost, now)
         usage.running += 1
@@ -162,6 +161,11 @@ class Quotas:
         usage = self.usage(tenant)
         usage.running -= 1
         usage.tokens.add(actual - expected, self._now())
+
+
+def _check(what: str, count: SlidingCount, limit: int, amount: int, now: float) -> None:
+    if count.estimate(now) + amount > limit:
+        raise QuotaExceededError(what, limit, max(1.0, count.until_room(limit, amount, now)))
 
 
 class Queued(Protocol):
@@ -262,9 +266,10 @@ class FairQueue(Generic[T]):
         """A tenant was given work."""
         if len(self._served) > 100_000:
             self._served = {name: value for name, value in self._served.items() if name in self._waiting}
-        served = max(self._served.get(tenant, 0.0), self._floor) + cost
-        self._served[tenant] = served
+        before = self._served.get(tenant, 0.0)
+        before = max(before, self._floor)
+        self._served[tenant] = before + cost
         if self._waiting:
             self._floor = min(self._served.get(name, 0.0) for name in self._waiting)
         else:
-            self._floor = max(self._floor, served - cost)
+            self._floor = before

@@ -1,5 +1,7 @@
 """What the beginning of a node's answer means: work, a node's fault, or the caller's own."""
 
+from typing import NoReturn
+
 from offchain.dispatch.upstream import Exchange
 from offchain.dispatch.work import CallerError, FaultKind, NodeError
 
@@ -12,9 +14,9 @@ async def first_bytes(exchange: Exchange) -> bytes:
     return b"" if exchange.status >= 400 else await exchange.read()
 
 
-async def check_status(exchange: Exchange) -> None:
-    if exchange.status >= 400:
-        raise classify(exchange.status, await _whole(exchange))
+async def refuse(exchange: Exchange) -> NoReturn:
+    """Raise what an answer with an error status means: NodeError or CallerError."""
+    raise classify(exchange.status, await _whole(exchange))
 
 
 async def _whole(exchange: Exchange) -> bytes:

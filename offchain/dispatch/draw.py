@@ -64,11 +64,12 @@ class DrawSource(Protocol):
 class WeightedPool:
     """A set of integers with positive integer weights."""
 
-    __slots__ = ("_buckets", "_places", "total")
+    __slots__ = ("_buckets", "_places", "_shape", "total")
 
     def __init__(self) -> None:
         self._buckets: dict[int, Bucket] = {}
         self._places: dict[int, tuple[Bucket, int, int]] = {}
+        self._shape: list[tuple[int, int, int]] | None = None
         self.total = 0
 
     def __len__(self) -> int:
@@ -89,6 +90,7 @@ class WeightedPool:
             if self._places[member][2] == weight:
                 return
             self.remove(member)
+        self._shape = None
         limit = 1 << (weight - 1).bit_length()
         bucket = self._buckets.get(limit)
         if bucket is None:
@@ -106,6 +108,7 @@ class WeightedPool:
         place = self._places.pop(member, None)
         if place is None:
             return
+        self._shape = None
         bucket, index, weight = place
         last, last_weight = bucket.members.pop(), bucket.weights.pop()
         if last != member:
@@ -115,7 +118,9 @@ class WeightedPool:
         self.total -= weight
 
     def shape(self) -> list[tuple[int, int, int]]:
-        return [(b.limit, len(b.members), b.total) for b in self._buckets.values() if b.members]
+        if self._shape is None:  # decisions keep it, so that a change makes a new one
+            self._shape = [(b.limit, len(b.members), b.total) for b in self._buckets.values() if b.members]
+        return self._shape
 
     def member_at(self, limit: int, index: int) -> tuple[int, int]:
         bucket = self._buckets[limit]

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from offchain.dispatch.answers import check_status, first_bytes
+from offchain.dispatch.answers import first_bytes, refuse
 from offchain.dispatch.breaker import FAULT_LIMIT
 from offchain.dispatch.router import Placement, Router, Tried
 from offchain.dispatch.task import Sink, Task
@@ -224,7 +224,7 @@ class Engine:
                 placement.lease.node_id,
                 began,
                 router.patience(placement.unit, task.initial_patience_seconds),
-                router.clock(),
+                began,
                 placement,
                 call,
             )
@@ -234,8 +234,9 @@ class Engine:
             if self._ticker is None:
                 self._wake_ticker()
             await exchange.head()
-            await check_status(exchange)
-            task.head(exchange.status, dict(exchange.headers))
+            if exchange.status >= 400:
+                await refuse(exchange)
+            task.head(exchange.status, exchange.headers)
             first = b"" if ready is None or ready.waiting is None else ready.waiting.result()
             await self._body(exchange, watch, attempt, placement, task, sink, first)
             attempt.outcome = "ok"
@@ -269,7 +270,8 @@ class Engine:
             attempt.ms = (router.clock() - began) * 1000
             if watch is not None:
                 self._running.discard(watch)
-                self._call_off(watch)
+                if watch.hedge is not None:
+                    self._call_off(watch)
             if exchange is not None:
                 exchange.close()
         return None
@@ -290,7 +292,8 @@ class Engine:
             watch.progressed = now = clock()
             if not watch.answering:
                 watch.answering = True
-                self._call_off(watch)
+                if watch.hedge is not None:
+                    self._call_off(watch)
                 attempt.first_byte_ms = (now - watch.began) * 1000
                 self.router.first_byte(placement, now - watch.began)
             out = task.feed(data)

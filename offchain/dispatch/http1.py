@@ -19,7 +19,14 @@ from offchain.dispatch.openai_errors import error_body
 __all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Request"]
 
 _HEAD_END = b"\r\n\r\n"
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_NEVER = float("inf")
+
+
+def _status_line(status: int, phrase: str = "Unknown") -> str:
+    return f"HTTP/1.1 {status} {phrase}\r\n"
+
+
+_STATUS_LINES = {status.value: _status_line(status.value, status.phrase) for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ class Connection(asyncio.Protocol):
     """One client connection; also what a handler answers through."""
 
     __slots__ = (
-        "_buffer", "_chunked", "_drained", "_held", "_keep", "_loop", "_request", "_server", "_state", "_task", "_unfinished", "_wanted",
+        "_awaited", "_buffer", "_chunked", "_drained", "_held", "_keep", "_loop", "_request", "_server", "_state", "_task", "_unfinished", "_wanted",
         "deadline", "paused", "started", "transport",
     )  # fmt: skip
 
@@ -135,6 +142,7 @@ class Connection(asyncio.Protocol):
         self._unfinished = 0
         self._chunked: Chunks | None = None
         self._task: asyncio.Task[None] | None = None
+        self._awaited: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._keep = True
         self._held = False
@@ -150,22 +158,14 @@ class Connection(asyncio.Protocol):
         if self.started or self.transport is None:
             return
         self.started = True
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = (
-            f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{extra}content-length: {len(body)}\r\n"
-            f"{'' if self._keep and not self._server.draining else 'connection: close' + chr(13) + chr(10)}\r\n"
-        )
-        self.transport.write(head.encode("latin-1") + body)
+        self.transport.write(self._head(status, headers, f"content-length: {len(body)}\r\n") + body)
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Start an answer that is written piece by piece."""
         if self.started or self.transport is None:
             return
         self.started = True
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        closing = "" if self._keep and not self._server.draining else "connection: close\r\n"
-        head = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{extra}transfer-encoding: chunked\r\n{closing}\r\n"
-        self.transport.write(head.encode("latin-1"))
+        self.transport.write(self._head(status, headers, "transfer-encoding: chunked\r\n"))
 
     def write(self, data: bytes) -> bool:
         """Send a piece. False when `drain` must be awaited before the next one."""
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
             await self._drained
         finally:
             self._drained = None
-            self.deadline = float("inf")
+            self.deadline = _NEVER
 
     def finish(self) -> None:
         """End an answer begun with `begin`."""
@@ -245,10 +245,11 @@ class Connection(asyncio.Protocol):
                 if self.transport is not None:
                     self.transport.pause_reading()
             return
-        if not self._buffer and self._state == "head":
-            self.deadline = self._loop.time() + self._server.limits.head_seconds
+        first = not self._buffer and self._state == "head"
         self._buffer += data
         self._advance()
+        if first and self._state == "head":
+            self.deadline = self._loop.time() + self._server.limits.head_seconds
         if self._unfinished or self._state == "body":
             self._count_unfinished()
 
@@ -268,6 +269,13 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------------------- inside
 
+    def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        closing = "" if self._keep and not self._server.draining else "connection: close\r\n"
+        return f"{_STATUS_LINES.get(status) or _status_line(status)}{lines}{framing}{closing}\r\n".encode(
+            "latin-1"
+        )
+
     def _advance(self) -> None:
         try:
             if self._state == "head":
@@ -282,7 +290,7 @@ class Connection(asyncio.Protocol):
 
     def _take_head(self) -> bytearray | None:
         end = self._buffer.find(_HEAD_END)
-        if max(end, 0 if end >= 0 else len(self._buffer)) > self._server.limits.most_head:
+        if (end if end >= 0 else len(self._buffer)) > self._server.limits.most_head:
             raise RefusedError(431, "the request's head is too large")
         if end < 0:
             return None
@@ -311,13 +319,10 @@ class Connection(asyncio.Protocol):
         self._request = request
         self._keep = request.keep_alive
         self._state = "body"
+        if self._chunked is None and len(self._buffer) >= self._wanted:
+            return
         self.deadline = self._loop.time() + self._server.limits.body_seconds
-        complete = self._chunked is None and len(self._buffer) >= self._wanted
-        if (
-            not complete
-            and headers.get("expect", "").lower() == "100-continue"
-            and self.transport is not None
-        ):
+        if headers.get("expect", "").lower() == "100-continue" and self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, request: Request) -> None:
@@ -325,16 +330,33 @@ class Connection(asyncio.Protocol):
             if not self._chunked.feed(self._buffer):
                 return
             request.body = bytes(self._chunked.body)
+        elif len(self._buffer) < self._wanted:
+            return
+        elif len(self._buffer) == self._wanted:
+            request.body = bytes(self._buffer)
+            self._buffer.clear()
         else:
-            if len(self._buffer) < self._wanted:
-                return
             with memoryview(self._buffer) as view:
                 request.body = bytes(view[: self._wanted])
             del self._buffer[: self._wanted]
         self._state = "busy"
-        self.deadline = float("inf")
+        self.deadline = _NEVER
         self.started = False
-        self._task = self._loop.create_task(self._answer(request))
+        if self._task is None:
+            self._task = self._loop.create_task(self._serve())
+        elif self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    async def _serve(self) -> None:
+        """Answer the connection's requests, one after another: waking a task costs less than making one for each."""
+        while self._request is not None and self._state == "busy":
+            await self._answer(self._request)
+            if not self._next():
+                return
+            if self._state != "busy":
+                self._awaited = self._loop.create_future()
+                await self._awaited
+                self._awaited = None
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -352,16 +374,14 @@ class Connection(asyncio.Protocol):
                 self.reply(
                     500, {"content-type": "application/json"}, error_body("internal error", "server_error")
                 )
-        finally:
-            self._task = None
-        self._next()
 
-    def _next(self) -> None:
+    def _next(self) -> bool:
+        """Go on to the next request, which may be here already. Returns whether there can be one."""
         if self.transport is None:
-            return
+            return False
         if not self._keep or self._server.draining:
             self.transport.close()
-            return
+            return False
         self._state = "head"
         self._request = None
         limits = self._server.limits
@@ -371,6 +391,7 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         if self._buffer:
             self._advance()
+        return True
 
     def _count_unfinished(self) -> None:
         """Keep the sum of what requests hold that are not whole; whoever brings it over the bound is refused."""

@@ -198,10 +198,11 @@ class Connection(asyncio.Protocol):
             return
         if version == "HTTP/1.0 " or headers.get("connection", "").lower() == "close":
             self.keep = False
-        if headers.get("transfer-encoding", "").lower() == "chunked":
+        coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+        if coding is not None and coding.lower() == "chunked":
             self._state = "chunk_size"
-        elif "content-length" in headers:
-            self._left = int(headers["content-length"])
+        elif length is not None:
+            self._left = int(length)
             if self._left < 0:
                 raise _BrokenError("a negative length")
             self._state = "length"

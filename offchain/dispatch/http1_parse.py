@@ -36,26 +36,39 @@ def parse_head(head: bytes | bytearray, most_headers: int) -> Request:
     whole = _HEAD.fullmatch(text)
     if whole is None:
         raise RefusedError(400, _fault_of(text))
-    lines = text.split("\r\n")
-    if len(lines) > most_headers + 1:
+    del (lines := text.split("\r\n"))[0]
+    if len(lines) > most_headers:
         raise RefusedError(431, "there are too many headers")
     headers: dict[str, str] = {}
-    for line in lines[1:]:
+    for line in lines:
         name, _, value = line.partition(":")
-        name = name.lower()
-        value = value.strip(" \t")
+        headers[name.lower()] = value.strip(" \t")
+    if len(headers) != len(lines):
+        headers = _joined(lines)
+    method, target, minor = whole.groups()
+    if minor == "1" and "host" not in headers:
+        raise RefusedError(400, "the Host header is missing")
+    path, _, query = target.partition("?")
+    connection = headers.get("connection")
+    if connection is None:
+        keep = minor == "1"
+    else:
+        keep = connection.lower() != "close" if minor == "1" else connection.lower() == "keep-alive"
+    return Request(method, path, query, headers, b"", keep)
+
+
+def _joined(lines: list[str]) -> dict[str, str]:
+    """Headers of which some are repeated. Raises RefusedError for one that must not be."""
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
         if name in headers:
             if name in _SINGLE:
                 raise RefusedError(400, f"the header {name} is repeated")
             value = f"{headers[name]}, {value}"
         headers[name] = value
-    method, target, minor = whole.groups()
-    if minor == "1" and "host" not in headers:
-        raise RefusedError(400, "the Host header is missing")
-    path, _, query = target.partition("?")
-    connection = headers.get("connection", "").lower()
-    keep = connection != "close" if minor == "1" else connection == "keep-alive"
-    return Request(method, path, query, headers, keep_alive=keep)
+    return headers
 
 
 def _fault_of(text: str) -> str:

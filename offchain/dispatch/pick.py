@@ -10,7 +10,7 @@ Everything that went in is in the `Decision`, so that `replay` can compute it ag
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from offchain.domain.types import FULL_BPS, NodeId
 
 CHOICES = 4
 MOST_DRAWS = 16
+_NOBODY: frozenset[NodeId] = frozenset()
 DEFAULT_FIRST_BYTE_SECONDS = 0.05
 
 
@@ -164,7 +165,7 @@ def pick(
     wants: Requirements,
     seed: int,
     regions: Sequence[str],
-    excluded: Iterable[NodeId] = (),
+    excluded: Collection[NodeId] = (),
     affinity: tuple[int, ...] = (),
 ) -> Decision | None:
     """Choose an available node, or None when there is none.
@@ -175,7 +176,7 @@ def pick(
         excluded: nodes that have had their try.
         affinity: prefix hashes of the input.
     """
-    barred = frozenset(excluded)
+    barred = frozenset(excluded) if excluded else _NOBODY
     by_region = fleet.pools(wants.capability)
     for region in _order(regions, by_region):
         for tier, pool in by_region[region].items():

@@ -1,5 +1,6 @@
 """What the engine asks of a class of work, and of the place where its output goes."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from offchain.dispatch.upstream import Call
@@ -22,7 +23,7 @@ class Task(Protocol):
     def call(self, node_id: NodeId) -> Call:
         """What to send in the next attempt. Raises NotResumableError when that cannot be exact."""
 
-    def head(self, status: int, headers: dict[str, str]) -> None:
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
         """The answer begins, with a good status. Raises NodeError when it is not what was asked for."""
 
     def feed(self, data: bytes) -> bytes:

@@ -239,16 +239,12 @@ class HttpUpstream:
             if len(self._pools) >= MOST_POOLS:
                 self.forget(next(iter(self._pools)))
             try:
-                pool = self._pools[url] = HostPool(url, self._tls)
+                pool = self._pools[url] = self._open(node_id, url)
             except ValueError as error:
                 broken = HttpExchange(HostPool("http://0.0.0.0", None), b"", b"")
                 broken.fail(NodeError(FaultKind.UNREACHABLE, str(error)))
                 return broken
-            if self.on_round_trip is not None:
-                pool.on_round_trip = partial(self.on_round_trip, node_id)
-        extra = (
-            "".join(f"{name}: {value}\r\n" for name, value in call.headers.items()) if call.headers else ""
-        )
+        extra = "".join([f"{name}: {value}\r\n" for name, value in call.headers.items()])
         head = (
             f"POST {pool.prefix}{call.path} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(call.body)}\r\nx-parallelix-request-id: 0x{call.request_id.hex()}\r\n"
@@ -257,6 +253,13 @@ class HttpUpstream:
         exchange = HttpExchange(pool, head.encode("latin-1"), call.body)
         pool.dispatch(exchange)
         return exchange
+
+    def _open(self, node_id: NodeId, url: str) -> HostPool:
+        """A pool of connections to a node. Raises ValueError for a URL that is none."""
+        pool = HostPool(url, self._tls)
+        if self.on_round_trip is not None:
+            pool.on_round_trip = partial(self.on_round_trip, node_id)
+        return pool
 
     def forget(self, url: str) -> None:
         """Close idle connections to a node that has left."""

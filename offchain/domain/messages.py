@@ -8,6 +8,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
+from struct import Struct
+from struct import error as StructError  # noqa: N812
 
 from offchain.domain.hashing import keccak256, word
 from offchain.domain.types import Epoch, NodeId, Wei
@@ -17,7 +20,7 @@ CHOICE_SEPARATOR = b"\x1e"
 
 def result_bytes(choices: Sequence[str]) -> bytes:
     """What a receipt binds: the generated text of each choice in index order, UTF-8, joined by 0x1e."""
-    return CHOICE_SEPARATOR.join(text.encode() for text in choices)
+    return CHOICE_SEPARATOR.join([text.encode() for text in choices])
 
 
 def proof_of_execution(request_id: bytes, result: bytes, node_id: NodeId) -> bytes:
@@ -60,18 +63,20 @@ class ServiceReceipt:
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
-            typehash(self.TYPE)
-            + self.request_id
-            + word(self.node_id)
-            + self.request_hash
-            + self.result_hash
-            + self.poe
-            + self.model_revision
-            + word(self.prompt_tokens)
-            + word(self.completion_tokens)
-            + word(self.started_at_ms)
-            + word(self.finished_at_ms)
-            + word(self.price_wei)
+            _RECEIPT_WORDS.pack(
+                typehash(self.TYPE),
+                self.request_id,
+                self.node_id,
+                self.request_hash,
+                self.result_hash,
+                self.poe,
+                self.model_revision,
+                self.prompt_tokens,
+                self.completion_tokens,
+                self.started_at_ms,
+                self.finished_at_ms,
+                word(self.price_wei),
+            )
         )
 
     def to_json(self) -> dict[str, object]:
@@ -94,21 +99,35 @@ class ServiceReceipt:
     def from_json(cls, data: dict[str, object]) -> "ServiceReceipt":
         """Inverse of `to_json`. Raises ValueError when a field is missing or malformed."""
         try:
-            return cls(
-                request_id=_bytes32(data["requestId"]),
-                node_id=NodeId(_uint(data["nodeId"])),
-                request_hash=_bytes32(data["requestHash"]),
-                result_hash=_bytes32(data["resultHash"]),
-                poe=_bytes32(data["poe"]),
-                model_revision=_bytes32(data["modelRevision"]),
-                prompt_tokens=_uint(data["promptTokens"]),
-                completion_tokens=_uint(data["completionTokens"]),
-                started_at_ms=_uint(data["startedAtMs"]),
-                finished_at_ms=_uint(data["finishedAtMs"]),
-                price_wei=Wei(_uint(data["priceWei"])),
-            )
+            request_id, request_hash, result_hash, poe, revision, *numbers, price = _RECEIPT_FIELDS(data)
+            words = _words(request_id, request_hash, result_hash, poe, revision)
+            node_id, prompt, completion, start, end = _RECEIPT_NUMBERS.unpack(_RECEIPT_NUMBERS.pack(*numbers))
         except KeyError as missing:
             raise ValueError(f"receipt lacks {missing}") from None
+        except (StructError, TypeError) as error:
+            raise ValueError(f"a field of the receipt is not what it must be: {error}") from None
+        return cls(
+            words[:32],
+            node_id,
+            words[32:64],
+            words[64:96],
+            words[96:128],
+            words[128:],
+            prompt,
+            completion,
+            start,
+            end,
+            Wei(_uint256(price)),
+        )
+
+
+_RECEIPT_WORDS = Struct(">32s 32s 28xI 32s 32s 32s 32s 28xI 28xI 24xQ 24xQ 32s")
+"""ABI encoding of a receipt's struct, its type hash first: one word of 32 bytes a field."""
+_RECEIPT_NUMBERS = Struct(">IIIQQ")
+_RECEIPT_FIELDS = itemgetter(
+    "requestId", "requestHash", "resultHash", "poe", "modelRevision",
+    "nodeId", "promptTokens", "completionTokens", "startedAtMs", "finishedAtMs", "priceWei",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +253,18 @@ class Ticket:
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
-            typehash(self.TYPE)
-            + self.request_id
-            + word(self.node_id)
-            + self.request_hash
-            + word(self.issued_at_ms)
-            + word(self.expires_at_ms)
+            _TICKET_WORDS.pack(
+                typehash(self.TYPE),
+                self.request_id,
+                self.node_id,
+                self.request_hash,
+                self.issued_at_ms,
+                self.expires_at_ms,
+            )
         )
+
+
+_TICKET_WORDS = Struct(">32s 32s 28xI 32s 24xQ 24xQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,16 +297,21 @@ def _hex(data: bytes) -> str:
     return "0x" + data.hex()
 
 
-def _bytes32(value: object) -> bytes:
-    if not isinstance(value, str) or len(value) != 66 or not value.startswith("0x"):
-        raise ValueError(f"{value!r} is not 32 bytes of 0x-hex")
-    return bytes.fromhex(value[2:])
+def _words(*values: str) -> bytes:
+    """Words of 0x-hex as bytes, all at once. Raises ValueError, and TypeError for what is no text."""
+    text, count = "".join(values), len(values)
+    raw = bytes.fromhex(text.replace("0x", ""))  # passes over blanks
+    if (
+        len(text) != 66 * count
+        or len(raw) != 32 * count
+        or text[::66] + text[1::66] != "0" * count + "x" * count
+    ):
+        raise ValueError(f"{values!r} are not 32 bytes of 0x-hex each")
+    return raw
 
 
-def _uint(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value!r} is not an unsigned integer")  # noqa: TRY004  one error type for bad JSON
-    number = int(value)
-    if number < 0:
-        raise ValueError(f"{value!r} is negative")
+def _uint256(value: object) -> int:
+    number = int(value) if isinstance(value, str) else value
+    if type(number) is not int or not 0 <= number < 1 << 256:
+        raise ValueError(f"{value!r} is not an unsigned integer of 256 bits")
     return number

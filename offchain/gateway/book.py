@@ -1,14 +1,15 @@
 """What became of recent requests, for receipts and explanations. Bounded; the oldest are forgotten."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from offchain.dispatch.pick import Decision
+from offchain.dispatch.draw import Draw
+from offchain.dispatch.pick import Candidate, Decision
 from offchain.dispatch.signing import SignedReceipt
-from offchain.dispatch.work import Trail
+from offchain.dispatch.work import Attempt, Trail
 
 
 @dataclass(slots=True)
@@ -19,6 +20,7 @@ class Entry:
         status: `answered`, `failed`, `refused` or `cancelled`.
         created_ms: Unix milliseconds.
         total_ms: from acceptance to the end.
+        raw_receipt: `receipt` as the node wrote it, JSON.
     """
 
     trail: Trail
@@ -29,8 +31,8 @@ class Entry:
     total_ms: float = 0.0
     usage: tuple[int, int] = (0, 0)
     receipt: SignedReceipt | None = None
+    raw_receipt: bytes = b"null"
     revision: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as `GET /v1/receipts/{id}` shows it."""
@@ -52,11 +54,58 @@ class Entry:
             "receipt": None if self.receipt is None else self.receipt.to_json(),
         }
 
+    def pack(self) -> bytes:
+        """What `unpack` makes the same entry of: JSON without names, a third of the work that `to_json` is."""
+        trail = self.trail
+        return orjson.dumps(
+            (
+                self.tenant,
+                self.model,
+                self.created_ms,
+                self.status,
+                self.total_ms,
+                self.usage,
+                orjson.Fragment(self.raw_receipt),
+                self.revision,
+                trail.queue_ms,
+                trail.attempts,
+                trail.decisions,
+            ),
+            default=tuple,
+        )
+
+    @classmethod
+    def unpack(cls, request_id: bytes, packed: bytes) -> "Entry":
+        """Inverse of `pack`. Raises ValueError when it is something else."""
+        try:
+            tenant, model, created_ms, status, total_ms, usage, receipt, revision, *trail = orjson.loads(
+                packed
+            )
+            queue_ms, attempts, decisions = trail
+            entry = cls(
+                Trail(request_id, queue_ms), tenant, model, created_ms, status, total_ms, tuple(usage)
+            )
+            entry.trail.attempts += [Attempt(**attempt) for attempt in attempts]
+            entry.trail.decisions += [_decision(**decision) for decision in decisions]
+            entry.revision, entry.raw_receipt = revision, orjson.dumps(receipt)
+            if receipt is not None:
+                entry.receipt = SignedReceipt.parse(entry.raw_receipt)
+        except TypeError as error:
+            raise ValueError(f"not a packed entry: {error}") from None
+        return entry
+
+
+def _decision(draws: list[Any], candidates: list[Any], **fields: Any) -> Decision:
+    return Decision(
+        draws=[Draw(*one) for one in draws], candidates=[Candidate(*one) for one in candidates], **fields
+    )
+
 
 class RequestBook:
     """Requests that run, and the last `limit` that have ended, by id.
 
-    Of an ended one only its JSON stays: one object instead of some forty, which would be cold when they are read or freed.
+    Of an ended one only its packed form stays: one object instead of some forty, which would be cold when they are read or
+    freed.
     """
 
     def __init__(self, limit: int = 5_000) -> None:
@@ -72,10 +121,10 @@ class RequestBook:
         self._running[entry.trail.request_id] = entry
 
     def close(self, entry: Entry) -> bytes:
-        """A request has ended. Returns its record as JSON."""
+        """A request has ended. Returns its packed record."""
         request_id = entry.trail.request_id
         self._running.pop(request_id, None)
-        record = self._ended[request_id] = orjson.dumps(entry.to_json())
+        record = self._ended[request_id] = entry.pack()
         if len(self._ended) > self._limit:
             self._ended.popitem(last=False)
         return record
@@ -85,8 +134,5 @@ class RequestBook:
         running = self._running.get(request_id)
         if running is not None:
             return running.to_json()
-        raw = self._ended.get(request_id)
-        if raw is None:
-            return None
-        record: dict[str, Any] = orjson.loads(raw)
-        return record
+        packed = self._ended.get(request_id)
+        return None if packed is None else Entry.unpack(request_id, packed).to_json()

@@ -28,7 +28,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import orjson
 
@@ -38,7 +38,6 @@ from offchain.dispatch.http1_client import Connection as ClientConnection
 from offchain.dispatch.openai_errors import error_body
 from offchain.dispatch.signing import DigestMaker, Recover
 from offchain.dispatch.transport import HostPool, HttpExchange, HttpUpstream
-from offchain.dispatch.upstream import Call
 from offchain.dispatch.work import FaultKind, NodeError
 from offchain.domain.hashing import SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
@@ -128,11 +127,8 @@ class DialedPool(HostPool):
 class DialInUpstream(HttpUpstream):
     """`HttpUpstream` that also reaches nodes which dialled in."""
 
-    def start(self, node_id: NodeId, url: str, call: Call) -> HttpExchange:
-        """Begin a request; see `HttpUpstream.start`."""
-        if is_dialed(url):
-            self.dialed(int(node_id))
-        return super().start(node_id, url, call)
+    def _open(self, node_id: NodeId, url: str) -> HostPool:
+        return DialedPool(url) if is_dialed(url) else super()._open(node_id, url)
 
     def dialed(self, node_id: int) -> DialedPool:
         """The pool of a node's dialled connections."""
@@ -178,15 +174,18 @@ class DialIn:
     def before(self, handler: Handler) -> Handler:
         """A handler that answers what is ours and leaves the rest to `handler`."""
 
-        async def handle(request: Request, connection: Connection) -> None:
+        def handle(request: Request, connection: Connection) -> Awaitable[None]:
             if not request.path.startswith(PATH):
-                await handler(request, connection)
-            elif request.path == PATH:
-                self._dial(request, connection)
-            else:
-                await self._relay(request, connection)
+                return handler(request, connection)
+            return self._handle(request, connection)
 
         return handle
+
+    async def _handle(self, request: Request, connection: Connection) -> None:
+        if request.path == PATH:
+            self._dial(request, connection)
+        else:
+            await self._relay(request, connection)
 
     def _dial(self, request: Request, connection: Connection) -> None:
         if request.method == "GET":

@@ -45,7 +45,9 @@ class NodeDirectory:
         record = self._records.get(node_id)
         if record is None:
             return ()
-        former, until = self._former.get(node_id, ("", 0.0))
+        if node_id not in self._former:
+            return (record.key_address,)
+        former, until = self._former[node_id]
         return (record.key_address, former) if self._now() < until else (record.key_address,)
 
     def reputation(self) -> dict[NodeId, int]:

@@ -72,6 +72,7 @@ class _NoSink:
 
 
 _NO_SINK = _NoSink()
+_NO_HEADERS: dict[str, str] = {}
 
 
 class Inference:
@@ -79,6 +80,7 @@ class Inference:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
+        self._over: list[tuple[Kind, int, int, Entry]] = []
         parts.engine.on_attempt = self._count_attempt
 
     async def answer(self, kind: Kind, request: Request, connection: Connection, tenant: Tenant) -> None:
@@ -94,10 +96,10 @@ class Inference:
             parts.quotas.admit(tenant.name, tenant.limits, cost)
         except QuotaExceededError as error:
             raise from_quota(error) from None
-        headers = {}
+        headers = _NO_HEADERS
         if kind is not Kind.EMBEDDING:
             # beside the body and not in it: the node's receipt binds the caller's own bytes
-            headers[SALT_HEADER] = parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))
+            headers = {SALT_HEADER: parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))}
         request_id = parts.new_id()
         unit = WorkUnit(
             request_id,
@@ -121,14 +123,22 @@ class Inference:
         finally:
             entry.total_ms = (parts.clock() - began) * 1000
             # the answer's last bytes leave when this turn of the loop ends, and nobody waits for the rest
-            asyncio.get_running_loop().call_soon(self._ended, kind, status, cost, entry)
+            if not self._over:
+                asyncio.get_running_loop().call_soon(self._close_all)
+            self._over.append((kind, status, cost, entry))
+
+    def _close_all(self) -> None:
+        """Settle what has ended in the last turn of the loop."""
+        over, self._over = self._over, []
+        for ended in over:
+            self._ended(*ended)
 
     def _ended(self, kind: Kind, status: int, cost: int, entry: Entry) -> None:
         """Count and record a request that has ended; 499 when the caller left or an error became its answer."""
         parts = self._p
         parts.metrics.seconds.observe(entry.total_ms / 1000)
         if status != 499 or entry.status == "cancelled":
-            parts.metrics.requests[kind.value, status] += 1
+            parts.metrics.requests[kind, status] += 1
         parts.quotas.settle(entry.tenant, cost, sum(entry.usage))
         record = parts.book.close(entry)
         if parts.shared is not None:
@@ -189,9 +199,10 @@ class Inference:
     def _answered(self, entry: Entry, task: PlainTask | StreamTask) -> None:
         entry.status = "answered"
         entry.usage = task.usage
-        entry.receipt = task.receipt
-        node_id = entry.trail.node_id
-        node = None if node_id is None else self._p.fleet.get(node_id)
+        if task.receipt is not None:
+            entry.receipt, entry.raw_receipt = task.receipt, task.raw_receipt
+        attempts = entry.trail.attempts
+        node = self._p.fleet.get(attempts[-1].node_id) if attempts else None
         if node is not None and (offer := node.report.offers.get(entry.model)) is not None:
             entry.revision = offer.revision
 
@@ -220,9 +231,10 @@ class Inference:
         )
 
     def _count_attempt(self, unit: WorkUnit, attempt: Attempt) -> None:
-        self._p.metrics.attempts[attempt.outcome, attempt.reason] += 1
+        metrics = self._p.metrics
+        metrics.attempts[attempt.outcome, attempt.reason] += 1
         if attempt.first_byte_ms is not None:
-            self._p.metrics.first_byte_seconds.observe(attempt.first_byte_ms / 1000)
+            metrics.first_byte_seconds.observe(attempt.first_byte_ms / 1000)
 
 
 def _last_event(error: CallerError | NoCapacityError | NotResumableError) -> bytes:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import secrets
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from offchain.gateway.book import RequestBook
 from offchain.gateway.dialin import PATH as DIAL_PATH
 from offchain.gateway.dialin import DialIn, DialInUpstream, is_dialed
 from offchain.gateway.directory import NodeDirectory
+from offchain.gateway.entropy import Entropy
 from offchain.gateway.execution_pending import FilePending, Pending, RedisPending
 from offchain.gateway.executions import ExecutionLog
 from offchain.gateway.keyring import KeyRing
@@ -107,13 +107,14 @@ async def _serve(
     state = _State()
     own_urls = [settings.public_url] if settings.public_url is not None else []
     fleet = Fleet()
+    entropy = Entropy()
     recover = CachedRecovery()
     nodes_domain = deployment.signing_domain("NodeRegistryLocker")
     router = Router(
         fleet,
         (settings.region,),
         time.monotonic,
-        lambda: secrets.randbits(64),
+        entropy.bits,
         RouterLimits(absence_seconds=settings.absence_seconds),
     )
 
@@ -181,7 +182,7 @@ async def _serve(
             ),
             book=RequestBook(),
             metrics=(metrics := GatewayMetrics()),
-            new_id=lambda: new_request_id(now_ms()),
+            new_id=lambda: new_request_id(now_ms(), entropy.take),
             ready=not_ready,
             quotas=quotas,
             seal=Seal(signer.address, signer.sign_digest),

@@ -4,7 +4,7 @@
     parallelix:minute:<tenant>:<what>:<minute>  hash of amounts by the gateway process that counted them, kept for three minutes
     parallelix:usage:<tenant>:<day>             hash of totals, kept for 400 days
     parallelix:spent:<tenant>                   hash of wei by the gateway process that counted them; each writes its own sum
-    parallelix:receipts:<minute>                hash of request id -> record, kept for an hour; an id begins with its minute
+    parallelix:receipts:<minute>                hash of request id -> packed record, kept for an hour; an id begins with its minute
 
 A gateway counts at once for itself and learns of the others' counts half a second later, so a quota can be overshot by
 what the others admit in that time. The last half second of a minute is told and learned in the first seconds of the
@@ -16,9 +16,9 @@ import contextlib
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -49,9 +49,30 @@ _WEI_PART = 10**9
 _FIELDS = ("requests", "prompt_tokens", "completion_tokens", "price_high", "price_low")
 
 
-def new_request_id(now_ms: int) -> bytes:
+@dataclass(slots=True)
+class _Totals:
+    """What a tenant used in a day, as far as it was not told to Redis."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    price_wei: int = 0
+
+    def amounts(self) -> tuple[int, ...]:
+        """In the order of `_FIELDS`."""
+        return self.requests, self.prompt_tokens, self.completion_tokens, *divmod(self.price_wei, _WEI_PART)
+
+    def add(self, more: "_Totals") -> None:
+        """Take others in."""
+        self.requests += more.requests
+        self.prompt_tokens += more.prompt_tokens
+        self.completion_tokens += more.completion_tokens
+        self.price_wei += more.price_wei
+
+
+def new_request_id(now_ms: int, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
     """A request id: 4 bytes of its Unix minute, so that its record can be found, and 28 random ones."""
-    return (now_ms // 60_000).to_bytes(4, "big") + secrets.token_bytes(28)
+    return (now_ms // 60_000).to_bytes(4, "big") + random(28)
 
 
 def minute_of(request_id: bytes) -> int:
@@ -104,7 +125,7 @@ class SharedState:
         self._version: bytes | None = b"?"
         self._reports: dict[NodeId, tuple[NodeReport, int]] = {}
         self._records: deque[tuple[bytes, bytes]] = deque(maxlen=MOST_UNSHARED)
-        self._usage: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self._usage: defaultdict[tuple[str, int], _Totals] = defaultdict(_Totals)
         self._told_wei: dict[str, int] = {}
         self._name = secrets.token_hex(8)
         self._down = False
@@ -116,17 +137,19 @@ class SharedState:
         self._reports[report.node_id] = (self._outward(report), self._now_ms())
 
     def finished(self, entry: Entry, record: bytes) -> None:
-        """A request has ended: its record (JSON) and its usage are to be shared."""
+        """A request has ended: its packed record and its usage are to be shared."""
         self._records.append((entry.trail.request_id, record))
         if entry.status != "answered":
             return
         day = int(self._now_ms() // 86_400_000)
-        totals = self._usage[f"parallelix:usage:{entry.tenant}:{day}"]
-        price = 0 if entry.receipt is None else entry.receipt.receipt.price_wei
-        self._quotas.usage(entry.tenant).spent_wei += price
-        amounts = (1, *entry.usage, price // _WEI_PART, price % _WEI_PART)
-        for name, amount in zip(_FIELDS, amounts, strict=True):
-            totals[name] += amount
+        totals = self._usage[entry.tenant, day]
+        totals.requests += 1
+        totals.prompt_tokens += entry.usage[0]
+        totals.completion_tokens += entry.usage[1]
+        if entry.receipt is not None:
+            price = entry.receipt.receipt.price_wei
+            totals.price_wei += price
+            self._quotas.usage(entry.tenant).spent_wei += price
 
     async def exchange(self) -> None:
         """Give and take once. A Redis that does not answer is logged once, and nothing is lost."""
@@ -147,8 +170,7 @@ class SharedState:
         with contextlib.suppress(RedisError, OSError, TimeoutError, ValueError):
             raw = await self._redis.hget(RECEIPTS + str(minute_of(request_id)), request_id)  # type: ignore[arg-type, misc]
             if raw is not None:
-                document: dict[str, Any] = orjson.loads(raw)
-                return document
+                return Entry.unpack(request_id, raw).to_json()
         return None
 
     async def usage(self, tenant: str, days: int) -> list[dict[str, Any]]:
@@ -170,15 +192,16 @@ class SharedState:
         pipeline = self._redis.pipeline(transaction=False)
         reports, self._reports = self._reports, {}
         records = [self._records.popleft() for _ in range(min(len(self._records), MOST_AT_ONCE))]
-        usage, self._usage = self._usage, defaultdict(lambda: defaultdict(int))
+        usage, self._usage = self._usage, defaultdict(_Totals)
         try:
             if reports:
                 await self._fleet.write_all(reports.values())
             for minute, documents in _by_minute(records).items():
                 pipeline.execute_command("HSET", RECEIPTS + str(minute), *documents)
                 pipeline.expire(RECEIPTS + str(minute), RECEIPT_SECONDS)
-            for key, totals in usage.items():
-                for name, amount in totals.items():
+            for (tenant, day), totals in usage.items():
+                key = f"parallelix:usage:{tenant}:{day}"
+                for name, amount in zip(_FIELDS, totals.amounts(), strict=True):
                     pipeline.hincrby(key, name, amount)
                 pipeline.expire(key, USAGE_SECONDS)
             if len(pipeline):
@@ -186,9 +209,8 @@ class SharedState:
         except (RedisError, OSError, TimeoutError):
             self._reports = {**reports, **self._reports}
             self._records.extendleft(reversed(records))
-            for key, totals in usage.items():
-                for name, amount in totals.items():
-                    self._usage[key][name] += amount
+            for untold, totals in usage.items():
+                self._usage[untold].add(totals)
             raise
         await self._exchange_quotas()
         await self._exchange_spent()

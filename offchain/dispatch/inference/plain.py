@@ -1,13 +1,14 @@
 """An answer that is one JSON document."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from offchain.dispatch.inference.request import InferenceRequest, Kind
-from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt
+from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt, decode_header
 from offchain.dispatch.upstream import Call
 from offchain.dispatch.work import FaultKind, NodeError
 from offchain.domain.messages import result_bytes
@@ -16,6 +17,7 @@ from offchain.domain.types import NodeId
 RECEIPT_HEADER = "x-parallelix-receipt"
 PLAIN_PATIENCE_SECONDS = 120.0
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
+_INDEX = itemgetter("index")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -25,6 +27,7 @@ class PlainTask:
     Attributes:
         answer: the document's bytes, once `end` has returned.
         receipt: the node's receipt, once `end` has returned; None only for embeddings.
+        raw_receipt: its JSON as it came.
         usage: (prompt tokens, completion tokens).
     """
 
@@ -42,7 +45,7 @@ class PlainTask:
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self._request = request
-        self._call = Call(request.kind.value, body, request_id, headers)
+        self._call = Call(request.kind, body, request_id, headers)
         self._verifier = verifier
         self._most_bytes = most_bytes
         self._parts: list[bytes] = []
@@ -52,6 +55,7 @@ class PlainTask:
         self.answer = b""
         self.document: dict[str, Any] = {}
         self.receipt: SignedReceipt | None = None
+        self.raw_receipt = b""
         self.usage = (0, 0)
         self.verdict: NodeError | None = None
 
@@ -61,7 +65,7 @@ class PlainTask:
         self._size = 0
         return self._call
 
-    def head(self, status: int, headers: dict[str, str]) -> None:
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
         self.receipt_header = headers.get(RECEIPT_HEADER)
 
     def feed(self, data: bytes) -> bytes:
@@ -104,7 +108,8 @@ class PlainTask:
                 return None
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
         try:
-            signed = SignedReceipt.from_header(self.receipt_header)
+            self.raw_receipt = decode_header(self.receipt_header)
+            signed = SignedReceipt.parse(self.raw_receipt)
         except ValueError as error:
             raise NodeError(FaultKind.BAD_RECEIPT, str(error)) from None
         self._verifier.check(signed, self._node_id, self._call, result)
@@ -124,6 +129,7 @@ def _text_of(choice: dict[str, Any]) -> str:
 def _result_of(choices: list[dict[str, Any]]) -> bytes:
     if not choices:
         raise ValueError("no choices")
-    if any(choice.get("finish_reason") is None for choice in choices):
-        raise ValueError("a choice without finish_reason")
-    return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c["index"])])
+    for choice in choices:
+        if choice.get("finish_reason") is None:
+            raise ValueError("a choice without finish_reason")
+    return result_bytes([_text_of(choice) for choice in sorted(choices, key=_INDEX)])

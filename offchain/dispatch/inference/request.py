@@ -61,16 +61,16 @@ class InferenceRequest(NamedTuple):
         They hold in this process alone and are nobody's to guess.
         """
         size = len(self.body)
+        if size <= _PREFIXES[0]:
+            return ()
         return tuple(hash((tenant, self.body[:length])) for length in _PREFIXES if length < size)
 
     @property
     def timing_class(self) -> str:
         """Requests of one class have comparable times to the first byte: input size if streamed, else output size."""
         if self.stream:
-            return f"{self.kind.name}:{self.model}:stream:{(len(self.body) >> 12).bit_length()}"
-        return (
-            f"{self.kind.name}:{self.model}:whole:{(self.max_tokens or DEFAULT_OUTPUT_TOKENS).bit_length()}"
-        )
+            return f"{self.kind}:{self.model}:stream:{(len(self.body) >> 12).bit_length()}"
+        return f"{self.kind}:{self.model}:whole:{(self.max_tokens or DEFAULT_OUTPUT_TOKENS).bit_length()}"
 
 
 def parse(kind: Kind, body: bytes) -> InferenceRequest:
@@ -88,10 +88,8 @@ def parse(kind: Kind, body: bytes) -> InferenceRequest:
         raise InvalidRequestError("you must provide a model parameter", "model", "missing_required_parameter")
     if len(model) > 256:
         raise InvalidRequestError("model is too long", "model", "string_above_max_length")
-    stream = fields.get("stream", False)
-    if stream is None:
-        stream = False
-    if not isinstance(stream, bool):
+    stream = fields.get("stream")
+    if stream is not None and not isinstance(stream, bool):
         raise InvalidRequestError("stream must be a boolean", "stream", "invalid_type")
     if kind is Kind.CHAT:
         _check_messages(fields.get("messages"))
@@ -103,7 +101,7 @@ def parse(kind: Kind, body: bytes) -> InferenceRequest:
     elif not isinstance(fields.get("input"), str | list):
         raise InvalidRequestError("input must be a string or a list", "input", "missing_required_parameter")
     return InferenceRequest(
-        kind, body, fields, model, stream and kind is not Kind.EMBEDDING, _max_tokens(fields)
+        kind, body, fields, model, bool(stream) and kind is not Kind.EMBEDDING, _max_tokens(fields)
     )
 
 

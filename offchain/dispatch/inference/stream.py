@@ -65,7 +65,7 @@ class StreamTask:
         self._sent = 0
         self._usage_sent = False
         self._headers = headers
-        self._first_call = Call(request.kind.value, body, request_id, headers)
+        self._first_call = Call(request.kind, body, request_id, headers)
         self._begin(self._first_call, NodeId(0))
 
     def _begin(self, call: Call, node_id: NodeId) -> None:
@@ -76,7 +76,7 @@ class StreamTask:
         self._size = 0
         self._held = b""
         self._done = False
-        self._raw_receipt: bytes | None = None
+        self.raw_receipt = b""
         self._fault: NodeError | None = None
 
     @property
@@ -102,7 +102,7 @@ class StreamTask:
         self._begin(Call(Kind.COMPLETION.value, orjson.dumps(body), self._request_id, self._headers), node_id)
         return self._call
 
-    def head(self, status: int, headers: dict[str, str]) -> None:
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
         if not headers.get("content-type", "").startswith("text/event-stream"):
             raise NodeError(FaultKind.BAD_ANSWER, "a stream was asked for, and something else came")
 
@@ -147,7 +147,7 @@ class StreamTask:
         if event == b"data: [DONE]":
             self._done = True
         elif event.startswith(RECEIPT_EVENT):
-            self._raw_receipt = event.partition(b"data: ")[2]
+            self.raw_receipt = event.partition(b"data: ")[2]
         return b""
 
     def _first(self, payload: bytes) -> bytes:
@@ -286,11 +286,11 @@ class StreamTask:
         return held + DONE
 
     def _check_receipt(self, result: bytes | None) -> None:
-        if self._raw_receipt is None:
+        if not self.raw_receipt:
             self.verdict = NodeError(FaultKind.BAD_RECEIPT, "the stream came without a receipt")
             return
         try:
-            signed = SignedReceipt.parse(self._raw_receipt)
+            signed = SignedReceipt.parse(self.raw_receipt)
             self._verifier.check(signed, self._node_id, self._call, result)
         except NodeError as fault:
             self.verdict = fault

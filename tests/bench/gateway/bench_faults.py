@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx
 import redis
 
+from offchain.gateway.book import Entry
 from offchain.gateway.keys import create_key
 from tests.bench.gateway.bench_core import RIVALS, Bench, say
 from tests.bench.gateway.bench_parts import Contender, load, start_load, wait_until
@@ -127,17 +128,18 @@ def _longest_on_sick_node(rig: Rig, asked: int) -> float:
     config = tomllib.loads((rig.folder / "gateway-0.toml").read_text())
     with contextlib.closing(redis.Redis.from_url(config["redis_url"])) as client:
 
-        def records() -> list[bytes]:
+        def records() -> list[Entry]:
             keys = client.scan_iter(match="parallelix:receipts:*")
-            return [raw for key in keys for raw in cast("list[bytes]", client.hvals(key))]
+            found = [cast("dict[bytes, bytes]", client.hgetall(key)) for key in keys]
+            return [Entry.unpack(*record) for records in found for record in records.items()]
 
         wait_until(lambda: len(records()) >= asked, 10, "the records of all requests were not shared")
         worst = max(
             (
-                attempt["ms"] / 1000
-                for raw in records()
-                for attempt in json.loads(raw)["attempts"]
-                if attempt["reason"] in ("first_byte_timeout", "unreachable", "heartbeats_stopped", "stalled")
+                attempt.ms / 1000
+                for entry in records()
+                for attempt in entry.trail.attempts
+                if attempt.reason in ("first_byte_timeout", "unreachable", "heartbeats_stopped", "stalled")
             ),
             default=0.0,
         )
