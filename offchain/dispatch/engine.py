@@ -133,12 +133,11 @@ class Engine:
         self.hedging.earn(unit.cost)
         while True:
             number = len(trail.attempts)
-            if hedge is None:
-                placement = await self._placement(unit, number, tried, trail)
-            else:
-                placement = hedge.placement
-            attempt = Attempt(placement.lease.node_id, number, self.router.clock() * 1000)
-            attempt.resumed_from = task.delivered
+            placement = self.router.place(unit, number, tried) if hedge is None else hedge.placement
+            if placement is None:
+                placement = await self._queued(unit, number, tried, trail)
+            node_id = placement.lease.node_id
+            attempt = Attempt(node_id, number, self.router.clock() * 1000, resumed_from=task.delivered)
             trail.attempts.append(attempt)
             if self._record_decisions:
                 trail.decisions.append(placement.decision)
@@ -146,11 +145,11 @@ class Engine:
                 hedge = await self._attempt(placement, attempt, task, sink, hedge)
                 if hedge is None:
                     return
-                tried[placement.lease.node_id] = False
+                tried[node_id] = False
             except NodeError as fault:
                 hedge = None
                 if fault.kind is not FaultKind.NO_SLOT:
-                    tried[placement.lease.node_id] = FAULT_WEIGHT[fault.kind] >= FAULT_LIMIT
+                    tried[node_id] = FAULT_WEIGHT[fault.kind] >= FAULT_LIMIT
                 if (rest := task.settled()) is not None:
                     if not sink.write(rest):
                         await sink.drain()
@@ -164,17 +163,13 @@ class Engine:
                 if unit.requirements.node_id is not None and fault.kind is not FaultKind.NO_SLOT:
                     if task.delivered:
                         raise NotResumableError("the one node that was asked for failed") from fault
-                    raise NoCapacityError(
-                        "node_unavailable", f"node {placement.lease.node_id} failed: {fault}"
-                    ) from fault
+                    raise NoCapacityError("node_unavailable", f"node {node_id} failed: {fault}") from fault
             finally:
                 if self.on_attempt is not None:
                     self.on_attempt(unit, attempt)
 
-    async def _placement(self, unit: WorkUnit, number: int, tried: Tried, trail: Trail) -> Placement:
-        placement = self.router.place(unit, number, tried)
-        if placement is not None:
-            return placement
+    async def _queued(self, unit: WorkUnit, number: int, tried: Tried, trail: Trail) -> Placement:
+        """Wait for a place. Raises NoCapacityError."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Placement | NoCapacityError] = loop.create_future()
         began = self.router.clock()
@@ -213,15 +208,16 @@ class Engine:
         exchange: Exchange | None = None
         watch: _Running | None = None
         try:
-            call = task.call(placement.lease.node_id)
+            node_id = placement.lease.node_id
+            call = task.call(node_id)
             exchange = (
-                self._upstream.start(placement.lease.node_id, placement.node.report.url, call)
+                self._upstream.start(node_id, placement.node.report.url, call)
                 if ready is None
                 else ready.exchange
             )
             watch = _Running(
                 exchange,
-                placement.lease.node_id,
+                node_id,
                 began,
                 router.patience(placement.unit, task.initial_patience_seconds),
                 began,

@@ -17,6 +17,8 @@ SILENCE_SECONDS = 6.0
 """Three heartbeats: a node not heard of for longer is given no work."""
 MOST_NAMES = 10_000
 """Capability names that are remembered after their last node has left; whoever registers nodes could invent any number."""
+_CLOSED = BreakerState.CLOSED
+"""Looked up once: Python 3.11 takes 0.3 us for a member of an enumeration."""
 SMOOTHING = 0.2
 FORGETTING = 0.97
 """What is left of a measured time to the first byte at each report, so that a node that was slow once is tried again."""
@@ -235,19 +237,19 @@ class Fleet:
         """A slot of the node was taken by us."""
         node.leases += 1
         node.peak_leases = max(node.peak_leases, node.leases)
-        if node.free <= 0 or node.breaker.state is not BreakerState.CLOSED:
+        if node.free <= 0 or node.breaker.state is not _CLOSED:
             self.refresh(node)
 
     def released(self, node: NodeState) -> None:
         """A slot that we had taken is free again."""
         node.leases -= 1
-        if node.free == 1 or node.breaker.state is not BreakerState.CLOSED:
+        if node.free == 1 or node.breaker.state is not _CLOSED:
             self.refresh(node)
 
     def succeeded(self, node: NodeState) -> None:
         """An attempt on the node ended well."""
         node.succeeded += 1
-        if node.breaker.state is not BreakerState.CLOSED or node.breaker.faults:
+        if node.breaker.state is not _CLOSED or node.breaker.faults:
             node.breaker.succeeded()
             self._open.pop(node.report.node_id, None)
             self.refresh(node)

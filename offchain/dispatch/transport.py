@@ -91,7 +91,7 @@ class HttpExchange:
         self._wake()
 
     def _wake(self) -> None:
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -101,7 +101,7 @@ class HttpExchange:
         while not self._head:
             if self._fault is not None:
                 raise self._fault
-            await self._wait()
+            await self._news()
 
     async def read(self) -> bytes:
         while not self._body:
@@ -109,7 +109,7 @@ class HttpExchange:
                 raise self._fault
             if self._finished:
                 return b""
-            await self._wait()
+            await self._news()
         if len(self._body) == 1:
             data = self._body.popleft()
         else:
@@ -120,12 +120,10 @@ class HttpExchange:
             self._connection.resume()
         return data
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _news(self) -> "asyncio.Future[None]":
+        """Done when the connection has reported something."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
 
     def abort(self, fault: NodeError) -> None:
         connection = self._connection

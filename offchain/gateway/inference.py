@@ -72,6 +72,7 @@ class _NoSink:
 
 
 _NO_SINK = _NoSink()
+_EMBEDDING = Kind.EMBEDDING
 _NO_HEADERS: dict[str, str] = {}
 
 
@@ -97,7 +98,7 @@ class Inference:
         except QuotaExceededError as error:
             raise from_quota(error) from None
         headers = _NO_HEADERS
-        if kind is not Kind.EMBEDDING:
+        if kind is not _EMBEDDING:
             # beside the body and not in it: the node's receipt binds the caller's own bytes
             headers = {SALT_HEADER: parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))}
         request_id = parts.new_id()

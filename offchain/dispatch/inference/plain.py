@@ -18,6 +18,7 @@ RECEIPT_HEADER = "x-parallelix-receipt"
 PLAIN_PATIENCE_SECONDS = 120.0
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 _INDEX = itemgetter("index")
+_EMBEDDING = Kind.EMBEDDING
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -83,7 +84,7 @@ class PlainTask:
         try:
             document = orjson.loads(answer)
             result = None
-            if self._request.kind is not Kind.EMBEDDING:
+            if self._request.kind is not _EMBEDDING:
                 result = _result_of(document["choices"])
             elif not document["data"]:
                 raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
@@ -104,7 +105,7 @@ class PlainTask:
 
     def _checked_receipt(self, result: bytes | None) -> SignedReceipt | None:
         if self.receipt_header is None:
-            if self._request.kind is Kind.EMBEDDING:
+            if self._request.kind is _EMBEDDING:
                 return None
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
         try:

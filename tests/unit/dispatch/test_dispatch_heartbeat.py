@@ -1,6 +1,7 @@
 """Heartbeats, tickets and receipts: what is signed by whom, and what is refused."""
 
-from typing import Any
+import json
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -169,3 +170,27 @@ def test_receipt__garbage__is_a_value_error() -> None:
     for header_value in ("", "%%%", "e30", "bm90IGpzb24"):
         with pytest.raises(ValueError, match=r"(?i)receipt|JSON|character|input|expected"):
             SignedReceipt.from_header(header_value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"promptTokens": 2**32}, {"promptTokens": -1}, {"nodeId": "7"}, {"finishedAtMs": 2**64}, {"startedAtMs": 1.0},
+        {"priceWei": str(2**256)}, {"priceWei": "-1"}, {"priceWei": None}, {"priceWei": True},
+        {"poe": "0x" + "ab" * 31 + " a"}, {"poe": "ab" * 33}, {"poe": 5}, {"poe": "0x0x" + "ab" * 31},
+        {"poe": "0x" + "ab" * 31, "requestHash": "0x" + "ab" * 33}, {"requestHash": "00" * 33, "poe": "0x0x" + "ab" * 31},
+    ],
+)  # fmt: skip
+def test_receipt__field_that_no_contract_could_hash__is_a_value_error(changes: dict[str, Any]) -> None:
+    whole = signed(Call("/v1/x", b"{}", b"\x05" * 32), b"answer").to_json()
+    assert SignedReceipt.parse(orjson.dumps(whole)).receipt.prompt_tokens == 1
+    with pytest.raises(ValueError, match=r"receipt|hex|integer|literal"):
+        SignedReceipt.parse(
+            json.dumps({**whole, "receipt": {**cast("dict[str, Any]", whole["receipt"]), **changes}})
+        )
+
+
+def test_receipt__longer_than_any__is_a_value_error() -> None:
+    whole = signed(Call("/v1/x", b"{}", b"\x05" * 32), b"answer").to_json()
+    with pytest.raises(ValueError, match="too long"):
+        SignedReceipt.parse(orjson.dumps({**whole, "more": "x" * 4096}))

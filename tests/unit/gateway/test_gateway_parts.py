@@ -5,14 +5,22 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from offchain.chain.keys import Signer, recover
 from offchain.dispatch.admission import TenantLimits
-from offchain.dispatch.work import NoCapacityError, Priority
+from offchain.dispatch.draw import Draw
+from offchain.dispatch.pick import Candidate, Decision
+from offchain.dispatch.signing import SignedReceipt
+from offchain.dispatch.work import Attempt, NoCapacityError, Priority, Trail
+from offchain.domain.messages import ServiceReceipt
+from offchain.domain.types import NodeId, Wei
 from offchain.errors import UserError
+from offchain.gateway.book import Entry, RequestBook
+from offchain.gateway.entropy import Entropy
 from offchain.gateway.errors import from_no_capacity
 from offchain.gateway.explain import check, explain
 from offchain.gateway.keyring import KeyRing
@@ -23,6 +31,43 @@ from offchain.gateway.seal import Seal
 from offchain.gateway.tenants import Tenant, decode_tenants
 
 KEY = Signer.from_key(b"\x03" * 32)
+
+
+def test_entry__packed__is_the_same_when_it_is_read() -> None:
+    receipt = ServiceReceipt(
+        b"\x05" * 32, NodeId(7), b"\1" * 32, b"\2" * 32, b"\3" * 32, b"\4" * 32, 1, 2, 3, 4, Wei(2**200)
+    )
+    signed = SignedReceipt(receipt, bytes(65), KEY.address)
+    raw = orjson.dumps({**signed.to_json(), "of no use": 1})
+    trail = Trail(b"\x05" * 32, 1.5)
+    trail.attempts += [
+        Attempt(NodeId(3), 0, 1e6 / 3, "failed", "connection_lost", "it broke", 0.1 + 0.2),
+        Attempt(NodeId(7), 1, 5.0, "ok", first_byte_ms=1 / 3, resumed_from=4),
+    ]
+    candidate = Candidate(NodeId(7), 1, 8, 0.001, 0.0, 1000)
+    draw = Draw(8, 0, 7, 8, True)
+    trail.decisions.append(Decision(2**64 - 1, "eu", 2, [(8, 1, 8)], [draw], [candidate], NodeId(7)))
+    entry = Entry(trail, "alice", "a model", 123, "answered", 4.5678, (1, 2), signed, raw, "r1")
+    for known in (entry, Entry(Trail(bytes(32)), "bob", "a model", 1)):
+        again = Entry.unpack(known.trail.request_id, known.pack())
+        assert again.to_json() == known.to_json()
+    book = RequestBook(limit=1)
+    book.open(entry)
+    running = book.get(trail.request_id)
+    book.close(entry)
+    assert book.get(trail.request_id) == running == entry.to_json()
+    for other in (b"{}", b"[]", b"[1,2,3,4,5,6,7,8,9,10,11]", b"no JSON"):
+        with pytest.raises(ValueError, match=r"entry|unpack|expected|unexpected|iterable"):
+            Entry.unpack(bytes(32), other)
+
+
+def test_entropy__more_than_a_page__never_gives_a_byte_twice() -> None:
+    entropy = Entropy()
+    taken = [entropy.take(28) for _ in range(1000)] + [
+        entropy.bits().to_bytes(8, "big") * 4 for _ in range(1000)
+    ]
+    assert {len(one) for one in taken} == {28, 32}
+    assert len({one[:8] for one in taken}) == 2000
 
 
 def test_key__created__only_its_hash_is_stored_for_the_owner_alone(tmp_path: Path) -> None:

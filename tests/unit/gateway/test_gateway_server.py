@@ -107,6 +107,24 @@ async def test_server__client_that_leaves__cancels_the_handler(server: Server) -
     await asyncio.wait_for(server.cancelled.wait(), 30)
 
 
+async def test_server__requests_sent_at_once__are_answered_in_order_by_one_task(server: Server) -> None:
+    reader, writer = await server.open()
+    tasks = len(asyncio.all_tasks())
+    for first in (b"1", b"4"):
+        bodies = [bytes([first[0] + i]) for i in range(3)]
+        writer.write(
+            b"".join(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n" + body for body in bodies)
+        )
+        for body in bodies:
+            assert (await reader.readuntil(b"content-length: 1\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert await reader.readexactly(1) == body
+        assert len(asyncio.all_tasks()) == tasks + 1
+    writer.close()
+    await asyncio.sleep(0.05)
+    assert len(asyncio.all_tasks()) == tasks
+    assert not server.cancelled.is_set()
+
+
 async def test_server__too_many_connections__are_refused(server: Server) -> None:
     held = [await server.open() for _ in range(5)]
     await asyncio.sleep(0.05)
