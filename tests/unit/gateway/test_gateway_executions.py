@@ -267,7 +267,7 @@ def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
 def test_add__receipt_that_no_contract_reads__is_left_out(world: World) -> None:
     signed = answered(1, world.now)
     for change in ({"prompt_tokens": 2**32}, {"price_wei": Wei(2**256)}, {"finished_at_ms": 2**64}):
-        world.log.add(replace(signed, receipt=replace(signed.receipt, **change)))
+        world.log.add(signed._replace(receipt=replace(signed.receipt, **change)))
     world.end_epoch()
     assert world.counts() == {}
     assert world.log.lost == 3
