@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from offchain.errors import UserError
 
 if TYPE_CHECKING:
     from offchain.keeper.audit import Audit
+    from offchain.keeper.record_proof import ServedRecord
     from offchain.keeper.statement import Statement
 
 EPOCHS_SEARCHED = 30
@@ -84,10 +86,37 @@ def statement(node: int, epoch: int, form: str, **where: Any) -> None:
 @click.option(
     "--epoch", type=click.IntRange(0, 2**32 - 1), default=None, help="Default: the newest ones are searched."
 )
+@click.option(
+    "--gateway-url",
+    multiple=True,
+    help="Gateway that served the request; default: those that keepers list.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="File with the gateway's answer to GET /v1/executions/<request>, instead of asking it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def proof(request_id: str, epoch: int | None, *, as_json: bool, **where: Any) -> None:
-    """Prove that a request's execution record is under the root of an epoch's signed report."""
-    from offchain.keeper.statement import record_proof  # noqa: PLC0415 - as above
+def proof(
+    request_id: str,
+    epoch: int | None,
+    gateway_url: tuple[str, ...],
+    record: Path | None,
+    *,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Prove that a request's execution record is under the root of an epoch's signed report.
+
+    Requests on chain and probes stand in the keepers' bundle itself; those that a gateway served in its batch.
+    """
+    from offchain.keeper.record_proof import (  # noqa: PLC0415 - as above
+        fetch_record,
+        read_record,
+        record_proof,
+        served_proof,
+    )
 
     try:
         wanted = bytes.fromhex(request_id.removeprefix("0x"))
@@ -95,26 +124,34 @@ def proof(request_id: str, epoch: int | None, *, as_json: bool, **where: Any) ->
         wanted = b""
     if len(wanted) != 32:
         raise UserError(f"{request_id} is not a request id; it is 32 bytes of hex")
-    with _auditor(**where) as (audit_of, newest):
-        for number in range(newest, max(0, newest - EPOCHS_SEARCHED), -1) if epoch is None else [epoch]:
+    served = None if record is None else read_record(record, wanted)
+    with _auditor(**where) as auditor:
+        why = list[str]()
+        if served is None:
+            served, why = fetch_record(gateway_url or auditor.gateway_urls(), wanted)
+        for number in [epoch] if epoch is not None else auditor.where(served):
             try:
-                audit = audit_of(number)
+                audit = auditor.audit(number)
             except UserError:
                 if epoch is not None:
                     raise
                 continue
             found = record_proof(audit, wanted)
+            if found is None and served is not None:
+                found = served_proof(audit, served)
             if found is not None:
-                click.echo(
-                    json.dumps(found.to_json(), indent=None if as_json else 2)
-                    + (
-                        ""
-                        if as_json
-                        else f"\nrecord {found.index} of {found.count} in epoch {number}: proven"
-                    )
-                )
+                click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
                 return
-    raise UserError("no epoch that was searched has a record of this request; name one with --epoch")
+    if served is not None:
+        batch = served.batch.commitment
+        raise UserError(
+            f"the record is in a batch of epoch {batch.epoch}, which no report that was searched carries; "
+            "try again when that epoch's report is final"
+        )
+    raise UserError(
+        "no epoch that was searched has a record of this request; name one with --epoch, or the gateway that served it "
+        f"with --gateway-url{''.join(f' ({reason})' for reason in why[:3])}"
+    )
 
 
 @contextmanager
@@ -123,8 +160,8 @@ def _audited(epoch: int, *, as_json: bool, **where: Any) -> "Iterator[Audit]":
     from offchain.keeper.audit import MismatchError  # noqa: PLC0415 - as above
 
     try:
-        with _auditor(**where) as (audit_of, _newest):
-            yield audit_of(epoch)
+        with _auditor(**where) as auditor:
+            yield auditor.audit(epoch)
     except MismatchError as mismatch:
         if as_json:
             click.echo(json.dumps({"epoch": epoch, "ok": False, "reason": str(mismatch)}))
@@ -132,11 +169,34 @@ def _audited(epoch: int, *, as_json: bool, **where: Any) -> "Iterator[Audit]":
         sys.exit(1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Auditor:
+    """Audits epochs over one scan of the chain.
+
+    Attributes:
+        newest: the newest epoch that is over.
+        gateway_urls: gives the base URLs of all gateways that keepers list.
+    """
+
+    audit: "Callable[[int], Audit]"
+    newest: int
+    gateway_urls: Callable[[], list[str]]
+
+    def where(self, served: "ServedRecord | None") -> list[int]:
+        """Epochs that may have the record: those that take its batch, or the newest ones, newest first."""
+        if served is None:
+            return list(range(self.newest, max(0, self.newest - EPOCHS_SEARCHED), -1))
+        from offchain.keeper.context import LATE_EPOCHS  # noqa: PLC0415 - as above
+
+        first = served.batch.commitment.epoch
+        return list(range(first, min(self.newest, first + LATE_EPOCHS) + 1))
+
+
 @contextmanager
 def _auditor(
     *, rpc_url: str, deployment: Path, bundle: str | None, keeper_url: tuple[str, ...]
-) -> "Iterator[tuple[Callable[[int], Audit], int]]":
-    """Something that audits epochs over one scan of the chain, and the newest epoch that is over."""
+) -> "Iterator[_Auditor]":
+    from offchain.db.keepers import gateways  # noqa: PLC0415 - as above
     from offchain.keeper.audit import (  # noqa: PLC0415 - as above
         BundleSource,
         open_reader,
@@ -148,17 +208,26 @@ def _auditor(
     clock, now = reader.deployment.clock(), reader.head_block().timestamp
     if now < clock.end(Epoch(0)):
         raise UserError("no epoch is over yet; there is nothing to verify")
-    newest = clock.epoch_at(now) - 1
     source = BundleSource(bundle, keeper_url)
     with scanned(reader) as database:
-        yield (lambda epoch: verify_epoch(reader, database, Epoch(epoch), source)), newest
+
+        def gateway_urls() -> list[str]:
+            with database.read() as session:
+                return [gateway.url for gateway in gateways(session) if "://" in gateway.url]
+
+        yield _Auditor(
+            lambda epoch: verify_epoch(reader, database, Epoch(epoch), source),
+            clock.epoch_at(now) - 1,
+            gateway_urls,
+        )
 
 
 def _table(audit: "Audit") -> str:
     account, slots = audit.account, audit.context.clock.slots
     lines = [
         f"epoch {audit.epoch}  {audit.status.name.lower()}  root 0x{audit.report.uptime_root.hex()}",
-        f"bundle {audit.bundle.hash}  {len(audit.verdict.executions)} execution records",
+        f"bundle {audit.bundle.hash}",
+        f"{audit.verdict.records} execution records, and {_batches(audit)}",
         f"signed by {len(audit.signers)} of {len(audit.context.keepers)} keepers, quorum {audit.context.quorum}",
         "",
         f"{'node':>8} {'share':>9} {'uptime':>9} {'lost slots':>11} {'earned PRLX':>28} {'paid PRLX':>28}",
@@ -179,6 +248,17 @@ def _table(audit: "Audit") -> str:
         "paid + claimable + carried = funded: holds to the wei",
     ]
     return "\n".join(lines)
+
+
+def _batches(audit: "Audit") -> str:
+    """How much gateways committed to, and whether one said two things."""
+    from offchain.keeper.batches import equivocations  # noqa: PLC0415 - as above
+
+    batches = audit.verdict.batches
+    text = f"{sum(batch.commitment.count for batch in batches)} more in {len(batches)} gateway batches"
+    for gateway, of in equivocations(batches):
+        text += f"\nWARNING: gateway 0x{gateway.hex()} signed different batches of epoch {of}"
+    return text
 
 
 def _statement_text(found: "Statement") -> str:

@@ -205,14 +205,15 @@ class Story:
 
     def _stream(self) -> None:
         pieces = []
-        stream = self.client.chat.completions.create(
+        raw = self.client.chat.completions.with_raw_response.create(
             model=MODEL,
             messages=[{"role": "user", "content": "Name three colours."}],
             max_tokens=24,
             temperature=0,
             stream=True,
         )
-        for chunk in stream:
+        self.streamed_id = raw.headers["x-request-id"]
+        for chunk in raw.parse():
             if chunk.choices and chunk.choices[0].delta.content:
                 pieces.append(chunk.choices[0].delta.content)
                 self.say.stream(pieces[-1])
@@ -371,6 +372,23 @@ class Story:
         self._hold(paid > 0 and carried > 0, "nothing was paid, or downtime left nothing over")
         self.say.step(f"paid {paid} + claimable {claimable} + carried {carried} = funded {funded} wei")
         self.say.note(f"check it yourself: parallelix {' '.join(words[:-1])}")
+        self._prove()
+
+    def _prove(self) -> None:
+        """That the streamed chat's record is under a root that the quorum signed."""
+        net = self.net
+        words = [
+            "epoch", "proof", self.streamed_id, "--rpc", net.rpc_url,
+            "--deployment", str(net.places.run / "deployment.json"), "--keeper-url", net.keeper_urls[1], "--json",
+        ]  # fmt: skip
+        proof = json.loads(self._command(*words))
+        self._hold(proof["requestId"] == self.streamed_id, "the proof is of another request")
+        self._hold(proof["epoch"] == self.epoch, f"the chat is proven in epoch {proof['epoch']}")
+        self.say.step(
+            f"the streamed chat is record {proof['batch']['index']} of {proof['batch']['count']} in the gateway's batch, "
+            f"under the execution root that the keepers signed"
+        )
+        self.say.note(f"prove it yourself: parallelix {' '.join(words[:-1])}")
 
     # ------------------------------------------------------------------------------------------------ inside
 

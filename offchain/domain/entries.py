@@ -1,4 +1,5 @@
-"""Entries of an evidence document: receipts that node and keeper both signed, signed misses, and records of real work.
+"""Entries of an evidence document: receipts that node and keeper both signed, signed misses, and records of real work:
+receipts of what keepers dispatched themselves, and commitments of gateways to what they served.
 
 They are packed binary in base64, because an epoch of a large network holds hundreds of thousands of them:
 
@@ -7,6 +8,7 @@ answer     slot:4 node:4 requestId:32 requestHash:32 resultHash:32 poe:32 modelR
            completionTokens:4 startedAtMs:8 finishedAtMs:8 priceWei:32 nodeSignature:65 keeperSignature:65
 miss       slot:4 node:4 observedAtMs:8 reason:1 keeperSignature:65
 execution  node:4 and requestId .. priceWei as in an answer, nodeSignature:65
+batch      epoch:4 count:4 root:32 gatewaySignature:65
 =========  ======================================================================================================
 
 All integers are big-endian.
@@ -14,18 +16,31 @@ All integers are big-endian.
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from offchain.domain.messages import MissReason, ServiceReceipt, SlotMiss, SlotReceipt
+from offchain.domain.hashing import keccak256
+from offchain.domain.messages import (
+    ExecutionBatch,
+    MissReason,
+    ServiceReceipt,
+    SlotMiss,
+    SlotReceipt,
+    typehash,
+)
 from offchain.domain.types import Epoch, NodeId, Wei
 
 _PLACE = struct.Struct(">II")
 _RECEIPT = struct.Struct(">32s32s32s32s32sIIQQ32s")
 _MISS = struct.Struct(">IIQB65s")
+_BATCH = struct.Struct(">II32s65s")
 _SIGNATURE = 65
+_RECEIPT_TYPEHASH = typehash(ServiceReceipt.TYPE)
+_PAD28, _PAD24 = bytes(28), bytes(24)
+BATCH_SIZE = _BATCH.size
 _ANSWER_SIZE = _PLACE.size + _RECEIPT.size + 2 * _SIGNATURE
-_EXECUTION_SIZE = 4 + _RECEIPT.size + _SIGNATURE
+EXECUTION_SIZE = 4 + _RECEIPT.size + _SIGNATURE
 
 
 class EvidenceError(ValueError):
@@ -93,21 +108,86 @@ class Miss:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A node-signed receipt of real work that this keeper dispatched; a record, not evidence about uptime."""
+    """A node-signed receipt of real work; a record, not evidence about uptime."""
 
     receipt: ServiceReceipt
     node_signature: bytes
 
     def pack(self) -> str:
         """The entry as it stands in a document."""
-        body = self.receipt.node_id.to_bytes(4, "big") + _pack_receipt(self.receipt) + self.node_signature
-        return b64encode(body).decode()
+        return b64encode(self.to_bytes()).decode()
 
     @classmethod
     def unpack(cls, text: str) -> "Execution":
         """Inverse of `pack`. Raises EvidenceError when malformed."""
-        raw = _decode(text, _EXECUTION_SIZE, "execution")
+        return cls.from_bytes(_decode(text, EXECUTION_SIZE, "execution"))
+
+    def to_bytes(self) -> bytes:
+        """`EXECUTION_SIZE` bytes, as the module lays them out."""
+        return self.receipt.node_id.to_bytes(4, "big") + _pack_receipt(self.receipt) + self.node_signature
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "Execution":
+        """Inverse of `to_bytes`."""
         return cls(_unpack_receipt(int.from_bytes(raw[:4], "big"), raw, 4), raw[-_SIGNATURE:])
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A gateway's signed commitment to the records of an epoch."""
+
+    commitment: ExecutionBatch
+    signature: bytes
+
+    def pack(self) -> str:
+        """The entry as it stands in a document."""
+        return b64encode(self.to_bytes()).decode()
+
+    @classmethod
+    def unpack(cls, text: str) -> "Batch":
+        """Inverse of `pack`. Raises EvidenceError when malformed."""
+        return cls.from_bytes(_decode(text, BATCH_SIZE, "batch"))
+
+    def to_bytes(self) -> bytes:
+        """`BATCH_SIZE` bytes, as the module lays them out."""
+        said = self.commitment
+        return _BATCH.pack(said.epoch, said.count, said.root, self.signature)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "Batch":
+        """Inverse of `to_bytes`."""
+        epoch, count, root, signature = _BATCH.unpack(raw)
+        return cls(ExecutionBatch(Epoch(epoch), count, root), signature)
+
+    def to_json(self) -> dict[str, object]:
+        """As gateways serve it."""
+        said = self.commitment
+        return {
+            "epoch": int(said.epoch),
+            "count": said.count,
+            "root": "0x" + said.root.hex(),
+            "signature": "0x" + self.signature.hex(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Batch":
+        """Inverse of `to_json`; other fields do not matter. Raises EvidenceError when malformed."""
+        try:
+            epoch, count = data["epoch"], data["count"]
+            root = bytes.fromhex(data["root"].removeprefix("0x"))
+            signature = bytes.fromhex(data["signature"].removeprefix("0x"))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise EvidenceError("a batch is malformed") from None
+        if (len(root), len(signature)) != (32, _SIGNATURE) or not all(
+            isinstance(number, int) and 0 <= number < 2**32 for number in (epoch, count)
+        ):
+            raise EvidenceError("a batch is malformed")
+        return cls(ExecutionBatch(Epoch(epoch), count, root), signature)
+
+
+def request_of(raw: bytes) -> bytes:
+    """Request id of a packed execution."""
+    return raw[4:36]
 
 
 def node_of(text: str) -> int:
@@ -117,6 +197,32 @@ def node_of(text: str) -> int:
     except (ValueError, struct.error):
         raise EvidenceError("an entry is malformed") from None
     return int(node)
+
+
+def receipt_hash(raw: bytes) -> bytes:
+    """EIP-712 struct hash of the receipt in an answer's packed bytes; equal to `ServiceReceipt.struct_hash`.
+
+    Those of an execution lack the slot before them: `bytes(4) + raw`.
+    """
+    return keccak256(
+        b"".join(
+            (
+                _RECEIPT_TYPEHASH,
+                raw[8:40],
+                _PAD28,
+                raw[4:8],
+                raw[40:168],
+                _PAD28,
+                raw[168:172],
+                _PAD28,
+                raw[172:176],
+                _PAD24,
+                raw[176:184],
+                _PAD24,
+                raw[184:224],
+            )
+        )
+    )
 
 
 def answer_bytes(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """Everything that is signed in the network, as EIP-712 structs; the contracts hash the same types.
 
-Verifying contract of each: `EpochReport`, `SlotReceipt`, `SlotMiss`: UptimeAttestation; `ServiceReceipt`:
-InferenceMarket; `Ticket`, `Heartbeat`: NodeRegistryLocker.
+Verifying contract of each: `EpochReport`, `SlotReceipt`, `SlotMiss`, `ExecutionBatch`: UptimeAttestation;
+`ServiceReceipt`: InferenceMarket; `Ticket`, `Heartbeat`: NodeRegistryLocker.
 """
 
 import hashlib
@@ -196,6 +196,27 @@ class SlotMiss:
             + word(self.observed_at_ms)
             + word(self.reason)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionBatch:
+    """A gateway's commitment to the receipts of all requests that it served, signed with its ticket key.
+
+    Attributes:
+        epoch: at whose end the batch was made.
+        count: receipts in it, at least one.
+        root: of their tree, `domain.records` with the tag `BATCH`.
+    """
+
+    TYPE = "ExecutionBatch(uint32 epoch,uint32 count,bytes32 root)"
+
+    epoch: Epoch
+    count: int
+    root: bytes
+
+    def struct_hash(self) -> bytes:
+        """EIP-712 hashStruct, 32 bytes."""
+        return keccak256(typehash(self.TYPE) + word(self.epoch) + word(self.count) + self.root)
 
 
 @dataclass(frozen=True, slots=True)

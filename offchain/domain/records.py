@@ -4,20 +4,33 @@
 
     root  = keccak256(0x02 || epoch:4 || count:4 || top)
     inner = keccak256(0x01 || left || right); a last node without a partner goes up unchanged
-    leaf  = keccak256(0x00 || "parallelix.execution.v1" hash || epoch:4 || structHash)
+    leaf  = keccak256(0x00 || tag || epoch:4 || structHash)
 
-Leaves stand in ascending order of the ServiceReceipt's EIP-712 struct hash, each once, so the same set of receipts has
-one root whoever collects it. The struct hash binds request, answer, node, proof of execution, counts, times and price.
+Leaves stand in ascending order of EIP-712 struct hashes, each once, so the same set has one root whoever collects it.
+Two trees have this shape; their tags keep them apart, and the struct hash says what a leaf is:
+
+::
+
+    report.executionRoot          EXECUTIONS, by the keepers
+      |-- ServiceReceipt          a probe or an on-chain request: request, answer, node, counts, times, price
+      `-- ExecutionBatch          what a gateway signed: epoch, count, root
+            `-- ServiceReceipt    BATCH, by the gateway: a request that it served
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from offchain.domain.hashing import keccak256
 from offchain.domain.types import Epoch
 
-_TAG = keccak256(b"parallelix.execution.v1")
+EXECUTIONS = keccak256(b"parallelix.execution.v1")
+"""Tag of the tree whose root an epoch's report carries."""
+BATCH = keccak256(b"parallelix.execution-batch.v1")
+"""Tag of the tree of one gateway."""
+_PAUSE_EVERY = 256
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +49,29 @@ class ExecutionProof:
 
 
 class ExecutionTree:
-    """Merkle tree over the struct hashes (32 bytes each) of an epoch's receipts; duplicates count once."""
+    """Merkle tree over struct hashes (32 bytes each) of an epoch; duplicates count once.
 
-    def __init__(self, epoch: Epoch, struct_hashes: Iterable[bytes]) -> None:
+    Args:
+        tag: `EXECUTIONS` or `BATCH`.
+        pause: called after every few hundred hashes, by whom others wait for.
+    """
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        struct_hashes: Iterable[bytes],
+        tag: bytes = EXECUTIONS,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
         self.epoch = epoch
         self._hashes = sorted(set(struct_hashes))
         if any(len(item) != 32 for item in self._hashes):
             raise ValueError("a struct hash is 32 bytes")
-        level = [_leaf(epoch, item) for item in self._hashes]
+        level = b"".join(_leaf(epoch, item, tag) for item in paced(self._hashes, pause))
         self._levels = [level]
-        while len(level) > 1:
-            level = [
-                keccak256(b"\x01" + level[i] + level[i + 1]) if i + 1 < len(level) else level[i]
-                for i in range(0, len(level), 2)
-            ]
+        while len(level) > 32:
+            pairs = (level[at : at + 64] for at in paced(range(0, len(level), 64), pause))
+            level = b"".join(keccak256(b"\x01" + pair) if len(pair) == 64 else pair for pair in pairs)
             self._levels.append(level)
 
     def __len__(self) -> int:
@@ -58,27 +80,48 @@ class ExecutionTree:
     @property
     def root(self) -> bytes:
         """The 32 bytes that a report carries; an epoch without records has a root of its own."""
-        top = self._levels[-1][0] if self._hashes else bytes(32)
+        top = self._levels[-1] if self._hashes else bytes(32)
         return _root(self.epoch, len(self._hashes), top)
 
-    def proof(self, struct_hash: bytes) -> ExecutionProof:
-        """Proof of inclusion. Raises KeyError for a record that the epoch does not have."""
+    @property
+    def levels(self) -> Sequence[bytes]:
+        """The hashes of each level, one after another, leaves first; `beside` says where to look."""
+        return self._levels
+
+    def index(self, struct_hash: bytes) -> int:
+        """Place of a record. Raises KeyError for one that the epoch does not have."""
         index = bisect_left(self._hashes, struct_hash)
         if index == len(self._hashes) or self._hashes[index] != struct_hash:
             raise KeyError("the epoch has no such record")
-        siblings, place = [], index
-        for level in self._levels[:-1]:
-            if place ^ 1 < len(level):
-                siblings.append(level[place ^ 1])
-            place >>= 1
-        return ExecutionProof(index, len(self._hashes), tuple(siblings))
+        return index
+
+    def proof(self, struct_hash: bytes) -> ExecutionProof:
+        """Proof of inclusion. Raises KeyError for a record that the epoch does not have."""
+        index, count = self.index(struct_hash), len(self._hashes)
+        return ExecutionProof(
+            index,
+            count,
+            tuple(self._levels[level][32 * at : 32 * at + 32] for level, at in beside(index, count)),
+        )
 
 
-def verify(root: bytes, epoch: Epoch, struct_hash: bytes, proof: ExecutionProof) -> bool:
+def beside(index: int, count: int) -> Iterator[tuple[int, int]]:
+    """Where the hashes beside a record's way up stand, as (level, place), lowest first."""
+    level, place, width = 0, index, count
+    while width > 1:
+        if place ^ 1 < width:
+            yield level, place ^ 1
+        level, place, width = level + 1, place >> 1, (width + 1) >> 1
+
+
+def verify(
+    root: bytes, epoch: Epoch, struct_hash: bytes, proof: ExecutionProof, tag: bytes = EXECUTIONS
+) -> bool:
     """Whether the record stands at its place under `root`."""
-    if not 0 <= proof.index < proof.count:
+    if not 0 <= proof.index < proof.count < 2**32:
         return False
-    value, place, width, siblings = _leaf(epoch, struct_hash), proof.index, proof.count, list(proof.siblings)
+    value, siblings = _leaf(epoch, struct_hash, tag), list(proof.siblings)
+    place, width = proof.index, proof.count
     while width > 1:
         if place ^ 1 < width:
             if not siblings:
@@ -89,8 +132,16 @@ def verify(root: bytes, epoch: Epoch, struct_hash: bytes, proof: ExecutionProof)
     return not siblings and root == _root(epoch, proof.count, value)
 
 
-def _leaf(epoch: Epoch, struct_hash: bytes) -> bytes:
-    return keccak256(b"\x00" + _TAG + epoch.to_bytes(4, "big") + struct_hash)
+def paced(items: Iterable[_Item], pause: Callable[[], None]) -> Iterator[_Item]:
+    """The items, with a pause after every few hundred."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if not number % _PAUSE_EVERY:
+            pause()
+
+
+def _leaf(epoch: Epoch, struct_hash: bytes, tag: bytes) -> bytes:
+    return keccak256(b"\x00" + tag + epoch.to_bytes(4, "big") + struct_hash)
 
 
 def _root(epoch: Epoch, count: int, top: bytes) -> bytes:

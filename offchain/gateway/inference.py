@@ -133,6 +133,8 @@ class Inference:
         record = parts.book.close(entry)
         if parts.shared is not None:
             parts.shared.finished(entry, record)
+        if entry.receipt is not None:
+            parts.executions.add(entry.receipt)
         parts.metrics.prompt_tokens += entry.usage[0]
         parts.metrics.completion_tokens += entry.usage[1]
 

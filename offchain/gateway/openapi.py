@@ -154,6 +154,24 @@ def document() -> dict[str, Any]:
                     "parameters": [{**path_id, "name": "id"}],
                 }
             },
+            "/v1/executions": {
+                "get": {
+                    "summary": "Signed commitments to the execution records of past epochs",
+                    "security": [],
+                    "responses": {"200": _OK, "400": _ERROR},
+                    "parameters": [
+                        {"name": "since", "in": "query", "schema": {"type": "integer", "minimum": 0}}
+                    ],
+                }
+            },
+            "/v1/executions/{id}": {
+                "get": {
+                    "summary": "A request's execution record and its proof, once its epoch is over",
+                    "security": [],
+                    "responses": {"200": _OK, "404": _ERROR},
+                    "parameters": [{**path_id, "name": "id"}],
+                }
+            },
             "/v1/receipts/{id}": {
                 "get": _operation(
                     "The signed record of a request", statuses=(404,), parameters=[{**path_id, "name": "id"}]

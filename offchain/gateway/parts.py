@@ -12,6 +12,7 @@ from offchain.dispatch.heartbeat import HeartbeatVerifier
 from offchain.dispatch.signing import ReceiptVerifier
 from offchain.gateway.batch_routes import BatchRoutes
 from offchain.gateway.book import RequestBook
+from offchain.gateway.executions import ExecutionLog
 from offchain.gateway.keyring import KeyRing
 from offchain.gateway.metrics import GatewayMetrics
 from offchain.gateway.shared import SharedState
@@ -26,6 +27,7 @@ class Parts:
         ready: why the gateway cannot serve, or None when it can.
         shared: what is exchanged with other gateways; None when there is no Redis.
         batches: the routes of files and batches; None when there is no Redis.
+        executions: the records of answered requests that the epochs' reports commit to.
         seal: signs the record of a request; adds the gateway's address and signature.
     """
 
@@ -40,6 +42,7 @@ class Parts:
     ready: Callable[[], str | None]
     quotas: Quotas
     seal: Callable[[dict[str, Any]], dict[str, Any]]
+    executions: ExecutionLog
     shared: SharedState | None = None
     batches: BatchRoutes | None = None
     first_byte_seconds: float = 10.0

@@ -35,6 +35,8 @@ from offchain.gateway.book import RequestBook
 from offchain.gateway.dialin import PATH as DIAL_PATH
 from offchain.gateway.dialin import DialIn, DialInUpstream, is_dialed
 from offchain.gateway.directory import NodeDirectory
+from offchain.gateway.execution_pending import FilePending, Pending, RedisPending
+from offchain.gateway.executions import ExecutionLog
 from offchain.gateway.keyring import KeyRing
 from offchain.gateway.metrics import GatewayMetrics
 from offchain.gateway.parts import Parts
@@ -132,11 +134,22 @@ async def _serve(
 
     quotas = Quotas(time.time)
     redis = batches = None
+    records_folder = settings.data_dir / "executions"
+    records_folder.mkdir(exist_ok=True)
+    pending: Pending = FilePending(records_folder)
     if settings.redis_url is not None:
         redis = Redis.from_url(settings.redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
-        batches = BatchRoutes(
-            BatchStore(SyncRedis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=2.0))
-        )
+        blocking = SyncRedis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=2.0)
+        batches = BatchRoutes(BatchStore(blocking))
+        pending = RedisPending(blocking)
+    executions = ExecutionLog(
+        records_folder,
+        pending,
+        deployment.clock(),
+        deployment.signing_domain("UptimeAttestation"),
+        signer.sign,
+        now_ms,
+    )
 
     def relayed(report: NodeReport) -> NodeReport:
         """A report for those who hold no connection of the node: they reach it through us."""
@@ -172,6 +185,7 @@ async def _serve(
             ready=not_ready,
             quotas=quotas,
             seal=Seal(signer.address, signer.sign_digest),
+            executions=executions,
             shared=shared,
             batches=batches,
             first_byte_seconds=settings.first_byte_timeout_seconds,
@@ -200,6 +214,7 @@ async def _serve(
         asyncio.create_task(_refresh(directory, keys, fleet, state, upstream)),
         asyncio.create_task(_sweep(engine, upstream)),
         asyncio.create_task(_rate(directory, fleet)),
+        asyncio.create_task(executions.run()),
     ]
     if shared is not None:
         shared.url = settings.public_url or url
@@ -219,6 +234,7 @@ async def _serve(
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     upstream.close()
+    await asyncio.to_thread(executions.write_new)
     if batches is not None:
         batches.close()
     if shared is not None and redis is not None:

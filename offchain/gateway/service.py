@@ -1,5 +1,6 @@
 """What each endpoint does. One instance per process, one event loop."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -36,6 +37,7 @@ class GatewayService:
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
             "/openapi.json": ("GET", self._openapi),
+            "/v1/executions": ("GET", self._executions),
             "/internal/heartbeat": ("POST", self._heartbeat),
         }
         self._closed: dict[str, tuple[str, Route]] = {
@@ -74,6 +76,10 @@ class GatewayService:
         if path.startswith("/v1/nodes/"):
             _need(request, "GET")
             self._node(path[10:], connection)
+            return
+        if path.startswith("/v1/executions/"):
+            _need(request, "GET")
+            await self._execution(path[15:], connection)
             return
         if path.startswith((FILES, BATCHES)):
             tenant = self._tenant(request)
@@ -162,17 +168,37 @@ class GatewayService:
 
     async def _receipt(self, text: str, connection: Connection, tenant: Tenant) -> None:
         record = None
-        if text.startswith("0x") and len(text) == 66:
-            try:
-                request_id = bytes.fromhex(text[2:])
-            except ValueError:
-                request_id = b""
+        request_id = _request_id(text)
+        if request_id is not None:
             record = self._p.book.get(request_id)
             if record is None and self._p.shared is not None:
                 record = await self._p.shared.record(request_id)
         if record is None or record["tenant"] != tenant.name:
             raise ApiError(404, "No such request, or it is forgotten already.", code="request_not_found")
         _json(connection, self._p.seal(record))
+
+    def _executions(self, request: Request, connection: Connection) -> None:
+        """Commitments to the records of whole epochs. Open to all: keepers and auditors ask."""
+        since = dict(parse_qsl(request.query)).get("since", "0")
+        if not since.isascii() or not since.isdigit() or len(since) > 10:
+            raise ApiError(400, "since must be the number of an epoch", param="since", code="invalid_value")
+        executions = self._p.executions
+        making = executions.making  # asked first: what is ready in between is listed
+        _json(connection, {"object": "list", "making": making, "data": executions.listed(int(since))})
+
+    async def _execution(self, text: str, connection: Connection) -> None:
+        """A request's record and its way to the root of its batch. Open to all who know the request's id."""
+        request_id = _request_id(text)
+        found = None
+        if request_id is not None:
+            found = await asyncio.to_thread(self._p.executions.find, request_id)
+        if found is None:
+            raise ApiError(
+                404,
+                "No batch of execution records has this request: it was not answered here, its epoch is not over, or it is too old.",
+                code="execution_not_found",
+            )
+        _json(connection, found)
 
     async def _usage(self, request: Request, connection: Connection, tenant: Tenant) -> None:
         shared = self._p.shared
@@ -231,6 +257,7 @@ class GatewayService:
             "attempts_running": engine.running,
             "requests_waiting": engine.router.waiting,
             "nodes": len(self._p.fleet),
+            "execution_records_lost": self._p.executions.lost,
         }
         headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
         connection.reply(200, headers, self._p.metrics.render(gauges))
@@ -242,6 +269,16 @@ def _need(request: Request, method: str) -> None:
             405, f"{request.path} takes {method}, not {request.method}", code="method_not_allowed",
             headers={"allow": method},
         )  # fmt: skip
+
+
+def _request_id(text: str) -> bytes | None:
+    """The 32 bytes of an id in a path, None when it is none."""
+    if not text.startswith("0x") or len(text) != 66:
+        return None
+    try:
+        return bytes.fromhex(text[2:])
+    except ValueError:
+        return None
 
 
 def _json(connection: Connection, document: object, status: int = 200) -> None:

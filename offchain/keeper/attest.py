@@ -26,6 +26,7 @@ from offchain.domain.epochs import EpochClock
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Address, Epoch
 from offchain.keeper import store
+from offchain.keeper.batches import BatchSource, GatewayAnswer, batches_of
 from offchain.keeper.bundle import (
     CLOCK_TOLERANCE_MS,
     Bundle,
@@ -38,7 +39,7 @@ from offchain.keeper.bundle import (
 )
 from offchain.keeper.chain_view import ChainView, EpochStatus
 from offchain.keeper.clock import Clock, seconds
-from offchain.keeper.context import EpochContext, KeeperInfo
+from offchain.keeper.context import LATE_EPOCHS, EpochContext, KeeperInfo
 from offchain.keeper.evidence import Evidence, MessageSigner
 from offchain.keeper.executions import executions_of
 from offchain.keeper.frame import FrameReader, NotReadyError
@@ -58,6 +59,8 @@ log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = CLOCK_TOLERANCE_MS // 1000 + 1
 """From an epoch's end until its evidence cannot change any more."""
+MAX_BATCH_WAIT_SECONDS = 300
+"""For so long, and no more than a quarter of a turn, a keeper waits for a gateway that is making its batch."""
 MIN_TURN_SECONDS, MAX_TURN_SECONDS = 5, 3_600
 EPOCHS_BACK = 12
 """Finished epochs that are looked after; submit and challenge windows of short epochs span several of them."""
@@ -105,6 +108,7 @@ class AttestService:
 
     Args:
         peer_urls: base URLs of the other keepers; empty means those that the registry names.
+        batches: asks this keeper's gateway for its batches; one that is away costs a document nothing but them.
     """
 
     def __init__(
@@ -118,11 +122,13 @@ class AttestService:
         submitter: Submitter,
         peer_urls: Sequence[str] = (),
         *,
+        batches: BatchSource = lambda _since: GatewayAnswer(),
         reached: CrashPoint = nowhere,
     ) -> None:
         self._database = database
         self._view = view
         self._frames = frames
+        self._batches = batches
         self._signer = signer
         self._clock = clock
         self._peers = peers
@@ -142,15 +148,14 @@ class AttestService:
         for epoch in self.open_epochs():
             try:
                 closing = self.closing(epoch)
+                if closing is None:
+                    continue
+                now = seconds(self._clock)
+                turn = closing.turn(now)
+                if closing.leader(turn) == closing.me:
+                    self.lead(closing, now - closing.frozen_at - turn * closing.turn_seconds, fence)
             except NotReadyError as waiting:
                 log.debug("attest_waits", epoch=epoch, reason=str(waiting))
-                continue
-            if closing is None:
-                continue
-            now = seconds(self._clock)
-            turn = closing.turn(now)
-            if closing.leader(turn) == closing.me:
-                self.lead(closing, now - closing.frozen_at - turn * closing.turn_seconds, fence)
 
     def open_epochs(self) -> list[Epoch]:
         """Recent epochs that are over, whose evidence is frozen and for which the chain still takes a report."""
@@ -183,9 +188,11 @@ class AttestService:
         urls = self._peer_urls or tuple(
             keeper.url.rstrip("/") for keeper in context.keepers if keeper != me and keeper.url
         )
-        window = self._view.submit_deadline(epoch) - context.clock.end(epoch)
-        turn_seconds = min(max(MIN_TURN_SECONDS, window // (2 * len(context.keepers))), MAX_TURN_SECONDS)
-        return Closing(context, me, urls, frozen_at(context.clock, epoch), turn_seconds)
+        return Closing(context, me, urls, frozen_at(context.clock, epoch), self._turn_seconds(context))
+
+    def _turn_seconds(self, context: EpochContext) -> int:
+        window = self._view.submit_deadline(context.epoch) - context.clock.end(context.epoch)
+        return min(max(MIN_TURN_SECONDS, window // (2 * len(context.keepers))), MAX_TURN_SECONDS)
 
     def context(self, epoch: Epoch) -> EpochContext:
         """The frame of a finished epoch. Raises NotReadyError."""
@@ -326,13 +333,18 @@ class AttestService:
     # ----------------------------------------------------------------------------------------------------- following
 
     def own_evidence(self, context: EpochContext) -> Evidence:
-        """This keeper's signed document of a frozen epoch; the same bytes at every call."""
+        """This keeper's signed document of a frozen epoch; the same bytes at every call.
+
+        Raises:
+            NotReadyError: its gateway is making the epoch's batch, and there is time to wait for it.
+        """
         if context.epoch in self._own:
             return self._own[context.epoch]
         with self._database.read() as session:
             answers = store.finished_probes(session, context.epoch, "answered")
             misses = store.finished_probes(session, context.epoch, "missed")
             executions = executions_of(session, context)
+        batches = self._frozen_batches(context)
         with self._database.write() as session:
             regions = store.frozen_regions(session, context.epoch, context.nodes, seconds(self._clock))
         document = Evidence(
@@ -345,9 +357,25 @@ class AttestService:
             misses=tuple(misses),
             executions=tuple(executions),
             regions={region: tuple(ids) for region, ids in regions.items()},
+            batches=tuple(batches),
         ).sign(self._signer)
         self._own = {context.epoch: document}
         return document
+
+    def _frozen_batches(self, context: EpochContext) -> list[str]:
+        """What the gateway gave at the first call for it; the document must not change after somebody has seen it."""
+        with self._database.read() as session:
+            frozen = store.frozen_batches(session, context.epoch)
+        if frozen is not None:
+            return frozen
+        answer = self._batches(Epoch(max(0, context.epoch - LATE_EPOCHS)))
+        if answer.making:
+            patience = min(self._turn_seconds(context) // 4, MAX_BATCH_WAIT_SECONDS)
+            if seconds(self._clock) < frozen_at(context.clock, context.epoch) + patience:
+                raise NotReadyError(f"the gateway is making its batch of epoch {context.epoch}")
+        with self._database.write() as session:
+            fresh = batches_of(session, context, answer.batches)
+            return store.freeze_batches(session, context.epoch, fresh, seconds(self._clock))
 
     def frozen_evidence(self, epoch: Epoch) -> Evidence:
         """Own evidence for others to see. Raises NotReadyError before it is frozen: probes stay secret till then."""
@@ -386,6 +414,8 @@ class AttestService:
             raise RefusedError("the report is of another epoch")
         try:
             own = self._endorse(closing, report, [leader.url, *closing.urls])
+        except NotReadyError as waiting:
+            raise RefusedError(str(waiting)) from None
         except (RefusedError, EvidenceError) as error:
             self._publish(epoch, report, error)
             if isinstance(error, RefusedError):

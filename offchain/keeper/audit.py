@@ -8,7 +8,7 @@
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,11 +30,12 @@ from offchain.domain.messages import EpochReport
 from offchain.domain.payout import EpochAccount, reward, settle
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import ParallelixError, TransientError, UserError
+from offchain.keeper.batches import equivocations
 from offchain.keeper.bundle import Bundle, Verdict, judge, read
 from offchain.keeper.canonical import content_hash
 from offchain.keeper.chain_view import ReaderView
 from offchain.keeper.context import EpochContext
-from offchain.keeper.frame import FrameReader, NotReadyError
+from offchain.keeper.frame import FrameReader, NotReadyError, node_histories
 from offchain.keeper.peers import HttpPeers
 from offchain.keeper.reports import signer_of
 
@@ -78,6 +79,8 @@ class Audit:
     total_weight: Weight
     nodes: tuple[NodeResult, ...]
     account: EpochAccount
+    node_keys: Mapping[NodeId, frozenset[bytes]]
+    """20-byte addresses of all keys that each node had until the epoch's end, also of nodes without weight in it."""
 
     def to_json(self) -> dict[str, Any]:
         """For machines; amounts are decimal text in wei."""
@@ -90,7 +93,12 @@ class Audit:
             "uptimeRoot": "0x" + self.report.uptime_root.hex(),
             "executionRoot": "0x" + self.report.execution_root.hex(),
             "bundleHash": self.bundle.hash,
-            "records": len(self.verdict.executions),
+            "records": self.verdict.records,
+            "batches": [batch.to_json() for batch in self.verdict.batches],
+            "equivocations": [
+                {"gateway": "0x" + gateway.hex(), "epoch": int(of)}
+                for gateway, of in equivocations(self.verdict.batches)
+            ],
             "networkEvents": [asdict(event) for event in self.verdict.suspended],
             "signers": list(self.signers),
             "quorum": self.context.quorum,
@@ -258,6 +266,7 @@ def _settle(
         raise MismatchError(f"weights sum to {summed}, the registry's total is {total}")
     with database.read() as session:
         claims = rewards.claims_of_epoch(session, epoch)
+        histories = node_histories(session, context.clock.end(epoch), block.number)
         overridden = _overrides(rewards.events_of_epoch(session, epoch, ["UptimeOverridden"]), block)
     claims = {node: amount for node, amount in claims.items() if amount}
     uptimes = {node: overridden.get(node, uptime) for node, uptime in verdict.table.uptimes().items()}
@@ -294,6 +303,7 @@ def _settle(
         total_weight=total,
         nodes=nodes,
         account=account,
+        node_keys={node: frozenset(key for _, key in seen.keys) for node, seen in histories.items()},
     )
 
 

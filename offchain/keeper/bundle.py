@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from offchain.domain.entries import EvidenceError, Execution, Miss
+from offchain.domain.entries import Batch, EvidenceError, Execution, Miss
 from offchain.domain.hashing import address_bytes, keccak256
 from offchain.domain.merkle import UptimeTree
 from offchain.domain.messages import EpochReport
@@ -21,6 +21,7 @@ from offchain.domain.records import ExecutionTree
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Epoch, NodeId
 from offchain.domain.uptime import Observation, UptimeTable, tabulate
+from offchain.keeper.batches import MOST_BATCHES, ListedBatch, check_batch
 from offchain.keeper.canonical import canonical, content_hash, parse
 from offchain.keeper.context import EpochContext, KeeperInfo
 from offchain.keeper.evidence import Evidence
@@ -51,9 +52,10 @@ class Verdict:
     Attributes:
         table: state of each slot of each node.
         tree: packed uptime tree.
-        executions: tree of the epoch's execution records.
+        executions: tree of the epoch's execution records and of gateways' batches of them.
         report: what keepers sign.
         suspended: where and when the network failed and not the nodes; see `domain.network_event`.
+        batches: each batch in the tree, by each gateway that signed it, ascending by (gateway, epoch, root).
     """
 
     table: UptimeTable
@@ -61,6 +63,12 @@ class Verdict:
     executions: ExecutionTree
     report: EpochReport
     suspended: tuple[NetworkEvent, ...] = ()
+    batches: tuple[ListedBatch, ...] = ()
+
+    @property
+    def records(self) -> int:
+        """Records that the bundle itself holds."""
+        return len(self.executions) - len({batch.commitment for batch in self.batches})
 
 
 def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> Bundle:
@@ -118,7 +126,11 @@ def conclude(context: EpochContext, bundle_hash: str, checker: "Checker") -> Ver
     suspended = network_events(checker.seen, len(context.keepers), regions, homes)
     table = tabulate(context.nodes, context.clock.slots, without(checker.seen, suspended, regions))
     tree = UptimeTree(context.epoch, context.node_count, table.uptimes())
-    executions = ExecutionTree(context.epoch, checker.records)
+    batches = sorted(
+        checker.batches, key=lambda one: (one.gateway, one.commitment.epoch, one.commitment.root)
+    )
+    leaves = [batch.commitment.struct_hash() for batch in batches]
+    executions = ExecutionTree(context.epoch, [*checker.records, *leaves])
     report = EpochReport(
         epoch=context.epoch,
         uptime_root=tree.root,
@@ -127,7 +139,7 @@ def conclude(context: EpochContext, bundle_hash: str, checker: "Checker") -> Ver
         bundle_hash=bytes.fromhex(bundle_hash[2:]),
         keeper_set_digest=context.set_digest,
     )
-    return Verdict(table, tree, executions, report, suspended)
+    return Verdict(table, tree, executions, report, suspended, tuple(batches))
 
 
 class Checker:
@@ -153,6 +165,8 @@ class Checker:
         """Nodes by region, as the keeper of each document that held tells."""
         self.records: list[bytes] = []
         """Struct hashes of all receipts of the documents that held."""
+        self.batches = set[ListedBatch]()
+        """Batches of the documents that held."""
 
     def __enter__(self) -> Self:
         return self
@@ -187,8 +201,10 @@ class Checker:
             raise EvidenceError(f"evidence of {document.signer} answers and misses one slot")
         for text in document.executions:
             self._execution(Execution.unpack(text))
+        batches = self._batches(document)
         self._requests |= self._pending_requests
         self.records += self._pending_records
+        self.batches |= batches
         self.seen[keeper.index] = observations
         self.regions.append(document.regions)
 
@@ -253,6 +269,13 @@ class Checker:
                 raise EvidenceError(f"{where}: the keeper did not sign it")
             seen.append(Observation(miss.node_id, miss.slot, keeper.region, False))
         return seen
+
+    def _batches(self, document: Evidence) -> set[ListedBatch]:
+        """Two batches of one gateway and epoch are both taken: who signed them shows, and nobody's epoch stands still."""
+        texts = document.batches
+        if list(texts) != sorted(set(texts)) or len(texts) > MOST_BATCHES:
+            raise EvidenceError(f"batches of {document.signer} are {_OUT_OF_ORDER}, or too many")
+        return {check_batch(self._context, Batch.unpack(text)) for text in texts}
 
     def _execution(self, execution: Execution) -> None:
         where = f"execution on node {execution.receipt.node_id}"

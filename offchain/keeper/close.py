@@ -15,6 +15,7 @@ from offchain.domain.entries import EvidenceError
 from offchain.domain.types import Epoch
 from offchain.keeper import store
 from offchain.keeper.attest import EPOCHS_BACK, AttestService, RefusedError
+from offchain.keeper.batches import equivocations
 from offchain.keeper.chain_view import ChainView, EpochStatus
 from offchain.keeper.clock import Clock, seconds
 from offchain.keeper.frame import FrameReader, NotReadyError
@@ -104,6 +105,8 @@ class CloseService:
             return False
         if verdict.suspended:
             log.warning("network_event", epoch=epoch, where=[asdict(event) for event in verdict.suspended])
+        for gateway, of in equivocations(verdict.batches):
+            log.error("gateway_signed_two_batches", epoch=epoch, gateway="0x" + gateway.hex(), of=of)
         with self._database.write() as session:
             store.save_bundle(session, epoch, bundle.hash, bundle.raw)
             store.save_slots(session, epoch, verdict.table)
@@ -112,7 +115,10 @@ class CloseService:
                 "slots",
                 f"{epoch}:{report.bundle_hash}",
                 seconds(self._clock),
-                {"networkEvents": [asdict(event) for event in verdict.suspended]},
+                {
+                    "networkEvents": [asdict(event) for event in verdict.suspended],
+                    "batches": ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches],
+                },
             )
         self._reached("slots-saved")
         return True
@@ -138,6 +144,6 @@ class CloseService:
         with self._database.write() as session:
             store.mark(session, "closed", str(epoch), seconds(self._clock), {"outcome": outcome})
             store.drop_probes(session, Epoch(epoch - PROBES_KEPT_EPOCHS))
-            store.drop_regions(session, Epoch(epoch - PROBES_KEPT_EPOCHS))
+            store.drop_frozen(session, Epoch(epoch - PROBES_KEPT_EPOCHS))
         self._reached("epoch-closed")
         log.info("epoch_closed", epoch=epoch, outcome=outcome)

@@ -9,6 +9,8 @@ from offchain.domain.hashing import SigningDomain, address_bytes
 from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Address, Epoch, KeeperId, NodeId, Wei, Weight
 
+LATE_EPOCHS = 3
+"""In how many later epochs' reports a gateway's batch may still stand."""
 SEED_LEAD_DIVISOR, SEED_LEAD_MAX_SECONDS = 10, 3_600
 
 
@@ -89,6 +91,8 @@ class EpochContext:
         set_digest: the contract's digest of the signer set, 32 bytes.
         seed_block: see `seed_time`.
         attestation, market: EIP-712 domains of the two contracts whose types evidence uses.
+        gateways: 20-byte addresses of every ticket signer that a bonded keeper listed at some time of the epoch or of
+            the `LATE_EPOCHS` before.
     """
 
     clock: EpochClock
@@ -101,6 +105,7 @@ class EpochContext:
     seed_block: SeedBlock
     attestation: SigningDomain
     market: SigningDomain
+    gateways: frozenset[bytes] = frozenset()
 
     @cached_property
     def by_signer(self) -> Mapping[bytes, KeeperInfo]:

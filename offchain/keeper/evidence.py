@@ -1,7 +1,8 @@
 """What one keeper saw in one epoch: answers that the node and the keeper both signed, and signed misses.
 
 An evidence document is canonical JSON; its entries are packed as `offchain.domain.entries` says. Answers and misses stand in
-ascending order of (slot, node), and no pair occurs twice.
+ascending order of (slot, node), and no pair occurs twice; batches in ascending order of their text. Documents of version 2,
+which had no batches, can still be read.
 """
 
 import re
@@ -15,7 +16,7 @@ from offchain.domain.types import Address, Epoch
 from offchain.keeper.canonical import canonical
 from offchain.keeper.context import SeedBlock
 
-VERSION = 2
+VERSION, WITHOUT_BATCHES = 3, 2
 _REGION = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _TAG = keccak256(b"parallelix.evidence.v1")
 
@@ -38,7 +39,7 @@ class Evidence:
     Attributes:
         signer: the keeper.
         seed_block, seed_signature: what its probe schedule follows from.
-        answers, misses, executions: packed entries, in the order of the module's rules.
+        answers, misses, executions, batches: packed entries, in the order of the module's rules.
         regions: ids of the epoch's nodes by the region that their heartbeats name, ascending, each at most once.
         signature: the keeper's, over all of the rest; empty before `sign`.
     """
@@ -52,6 +53,8 @@ class Evidence:
     misses: tuple[str, ...]
     executions: tuple[str, ...]
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    batches: tuple[str, ...] = ()
+    version: int = VERSION
     signature: bytes = b""
 
     def to_json(self) -> dict[str, Any]:
@@ -70,8 +73,9 @@ class Evidence:
         return _TAG + self.domain.separator() + keccak256(canonical(self._body()))
 
     def _body(self) -> dict[str, Any]:
+        batches = {} if self.version == WITHOUT_BATCHES else {"batches": list(self.batches)}
         return {
-            "version": VERSION,
+            "version": self.version,
             "chainId": self.domain.chain_id,
             "attestation": self.domain.verifying_contract.lower(),
             "epoch": int(self.epoch),
@@ -85,13 +89,14 @@ class Evidence:
             "misses": list(self.misses),
             "executions": list(self.executions),
             "regions": {region: list(nodes) for region, nodes in self.regions.items()},
+            **batches,
         }
 
     @classmethod
     def from_json(cls, data: Any, domain: SigningDomain) -> "Evidence":
         """Read a document of this chain and contract; signatures are not checked here. Raises EvidenceError."""
         try:
-            if data["version"] != VERSION:
+            if data["version"] not in (VERSION, WITHOUT_BATCHES):
                 raise EvidenceError(f"evidence version {data['version']!r} is unknown")
             if data["chainId"] != domain.chain_id or data["attestation"] != domain.verifying_contract.lower():
                 raise EvidenceError("evidence is of another chain or contract")
@@ -106,6 +111,8 @@ class Evidence:
                 misses=_texts(data["misses"]),
                 executions=_texts(data["executions"]),
                 regions=_regions(data["regions"]),
+                batches=() if data["version"] == WITHOUT_BATCHES else _texts(data["batches"]),
+                version=data["version"],
                 signature=bytes.fromhex(_hex(data["signature"], 65)[2:]),
             )
         except KeyError as missing:

@@ -11,11 +11,20 @@ from offchain.chain.deployment import Deployment
 from offchain.db.engine import Database
 from offchain.db.models import Event
 from offchain.domain.epochs import EpochClock
+from offchain.domain.hashing import address_bytes
 from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei
 from offchain.errors import TransientError
 from offchain.keeper.chain_view import ChainView, last_block_until
-from offchain.keeper.context import EpochContext, KeeperInfo, NodeInfo, SeedBlock, seed_time
+from offchain.keeper.context import (
+    LATE_EPOCHS,
+    EpochContext,
+    KeeperInfo,
+    NodeInfo,
+    SeedBlock,
+    seed_time,
+)
 
+_GATEWAY_EVENTS = ("GatewayListed", "GatewayRemoved", "KeeperLeaving", "KeeperEjected")
 _NODE_EVENTS = ("NodeRegistered", "UnstakeRequested", "UnstakeCancelled", "NodeKeyRotated")
 _FOREVER = 2**32
 _KEPT = 4
@@ -86,6 +95,8 @@ class FrameReader:
         with self._database.read() as session:
             histories = node_histories(session, clock.end(epoch), indexed.number)
             joined = keeper_directory(session, indexed.number)
+            since = clock.start(Epoch(max(0, epoch - LATE_EPOCHS)))
+            gateways = listed_gateways(session, since, clock.end(epoch), indexed.number)
         nodes = {
             node: NodeInfo(
                 node,
@@ -108,6 +119,7 @@ class FrameReader:
             seed_block=seed,
             attestation=self._attestation,
             market=self._market,
+            gateways=gateways,
         )
         if until is None:  # a whole epoch in final blocks never changes again
             self._known[epoch] = context
@@ -152,6 +164,29 @@ def keeper_directory(session: Session, up_to_block: int) -> Mapping[str, Mapping
     return {
         event.args["signer"].lower(): event.args for event in _events(session, ("KeeperJoined",), up_to_block)
     }
+
+
+def listed_gateways(session: Session, since: int, before: int, up_to_block: int) -> frozenset[bytes]:
+    """Ticket signers (20 bytes) that a keeper vouched for at some time in [since, before), Unix seconds.
+
+    A listing ends when it is removed, and when its keeper asks to leave or is ejected, as `isGateway` has it.
+    """
+    listed: dict[str, int] = {}
+    found = set[str]()
+    for event in _events(session, _GATEWAY_EVENTS, up_to_block):
+        if event.block_timestamp >= before:
+            continue
+        keeper, ended = int(event.args["keeperId"]), set[str]()
+        if event.name == "GatewayListed":
+            listed[event.args["signer"]] = keeper
+        elif event.name == "GatewayRemoved":
+            ended = {event.args["signer"]}
+        else:
+            ended = {signer for signer, by in listed.items() if by == keeper}
+        for signer in ended:
+            if listed.pop(signer, None) is not None and event.block_timestamp >= since:
+                found.add(signer)
+    return frozenset(address_bytes(signer) for signer in found | set(listed))
 
 
 def region_name(word: str) -> str:

@@ -44,6 +44,23 @@ class Peers(Protocol):
         """Show a report to keepers."""
 
 
+def get_small(url: str, timeout_seconds: float) -> bytes:
+    """The body of one GET, from somebody who may send anything.
+
+    Raises:
+        httpx.HTTPError, httpx.InvalidURL: no answer, or another status than 200.
+        ValueError: it is longer than `MAX_ANSWER_BYTES`.
+    """
+    body = bytearray()
+    with httpx.stream("GET", url, timeout=timeout_seconds) as answer:
+        answer.raise_for_status()
+        for chunk in answer.iter_bytes():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise ValueError("the answer is too long")
+    return bytes(body)
+
+
 class HttpPeers:
     """`Peers` over HTTP, all peers at once, each with time and size limits."""
 

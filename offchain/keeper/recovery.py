@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from coincurve import PublicKey
 
-from offchain.domain.entries import answer_bytes
+from offchain.domain.entries import answer_bytes, receipt_hash
 from offchain.domain.hashing import keccak256, word
-from offchain.domain.messages import ServiceReceipt, SlotReceipt, typehash
+from offchain.domain.messages import SlotReceipt, typehash
 from offchain.domain.schedule import ProbeSchedule
 from offchain.domain.types import Epoch, NodeId
 from offchain.processes import die_with
@@ -21,8 +21,7 @@ ALONE_BELOW = 20_000
 """Fewer answers than this are not worth the start of processes (about a second)."""
 CHUNK = 2_000
 _HALF_ORDER = bytes.fromhex("7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0")
-_RECEIPT_TYPEHASH = typehash(ServiceReceipt.TYPE)
-_PAD28, _PAD24 = bytes(28), bytes(24)
+_PAD28 = bytes(28)
 _TIMES = slice(176, 192)
 _FOUND = struct.Struct(">32s20s20sII32sQQQ")
 _NOBODY = bytes(20)
@@ -111,29 +110,6 @@ def signers_of(
             )
         )
     return bytes(found)
-
-
-def receipt_hash(raw: bytes) -> bytes:
-    """EIP-712 struct hash of the receipt in an answer's packed bytes; equal to `ServiceReceipt.struct_hash`."""
-    return keccak256(
-        b"".join(
-            (
-                _RECEIPT_TYPEHASH,
-                raw[8:40],
-                _PAD28,
-                raw[4:8],
-                raw[40:168],
-                _PAD28,
-                raw[168:172],
-                _PAD28,
-                raw[172:176],
-                _PAD24,
-                raw[176:184],
-                _PAD24,
-                raw[184:224],
-            )
-        )
-    )
 
 
 def recovered(digest: bytes, signature: bytes) -> bytes | None:

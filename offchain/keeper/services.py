@@ -20,6 +20,7 @@ from offchain.domain.types import FULL_BPS, Bps
 from offchain.errors import TransientError
 from offchain.keeper.api import KeeperApi
 from offchain.keeper.attest import AttestService
+from offchain.keeper.batches import GatewayBatches
 from offchain.keeper.capability import CapabilityService
 from offchain.keeper.chain_view import ReaderView
 from offchain.keeper.clock import Clock, SystemClock
@@ -214,6 +215,7 @@ class Services:
             self.peers,
             self.intents,
             self.settings.peers,
+            batches=GatewayBatches(self.settings.gateway_url),
             reached=self.reached,
         )
 

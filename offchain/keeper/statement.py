@@ -2,12 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from offchain.domain.entries import Answer, Execution, Miss
-from offchain.domain.messages import MissReason, ServiceReceipt
+from offchain.domain.entries import Answer, Miss
+from offchain.domain.messages import MissReason
 from offchain.domain.payout import reward
 from offchain.domain.tiers import MULTIPLIER_BPS, Tier
 from offchain.domain.types import FULL_BPS, Bps, NodeId, Wei
@@ -143,55 +142,3 @@ def _testimonies(audit: Audit, node_id: NodeId) -> dict[int, list[Testimony]]:
                 said = Testimony(keeper.signer, keeper.region, miss.observed_at_ms, miss.reason)
                 found.setdefault(miss.slot, []).append(said)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class RecordProof:
-    """That a request's execution record is under the root of a signed report."""
-
-    audit: Audit
-    request_id: bytes
-    node_id: NodeId
-    struct_hash: bytes
-    index: int
-    count: int
-    siblings: tuple[bytes, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """For machines."""
-        return {
-            "epoch": int(self.audit.epoch),
-            "requestId": "0x" + self.request_id.hex(),
-            "nodeId": int(self.node_id),
-            "structHash": "0x" + self.struct_hash.hex(),
-            "index": self.index,
-            "count": self.count,
-            "siblings": ["0x" + item.hex() for item in self.siblings],
-            "executionRoot": "0x" + self.audit.report.execution_root.hex(),
-        }
-
-
-def record_proof(audit: Audit, request_id: bytes) -> RecordProof | None:
-    """Proof of a request's record in an audited epoch; None when the epoch has no record of it."""
-    for receipt in _receipts(audit):
-        if receipt.request_id == request_id:
-            struct_hash = receipt.struct_hash()
-            proof = audit.verdict.executions.proof(struct_hash)
-            return RecordProof(
-                audit=audit,
-                request_id=request_id,
-                node_id=receipt.node_id,
-                struct_hash=struct_hash,
-                index=proof.index,
-                count=proof.count,
-                siblings=proof.siblings,
-            )
-    return None
-
-
-def _receipts(audit: Audit) -> Iterator[ServiceReceipt]:
-    for document in audit.bundle.evidence:
-        for text in document.answers:
-            yield Answer.unpack(text).receipt
-        for text in document.executions:
-            yield Execution.unpack(text).receipt

@@ -14,6 +14,7 @@ from offchain.domain.types import Epoch, NodeId
 from offchain.domain.uptime import SlotState, UptimeTable
 
 _BATCH = 5_000
+BATCHES = "batches"
 REGION, REGIONS = "region", "regions"
 STATE_LETTERS = {
     SlotState.UP: "u",
@@ -185,9 +186,21 @@ def frozen_regions(
     return dict(row.result or {})
 
 
-def drop_regions(session: Session, epoch: Epoch) -> None:
-    """Forget an old epoch's `frozen_regions`."""
-    session.execute(delete(Job).where(Job.kind == REGIONS, Job.ref == str(epoch)))
+def frozen_batches(session: Session, epoch: Epoch) -> list[str] | None:
+    """Packed batches of gateways in this keeper's document of an epoch, None before they are frozen."""
+    row = session.get(Job, (BATCHES, str(epoch)))
+    return None if row is None else list((row.result or {})["entries"])
+
+
+def freeze_batches(session: Session, epoch: Epoch, entries: Sequence[str], now: int) -> list[str]:
+    """Freeze them, at a Unix second. Returns those that stand: the first."""
+    mark(session, BATCHES, str(epoch), now, {"entries": list(entries)})
+    return frozen_batches(session, epoch) or []
+
+
+def drop_frozen(session: Session, epoch: Epoch) -> None:
+    """Forget an old epoch's `frozen_regions` and `frozen_batches`."""
+    session.execute(delete(Job).where(Job.kind.in_((REGIONS, BATCHES)), Job.ref == str(epoch)))
 
 
 def save_bundle(session: Session, epoch: Epoch, bundle_hash: str, raw: bytes) -> None:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 from offchain.chain.keys import Signer
-from offchain.domain.entries import Answer, Miss, in_order, misses_in_order
+from offchain.domain.entries import Answer, Batch, Execution, Miss, in_order, misses_in_order
 from offchain.domain.epochs import EpochClock
 from offchain.domain.hashing import SigningDomain, address_bytes, keccak256
-from offchain.domain.messages import MissReason, ServiceReceipt, proof_of_execution
+from offchain.domain.messages import ExecutionBatch, MissReason, ServiceReceipt, proof_of_execution
+from offchain.domain.records import BATCH, ExecutionTree
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, Epoch, KeeperId, NodeId, Wei
 from offchain.keeper.context import EpochContext, KeeperInfo, NodeInfo, SeedBlock
@@ -54,6 +55,7 @@ class EpochWorld:
 
     def __post_init__(self) -> None:
         self.keeper_keys = [key(f"keeper {i}") for i in range(len(self.regions))]
+        self.gateway_keys = [key(f"gateway {i}") for i in range(2)]
         self.node_keys = {i: key(f"node {i}") for i in self.node_ids}
         clock = EpochClock(genesis=1_700_000_000, length_seconds=self.slots * 10, slots=self.slots)
         self.context = EpochContext(
@@ -79,6 +81,7 @@ class EpochWorld:
             seed_block=SeedBlock(99, "0x" + keccak256(b"block 99").hex()),
             attestation=ATTESTATION,
             market=MARKET,
+            gateways=frozenset(address_bytes(signer.address) for signer in self.gateway_keys),
         )
 
     def seed_signature(self, keeper: int) -> bytes:
@@ -108,8 +111,29 @@ class EpochWorld:
         signature = self.keeper_keys[keeper].sign_struct(ATTESTATION, unsigned.slot_miss(EPOCH).struct_hash())
         return Miss(slot, NodeId(node), observed, MissReason.UNREACHABLE, signature)
 
+    def served(self, count: int, node: int = 2) -> list[Execution]:
+        """Records of requests that a gateway served in the epoch."""
+        when = self.context.clock.start(EPOCH) * 1000
+        receipts = [receipt_of(node, keccak256(b"served %d" % i), when + i) for i in range(count)]
+        signer = self.node_keys[node]
+        return [Execution(receipt, signer.sign_struct(MARKET, receipt.struct_hash())) for receipt in receipts]
+
+    def tree(self, records: list[Execution], epoch: Epoch = EPOCH) -> ExecutionTree:
+        """A gateway's tree of its records."""
+        return ExecutionTree(epoch, [record.receipt.struct_hash() for record in records], BATCH)
+
+    def batch(self, records: list[Execution], gateway: Signer | None = None, epoch: Epoch = EPOCH) -> Batch:
+        """A gateway's commitment to its records; by default the first one's."""
+        commitment = ExecutionBatch(epoch, len(records), self.tree(records, epoch).root)
+        signer = gateway or self.gateway_keys[0]
+        return Batch(commitment, signer.sign_struct(ATTESTATION, commitment.struct_hash()))
+
     def document(
-        self, keeper: int, answers: list[Answer] | None = None, misses: list[Miss] | None = None
+        self,
+        keeper: int,
+        answers: list[Answer] | None = None,
+        misses: list[Miss] | None = None,
+        batches: list[Batch] | None = None,
     ) -> Evidence:
         """The keeper's signed evidence; by default every node that it may judge, in every slot."""
         judged = [node for node in self.node_ids if not (node == 1 and keeper == 0)]
@@ -129,4 +153,5 @@ class EpochWorld:
             misses=misses_in_order(misses),
             executions=(),
             regions=self.homes,
+            batches=tuple(sorted(batch.pack() for batch in batches or [])),
         ).sign(signer)

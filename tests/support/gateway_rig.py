@@ -214,6 +214,10 @@ class Rig:
         listed = HTTP.get(f"{self.url}/v1/models", headers=self.auth).json()
         return any(entry["id"] == model for entry in listed["data"])
 
+    def node_key_address(self, node_id: int) -> str:
+        """The address of a node's key."""
+        return Signer.from_key(self.node_keys[node_id]).address
+
     @property
     def auth(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key}"}

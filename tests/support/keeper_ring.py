@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from offchain.chain.reader import EpochStatus, KeeperSet
 from offchain.db.cursors import move
 from offchain.db.engine import Database, open_database
 from offchain.db.migrations import upgrade
-from offchain.domain.entries import Answer, Miss
+from offchain.domain.entries import Answer, Batch, Miss
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
 from offchain.keeper import store
 from offchain.keeper.attest import AttestService, RefusedError, frozen_at
+from offchain.keeper.batches import GatewayAnswer
 from offchain.keeper.canonical import canonical, parse
 from offchain.keeper.context import EpochContext
 from offchain.keeper.epochs import epoch_summary
@@ -107,6 +109,10 @@ class Ring:
         self.view = StillView(self.time, clock.end(EPOCH) + 120)
         self.offline: set[int] = set()
         self.tamper: dict[str, Any] = {}
+        self.making: set[int] = set()
+        """Keepers whose gateway says that it is making a batch."""
+        self.gateways: dict[int, list[Batch]] = {}
+        """What each keeper's gateway serves; a keeper without one here finds its gateway away."""
         self.databases: list[Database] = []
         self.services: list[AttestService] = []
         self.sent: list[Sent] = []
@@ -126,11 +132,16 @@ class Ring:
                     self.peers_of(index),
                     self.sent[index],
                     [str(other) for other in range(len(world.keeper_keys)) if other != index],
+                    batches=partial(self.gateway_answer, index),
                 )
             )
             with database.write() as session:
                 move(session, "finalized", None, BlockRef(100, "0x" + "00" * 32, clock.end(EPOCH)))
             fill(database, (documents or {}).get(index) or world.document(index))
+
+    def gateway_answer(self, index: int, _since: Epoch) -> GatewayAnswer:
+        """What a keeper's gateway says."""
+        return GatewayAnswer(self.gateways.get(index, []), index in self.making)
 
     def peers_of(self, index: int) -> "RingPeers":
         """The network as a keeper sees it."""

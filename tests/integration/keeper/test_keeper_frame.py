@@ -5,9 +5,10 @@ import pytest
 from offchain.chain.indexer import Indexer
 from offchain.db.cursors import position
 from offchain.db.engine import Database
+from offchain.domain.hashing import address_bytes
 from offchain.domain.types import BlockRef, Epoch, NodeId
 from offchain.keeper.chain_view import ReaderView, last_block_until
-from offchain.keeper.context import seed_time
+from offchain.keeper.context import LATE_EPOCHS, seed_time
 from offchain.keeper.frame import FrameReader, NotReadyError
 from offchain.keeper.plan import PlanService
 from tests.support.keeper_ring import Hands
@@ -110,3 +111,27 @@ def test_plan__own_operators_node__is_never_probed(network: Network, database: D
         start, end = clock.slot_bounds_ms(epoch, row.slot)
         assert start <= row.due_at_ms < end
     assert seed_time(clock, epoch) < clock.start(epoch)
+
+
+def test_read__gateways_come_and_go__each_counts_while_a_keeper_vouched_and_a_little_longer(
+    network: Network, database: Database
+) -> None:
+    network.join_keeper(1, "eu")
+    network.join_keeper(2, "us")
+    staying, removed, left = (signer.address for signer in network.signers[5:8])
+    for keeper, signer in ((1, staying), (1, removed), (2, left)):
+        network.send(keeper, "KeeperRegistry", "setGateway", keeper, signer, "http://127.0.0.1:1")
+    network.register_node(4)
+    first = Epoch(network.next_epoch())
+    network.send(1, "KeeperRegistry", "removeGateway", 1, removed)
+    network.send(2, "KeeperRegistry", "requestLeave", 2)
+    for _ in range(LATE_EPOCHS + 2):
+        network.next_epoch()
+    later = Epoch(network.next_epoch() - 1)
+    final = indexed(network, database)
+    reader = frames(network, database)
+    everybody = frozenset(address_bytes(signer) for signer in (staying, removed, left))
+    assert reader.read(first, final).gateways == everybody
+    assert reader.read(Epoch(first + LATE_EPOCHS), final).gateways == everybody
+    assert later > first + LATE_EPOCHS
+    assert reader.read(Epoch(first + LATE_EPOCHS + 1), final).gateways == {address_bytes(staying)}

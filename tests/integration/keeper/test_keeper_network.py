@@ -7,17 +7,19 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from offchain.crash import EPOCH_POINTS
 from offchain.domain.entries import Answer
 from offchain.domain.hashing import keccak256
-from offchain.domain.records import ExecutionProof
+from offchain.domain.messages import ExecutionBatch, ServiceReceipt
+from offchain.domain.records import BATCH, ExecutionProof
 from offchain.domain.records import verify as verify_record
 from offchain.domain.types import Epoch
 from tests.support.anvil import KEYS, start_anvil
-from tests.support.keeper_rig import KeeperRig, alive, wait_for
+from tests.support.keeper_rig import MODEL, KeeperRig, alive, wait_for
 from tests.support.web3signer import start_web3signer
 from tests.support.web_client import HTTP
 
@@ -50,6 +52,21 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeeperRig]:
             yield rig
 
 
+def proof_of(shown: dict[str, Any]) -> ExecutionProof:
+    """The proof in what `epoch proof` shows."""
+    siblings = tuple(bytes.fromhex(item[2:]) for item in shown["siblings"])
+    return ExecutionProof(shown["index"], shown["count"], siblings)
+
+
+def ask_gateway(rig: KeeperRig) -> str:
+    """A customer's streamed request; its id."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "stream": True}
+    headers = {"Authorization": f"Bearer {rig.api_key}"}
+    answer = httpx.post(f"{rig.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-request-id"])
+
+
 DEATHS = set(EPOCH_POINTS) - {"rollover-enqueued"}
 
 
@@ -60,6 +77,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
     rig.arm(*DEATHS)
     epoch = Epoch(clock.epoch_at(rig.chain_now()) + 1)
     rig.wait_for_chain_time(clock.start(epoch) + 4)  # the first slot is over
+    asked = ask_gateway(rig)
     rig.nodes[1].kill()
     rig.wait_for_chain_time(clock.start(epoch) + 13)  # two more slots are gone
     rig.start_node(1)
@@ -125,12 +143,36 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
     done = rig.cli("epoch", "proof", "0x" + answer.receipt.request_id.hex(), *where, "--json")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
-    proof = ExecutionProof(
-        shown["index"], shown["count"], tuple(bytes.fromhex(x[2:]) for x in shown["siblings"])
-    )
-    assert verify_record(
-        bytes.fromhex(shown["executionRoot"][2:]), epoch, answer.receipt.struct_hash(), proof
-    )
+    root = bytes.fromhex(shown["executionRoot"][2:])
+    assert verify_record(root, epoch, answer.receipt.struct_hash(), proof_of(shown))
+
+    [batch] = [item for item in facts["batches"] if item["epoch"] == epoch]
+    assert batch["gateway"] == rig.gateway_signer.address.lower()
+    assert batch["count"] > 0
+    assert facts["records"] > 0
+    assert facts["equivocations"] == []
+    done = rig.cli("epoch", "proof", asked, *where, "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    receipt, inner = ServiceReceipt.from_json(shown["receipt"]), shown["batch"]
+    assert "0x" + receipt.request_id.hex() == asked
+    under = bytes.fromhex(inner["root"][2:])
+    assert verify_record(under, epoch, receipt.struct_hash(), proof_of(inner), BATCH)
+    leaf = ExecutionBatch(epoch, inner["count"], under).struct_hash()
+    assert verify_record(bytes.fromhex(shown["executionRoot"][2:]), epoch, leaf, proof_of(shown))
+    kept = rig.folder / "record.json"
+    kept.write_bytes(httpx.get(f"{rig.gateway_url}/v1/executions/{asked}", timeout=5).content)
+    done = rig.cli("epoch", "proof", asked, *where, "--record", str(kept))
+    assert done.stdout.strip().endswith(": proven"), done.stderr
+    for more, reason in (
+        (["--gateway-url", "http://127.0.0.1:1", "--epoch", str(epoch)], "cannot be asked"),
+        (["--record", str(rig.folder / "none")], "cannot be read"),
+        (["--record", str(kept), "--epoch", "0"], "no report"),
+    ):
+        done = rig.cli("epoch", "proof", asked, *where, *more)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert reason in done.stderr
+    assert rig.cli("epoch", "proof", "0x12", *where).returncode == 2
 
     summary = wait_for(
         lambda: (found := HTTP.get(f"{rig.keeper_url(0)}/v1/epochs/{epoch}").json())["nodes"] and found,

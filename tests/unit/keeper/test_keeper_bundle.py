@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from offchain.domain.entries import Answer, EvidenceError, Execution, Miss, answer_bytes
+from offchain.domain.entries import Answer, EvidenceError, Execution, Miss, answer_bytes, receipt_hash
 from offchain.domain.network_event import NetworkEvent, regions_of
 from offchain.domain.types import Address, NodeId, Wei
 from offchain.domain.uptime import SlotState
@@ -14,7 +14,6 @@ from offchain.keeper.bundle import Bundle, Verdict, assemble, judge, read
 from offchain.keeper.canonical import canonical, parse
 from offchain.keeper.context import SeedBlock, seed_time
 from offchain.keeper.evidence import Evidence
-from offchain.keeper.recovery import receipt_hash
 from tests.support.epoch_world import ATTESTATION, EPOCH, MARKET, EpochWorld, key, receipt_of
 
 

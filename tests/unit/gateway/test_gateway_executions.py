@@ -1,0 +1,307 @@
+"""Execution records of a gateway that runs alone: written, closed into batches, found again with their proofs."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offchain.chain.keys import Signer
+from offchain.dispatch.signing import SignedReceipt
+from offchain.domain.entries import EXECUTION_SIZE, Execution
+from offchain.domain.epochs import EpochClock
+from offchain.domain.hashing import SigningDomain
+from offchain.domain.records import BATCH, ExecutionProof, ExecutionTree, verify
+from offchain.domain.types import Epoch, Wei
+from offchain.gateway import execution_file, executions
+from offchain.gateway.execution_pending import FilePending
+from offchain.gateway.executions import ExecutionLog
+from tests.support.epoch_world import receipt_of
+
+CLOCK = EpochClock(genesis=1_700_000_000, length_seconds=60, slots=4)
+DOMAIN = SigningDomain(31337, "0x" + "aa" * 20)
+KEY = Signer.from_key(b"\x07" * 32)
+
+
+def answered(number: int, at: int) -> SignedReceipt:
+    """A receipt of a request that was made in a Unix second."""
+    request_id = (at // 60).to_bytes(4, "big") + number.to_bytes(28, "big")
+    return SignedReceipt(receipt_of(1 + number % 3, request_id, at * 1000), bytes(65), "0x")
+
+
+class World:
+    """A gateway's log, and time that is moved by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now = CLOCK.start(Epoch(5)) + 20
+        self.pending = Store(folder)
+        self.log = self.restarted()
+
+    def restarted(self) -> ExecutionLog:
+        """A new process over the same folder; what the old one had not written is gone."""
+        self.log = ExecutionLog(self.folder, self.pending, CLOCK, DOMAIN, KEY.sign, lambda: self.now * 1000)
+        return self.log
+
+    def serve(self, *numbers: int) -> list[SignedReceipt]:
+        """Answer requests and write them down."""
+        made = [answered(number, self.now) for number in numbers]
+        for one in made:
+            self.log.add(one)
+        self.log.step()
+        return made
+
+    def end_epoch(self) -> None:
+        """Move to two seconds after the end of the present epoch, and let the gateway work."""
+        self.now = CLOCK.end(CLOCK.epoch_at(self.now)) + 2
+        self.log.step()
+
+    def counts(self) -> dict[int, int]:
+        """Records in each batch."""
+        return {item["epoch"]: item["count"] for item in self.log.listed(0)}
+
+
+class Store(FilePending):
+    """The real store, which may fail as a full disk or a lost connection does."""
+
+    fails = False
+
+    def add(self, records: Sequence[bytes], unless_taken: int | None = None) -> None:
+        if self.fails:
+            raise OSError("no space")
+        super().add(records, unless_taken)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def holds(found: dict[str, Any] | None, signed: SignedReceipt) -> bool:
+    """Whether what the gateway gives for a request proves it."""
+    assert found is not None
+    batch = found["batch"]
+    proof = ExecutionProof(
+        found["index"], found["count"], tuple(bytes.fromhex(item[2:]) for item in found["siblings"])
+    )
+    root, epoch = bytes.fromhex(batch["root"][2:]), Epoch(batch["epoch"])
+    return (
+        found["receipt"] == signed.receipt.to_json()
+        and batch["gateway"] == KEY.address
+        and verify(root, epoch, signed.receipt.struct_hash(), proof, BATCH)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 13, 700])
+def test_close__epoch_is_over__every_request_is_found_and_proven(world: World, count: int) -> None:
+    made = world.serve(*range(count))
+    assert world.log.find(made[0].receipt.request_id) is None, "no batch has it yet"
+    world.end_epoch()
+    assert world.counts() == {5: count}
+    for one in made:
+        assert holds(world.log.find(one.receipt.request_id), one)
+    assert world.log.find(answered(count, world.now).receipt.request_id) is None
+    assert world.log.find(bytes(32)) is None
+
+
+def test_close__again_and_after_a_restart__is_one_batch(world: World) -> None:
+    made = world.serve(1, 2)
+    world.end_epoch()
+    before = world.log.listed(0)
+    world.log.step()
+    world.restarted().step()
+    assert world.log.listed(0) == before
+    assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
+def test_close__nothing_was_served__makes_no_batch(world: World) -> None:
+    world.end_epoch()
+    world.end_epoch()
+    assert world.counts() == {}
+
+
+def test_close__gateway_was_away_for_epochs__late_records_are_in_the_next_batch(world: World) -> None:
+    first = world.serve(1)
+    world.now = CLOCK.start(Epoch(9)) + 30
+    world.restarted().step()
+    second = world.serve(2)
+    world.end_epoch()
+    assert world.counts() == {9: 2}
+    assert holds(world.log.find(first[0].receipt.request_id), first[0])
+    assert holds(world.log.find(second[0].receipt.request_id), second[0])
+
+
+def test_close__started_long_after_the_end__leaves_what_waits_to_the_next_batch(world: World) -> None:
+    world.serve(1)
+    assert world.counts() == {}
+    world.now = CLOCK.end(Epoch(5)) + executions.CLOSE_SECONDS
+    world.restarted().step()
+    assert world.counts() == {}
+    world.end_epoch()
+    assert world.counts() == {6: 1}
+
+
+def test_close__killed_between_any_two_steps__same_batch_and_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world.serve(1, 2, 3)
+    root = ExecutionTree(Epoch(5), [one.receipt.struct_hash() for one in made], BATCH).root
+
+    class KilledError(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise KilledError
+
+    world.now = CLOCK.end(Epoch(5)) + 2
+    for name in ("draft", "write"):
+        with monkeypatch.context() as patch:
+            patch.setattr(execution_file, name, die)
+            with pytest.raises(KilledError):
+                world.log.step()
+        world.restarted()
+    assert world.counts() == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(world.pending, "done", die)
+        with pytest.raises(KilledError):
+            world.log.step()
+    world.restarted()
+    world.now = CLOCK.end(Epoch(6)) + 2
+    world.log.step()
+    assert [(item["epoch"], item["root"]) for item in world.log.listed(0)] == [(5, "0x" + root.hex())]
+    assert sorted(path.name for path in world.folder.iterdir()) == ["5.batch"]
+
+
+def test_write__a_batch_is_being_made__does_not_wait_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.serve(1)
+    late: list[SignedReceipt] = []
+    real = execution_file.write
+
+    def slow(*given: Any) -> None:
+        late.append(answered(2, world.now))
+        world.log.add(late[0])
+        writing = threading.Thread(target=world.log.write_new)
+        writing.start()
+        writing.join(5)
+        assert not writing.is_alive()
+        real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution_file, "write", slow)
+        world.end_epoch()
+    world.restarted()  # killed: what was written stays
+    world.end_epoch()
+    assert world.counts() == {5: 1, 6: 1}
+    assert holds(world.log.find(late[0].receipt.request_id), late[0])
+
+
+def test_close__disk_is_full__is_listed_at_once_and_the_file_comes_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world.serve(1, 2)
+    seen: list[tuple[bool, dict[int, int]]] = []
+
+    def full(*_: object) -> None:
+        seen.append((world.log.making, world.counts()))
+        raise OSError("no space")
+
+    real = execution_file.draft
+
+    def drafting(*given: Any) -> Any:
+        seen.append((world.log.making, world.counts()))
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution_file, "write", full)
+        patch.setattr(execution_file, "draft", drafting)
+        world.end_epoch()
+    assert seen == [(True, {}), (False, {5: 2})]
+    assert world.log.find(made[0].receipt.request_id) is None
+    world.now += executions.LOOK_SECONDS
+    world.log.step()
+    assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
+def test_close__killed_after_the_rename_and_back_an_epoch_later__the_batch_is_made(world: World) -> None:
+    made = world.serve(1)
+    assert world.pending.take(5)
+    world.now = CLOCK.end(Epoch(7)) + 2
+    world.restarted().step()
+    assert world.counts() == {5: 1}
+    assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
+def test_write__killed_in_the_middle_of_a_record__the_rest_stays_whole(world: World) -> None:
+    made = world.serve(1)
+    with (world.folder / "pending").open("ab") as file:
+        file.write(b"x" * (EXECUTION_SIZE - 1))
+    world.restarted()
+    made += world.serve(2)
+    world.end_epoch()
+    assert world.counts() == {5: 2}
+    assert all(holds(world.log.find(one.receipt.request_id), one) for one in made)
+
+
+def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pending.fails = True
+    made = world.serve(1, 2)
+    world.pending.fails = False
+    made += world.serve(3)
+    world.end_epoch()
+    assert world.counts() == {5: 3}
+    assert all(holds(world.log.find(one.receipt.request_id), one) for one in made)
+    assert world.log.lost == 0
+    monkeypatch.setattr(executions, "MOST_UNWRITTEN", 2)
+    world.restarted()
+    world.pending.fails = True
+    world.serve(4, 5, 6)
+    assert world.log.lost == 1
+
+
+def test_add__receipt_that_no_contract_reads__is_left_out(world: World) -> None:
+    signed = answered(1, world.now)
+    for change in ({"prompt_tokens": 2**32}, {"price_wei": Wei(2**256)}, {"finished_at_ms": 2**64}):
+        world.log.add(replace(signed, receipt=replace(signed.receipt, **change)))
+    world.end_epoch()
+    assert world.counts() == {}
+    assert world.log.lost == 3
+
+
+def test_forget__thirty_days_later__files_are_gone(world: World) -> None:
+    made = world.serve(1)
+    world.end_epoch()
+    world.now += executions.KEEP_SECONDS + 120
+    world.log.step()
+    assert world.counts() == {}
+    assert world.log.find(made[0].receipt.request_id) is None
+    assert list(world.folder.glob("*.batch")) == []
+
+
+def test_listed__since__the_newest_from_there_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        world.serve(number)
+        world.end_epoch()
+    assert [item["epoch"] for item in world.log.listed(7)] == [7, 8]
+    monkeypatch.setattr(executions, "MOST_LISTED", 2)
+    assert [item["epoch"] for item in world.log.listed(0)] == [7, 8]
+
+
+def test_stored__file_of_another_kind__is_passed_over(world: World) -> None:
+    world.serve(1)
+    world.end_epoch()
+    (world.folder / "9.batch").write_bytes(b"")
+    world.restarted()
+    assert world.counts() == {5: 1}
+
+
+def test_execution__bytes__come_back() -> None:
+    signed = answered(3, CLOCK.genesis)
+    execution = Execution(signed.receipt, signed.signature)
+    assert Execution.from_bytes(execution.to_bytes()) == execution
+    assert len(execution.to_bytes()) == EXECUTION_SIZE
