@@ -62,7 +62,7 @@ def ask_gateway(rig: KeeperRig) -> str:
     """A customer's streamed request; its id."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "stream": True}
     headers = {"Authorization": f"Bearer {rig.api_key}"}
-    answer = httpx.post(f"{rig.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=10)
+    answer = HTTP.post(f"{rig.gateway_url}/v1/chat/completions", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
     return str(answer.headers["x-request-id"])
 
@@ -161,7 +161,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
     leaf = ExecutionBatch(epoch, inner["count"], under).struct_hash()
     assert verify_record(bytes.fromhex(shown["executionRoot"][2:]), epoch, leaf, proof_of(shown))
     kept = rig.folder / "record.json"
-    kept.write_bytes(httpx.get(f"{rig.gateway_url}/v1/executions/{asked}", timeout=5).content)
+    kept.write_bytes(HTTP.get(f"{rig.gateway_url}/v1/executions/{asked}").content)
     done = rig.cli("epoch", "proof", asked, *where, "--record", str(kept))
     assert done.stdout.strip().endswith(": proven"), done.stderr
     for more, reason in (
