@@ -62,6 +62,8 @@ def test_deposit__wallet_without_permits__approves_first(desk: Desk) -> None:
         ("0", "That is not an amount of PRLX"),
         ("1e6", "That is not an amount of PRLX"),
         ("-1", "That is not an amount of PRLX"),
+        ("1,5", "That is not an amount of PRLX"),
+        ("1 5", "That is not an amount of PRLX"),
         ("150000.5", "The account holds 150,000 PRLX; this needs 150,000.5 PRLX."),
     ],
 )

@@ -1,14 +1,17 @@
 """Registering a node: what a tier and a stake would weigh and earn, and whether a node key can be used."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offchain.chain.keys import checksum
 from offchain.chain.reader import Read
+from offchain.domain.amounts import parse_prlx
 from offchain.domain.hashing import keccak256
 from offchain.domain.payout import reward
 from offchain.domain.tiers import MULTIPLIER_BPS, Tier, weight
 from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
+from offchain.errors import UserError
 from webapp.chainview import ChainUnavailableError
 from webapp.services.context import Status
 from webapp.services.desk import Constants, Desk
@@ -141,17 +144,11 @@ class RegisterService:
 
 
 def parse_stake(text: str) -> int | None:
-    """PRLX as people type it (`50,000`, `50000.5`) in wei; None when it is no amount."""
-    plain = text.strip().replace(",", "").replace("\u202f", "").replace(" ", "")
-    whole, dot, part = plain.partition(".")
-    if (
-        not (whole.isascii() and whole.isdigit())
-        or len(whole) > 20
-        or (dot and not part.isdigit())
-        or len(part) > 18
-    ):
+    """PRLX as people type it (`50,000`, `50 000`, `50000.5`) in wei; None when it is no amount."""
+    try:
+        wei = parse_prlx(re.sub(r"\s", ",", text.strip()))
+    except UserError:
         return None
-    wei = int(whole) * 10**18 + int((part or "0").ljust(18, "0"))
     return wei if 0 < wei <= MAX_STAKE_WEI else None
 
 

@@ -40,6 +40,7 @@ def test_amount__decimal_text__exact(text: str, wei: int) -> None:
         "1.0_0",
         "1\n",
         ".5",
+        "5.",
         "9" * 31,
     ],
 )

@@ -46,8 +46,9 @@ def test_read_form__file__comes_out_byte_for_byte(content: bytes) -> None:
         b"\r\n" * (BIG // 2),
         form(field(FILE, b"\r\n--" * (BIG // 4)))[:-6],
         form(field(FILE, b"\r" * BIG))[:-6],
+        b"x" * BIG + b"\r\n" + form(field(b"purpose", b"batch")),
     ],
-    ids=["long header", "headers", "options", "folded", "parts", "no end of head", "no boundary", "near boundaries", "returns"],
+    ids=["long header", "headers", "options", "folded", "parts", "no end of head", "no boundary", "near boundaries", "returns", "preamble"],
 )  # fmt: skip
 def test_read_form__hostile_and_large__is_refused_for_a_few_milliseconds(body: bytes) -> None:
     began = time.process_time()

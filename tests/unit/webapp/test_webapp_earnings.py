@@ -195,6 +195,11 @@ def test_activity__too_many_streams__are_refused_and_seats_come_back(
         ("1.0000000000000000001", None),
         ("٣", None),
         ("9" * 25, None),
+        ("50 000", 50_000 * PRLX),
+        ("50\u202f000", 50_000 * PRLX),
+        ("1,5", None),
+        ("5 0000", None),
+        ("1.²", None),
         ("", None),
     ],
 )
