@@ -99,7 +99,7 @@ def run(process: str, config: Config, folder: Path) -> subprocess.CompletedProce
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     deadline = time.monotonic() + 60
@@ -192,7 +192,7 @@ def test_epoch_verify__epoch_without_a_report__says_so(network: Network) -> None
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert_one_line(done, "no epoch is over yet")

@@ -327,7 +327,7 @@ class KeeperRig:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
-    def cli(self, *words: str, seconds: float = 60) -> "subprocess.CompletedProcess[str]":
+    def cli(self, *words: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run a command of the console."""
         return subprocess.run(
             [sys.executable, "-m", "offchain", *words],

@@ -76,7 +76,7 @@ def command(network: LocalNetwork, *words: str) -> subprocess.CompletedProcess[s
         env=network.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 
