@@ -21,7 +21,9 @@ def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str,
     if kind != "multipart/form-data" or not 1 <= len(boundary) <= 70 or not boundary.isascii():
         raise MalformedError("the body must be multipart/form-data with a boundary")
     if not body.startswith((f"--{boundary}".encode(), f"\r\n--{boundary}".encode())):
-        raise MalformedError("the form does not begin with its boundary")  # the library would skip what comes before
+        raise MalformedError(
+            "the form does not begin with its boundary"
+        )  # the library would skip what comes before
     fields: dict[str, str] = {}
     files: dict[str, tuple[str, bytes]] = {}
     try:
