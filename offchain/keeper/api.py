@@ -15,7 +15,8 @@ from offchain.dispatch.heartbeat import HeartbeatRefusedError, HeartbeatVerifier
 from offchain.domain.types import Address, Epoch
 from offchain.errors import TransientError
 from offchain.keeper import store
-from offchain.keeper.attest import AttestService, RefusedError
+from offchain.keeper.attest import AttestService
+from offchain.keeper.ballot import RefusedError
 from offchain.keeper.canonical import canonical
 from offchain.keeper.epochs import epoch_summary
 from offchain.keeper.frame import NotReadyError

@@ -14,10 +14,12 @@ from offchain.db.rewards import report as accepted_report
 from offchain.domain.entries import EvidenceError
 from offchain.domain.types import Epoch
 from offchain.keeper import store
-from offchain.keeper.attest import EPOCHS_BACK, AttestService, RefusedError
+from offchain.keeper.attest import AttestService
+from offchain.keeper.ballot import RefusedError
 from offchain.keeper.batches import equivocations
 from offchain.keeper.chain_view import ChainView, EpochStatus
 from offchain.keeper.clock import Clock, seconds
+from offchain.keeper.closing import EPOCHS_BACK
 from offchain.keeper.frame import FrameReader, NotReadyError
 
 log = structlog.get_logger(__name__)

@@ -37,9 +37,10 @@ from offchain.domain.payout import reward, settle
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, BlockRef, Epoch, NodeId, Wei, Weight
 from offchain.keeper import store
-from offchain.keeper.attest import AttestService, frozen_at
+from offchain.keeper.attest import AttestService
 from offchain.keeper.bundle import judge, read
 from offchain.keeper.canonical import canonical
+from offchain.keeper.closing import frozen_at
 from offchain.keeper.context import EpochContext, SeedBlock
 from offchain.keeper.evidence import Evidence
 from offchain.keeper.frame import FrameReader

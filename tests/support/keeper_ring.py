@@ -17,9 +17,11 @@ from offchain.domain.messages import EpochReport
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
 from offchain.keeper import store
-from offchain.keeper.attest import AttestService, RefusedError, frozen_at
+from offchain.keeper.attest import AttestService
+from offchain.keeper.ballot import RefusedError
 from offchain.keeper.batches import GatewayAnswer
 from offchain.keeper.canonical import canonical, parse
+from offchain.keeper.closing import frozen_at
 from offchain.keeper.context import EpochContext
 from offchain.keeper.epochs import epoch_summary
 from offchain.keeper.evidence import Evidence

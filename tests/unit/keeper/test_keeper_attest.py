@@ -12,7 +12,7 @@ from offchain.domain.hashing import keccak256
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import NodeId
 from offchain.keeper import store
-from offchain.keeper.attest import RefusedError
+from offchain.keeper.ballot import RefusedError
 from offchain.keeper.bundle import Bundle, assemble, judge, read
 from offchain.keeper.epochs import epoch_summary
 from offchain.keeper.frame import NotReadyError
@@ -256,10 +256,10 @@ def test_sign__two_different_reports__the_second_is_refused(make_ring: MakeRing)
     everything = assemble(context, [service.own_evidence(context) for service in ring.services])
     most = assemble(context, [service.own_evidence(context) for service in ring.services[:3]])
     service = ring.services[0]
-    service._sign(context, judge(context, everything).report, everything)
-    service._sign(context, judge(context, everything).report, everything)
+    service.ballot.sign(context, judge(context, everything).report, everything)
+    service.ballot.sign(context, judge(context, everything).report, everything)
     with pytest.raises(RefusedError, match="another report"):
-        service._sign(context, judge(context, most).report, most)
+        service.ballot.sign(context, judge(context, most).report, most)
 
 
 def test_fresh__peer_sends_invalid_evidence__it_is_left_out(make_ring: MakeRing) -> None:
@@ -312,5 +312,5 @@ def test_own_evidence__node_moves_after_it_was_frozen__is_the_same_document(make
     assert document.regions == {"ap": (1,), "eu": (2, 3)}
     with ring.databases[0].write() as session:
         store.note_region(session, NodeId(2), "us", 2)
-    ring.services[0]._own.clear()  # as after a restart
+    ring.services[0].evidence._own.clear()  # as after a restart
     assert ring.services[0].frozen_evidence(EPOCH) == document

@@ -184,7 +184,7 @@ def test_own_evidence__gateway_answers_later_or_differently__is_the_same_documen
     document = ring.services[0].frozen_evidence(EPOCH)
     assert document.batches == ()
     ring.gateways[0] = [world.batch(world.served(2))]
-    ring.services[0]._own.clear()  # as after a restart
+    ring.services[0].evidence._own.clear()  # as after a restart
     assert ring.services[0].frozen_evidence(EPOCH) == document
 
 
@@ -243,7 +243,7 @@ def test_close__batch_was_under_an_accepted_report__is_not_listed_again(
     ).step()
     ring.gateways = {0: [reported, late]}
     after = replace(world.context, epoch=Epoch(EPOCH + 1))
-    assert ring.services[0]._frozen_batches(after) == [late.pack()]
+    assert ring.services[0].evidence._frozen_batches(after) == [late.pack()]
 
 
 def test_gateway_batches__nobody_there__is_none() -> None:
