@@ -1,6 +1,7 @@
 """A request for work, from its admission to the record of what became of it."""
 
 import asyncio
+from collections import deque
 
 from offchain.dispatch.admission import QuotaExceededError
 from offchain.dispatch.http1 import Connection, Request
@@ -81,7 +82,7 @@ class Inference:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
-        self._over: list[tuple[Kind, int, int, Entry]] = []
+        self._over: deque[tuple[Kind, int, int, Entry]] = deque()
         parts.engine.on_attempt = self._count_attempt
 
     async def answer(self, kind: Kind, request: Request, connection: Connection, tenant: Tenant) -> None:
@@ -130,9 +131,12 @@ class Inference:
 
     def _close_all(self) -> None:
         """Settle what has ended in the last turn of the loop."""
-        over, self._over = self._over, []
-        for ended in over:
-            self._ended(*ended)
+        try:
+            while self._over:
+                self._ended(*self._over.popleft())
+        finally:
+            if self._over:  # one that raises takes no other along
+                asyncio.get_running_loop().call_soon(self._close_all)
 
     def _ended(self, kind: Kind, status: int, cost: int, entry: Entry) -> None:
         """Count and record a request that has ended; 499 when the caller left or an error became its answer."""
