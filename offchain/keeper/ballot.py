@@ -69,7 +69,7 @@ class Ballot:
         with self._database.write() as session:
             store.mark(
                 session,
-                "refusal",
+                store.REFUSAL,
                 f"{epoch}:0x{report.bundle_hash.hex()}",
                 seconds(self._clock),
                 {"reason": str(error), "report": report_json(report), "disagreement": disagreement},

@@ -107,16 +107,18 @@ class CloseService:
             return False
         if verdict.suspended:
             log.warning("network_event", epoch=epoch, where=[asdict(event) for event in verdict.suspended])
-        for gateway, of in equivocations(verdict.batches):
-            log.error("gateway_signed_two_batches", epoch=epoch, gateway="0x" + gateway.hex(), of=of)
+        now = seconds(self._clock)
         with self._database.write() as session:
+            for gateway, of in equivocations(verdict.batches):
+                log.error("gateway_signed_two_batches", epoch=epoch, gateway="0x" + gateway.hex(), of=of)
+                store.mark(session, store.TWO_BATCHES, f"0x{gateway.hex()}:{of}", now)
             store.save_bundle(session, epoch, bundle.hash, bundle.raw)
             store.save_slots(session, epoch, verdict.table)
             store.mark(
                 session,
                 "slots",
                 f"{epoch}:{report.bundle_hash}",
-                seconds(self._clock),
+                now,
                 {
                     "networkEvents": [asdict(event) for event in verdict.suspended],
                     "batches": ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches],

@@ -21,7 +21,7 @@ def epoch_summary(database: Database, epoch: Epoch, me: Address) -> dict[str, An
             select(SlotRecord).where(SlotRecord.epoch == epoch).order_by(SlotRecord.node_id)
         ).all()
         refusals = session.scalars(
-            select(Job).where(Job.kind == "refusal", Job.ref.startswith(f"{epoch}:")).order_by(Job.ref)
+            select(Job).where(Job.kind == store.REFUSAL, Job.ref.startswith(f"{epoch}:")).order_by(Job.ref)
         ).all()
         closed = session.get(Job, ("closed", str(epoch)))
         told = None if accepted is None else session.get(Job, ("slots", f"{epoch}:{accepted.bundle_hash}"))

@@ -14,6 +14,7 @@ from offchain.db.models import Intent, Job, Node, Probe
 from offchain.domain.epochs import EpochClock
 from offchain.domain.messages import MissReason
 from offchain.errors import TransientError
+from offchain.keeper import store
 from offchain.keeper.app import TICKS
 from offchain.keeper.capability import CAPABILITY
 from offchain.keeper.clock import Clock, seconds
@@ -160,6 +161,8 @@ class Health:
                 ["kind", "status"],
                 registry=registry,
             )
+            for kind in store.ALERTED:  # an increase is seen from a figure that was there before
+                gauge.labels(kind, "done").set(0)
             for kind, status, count in jobs:
                 gauge.labels(kind, status).set(count)
 

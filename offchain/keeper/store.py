@@ -15,6 +15,11 @@ from offchain.domain.uptime import SlotState, UptimeTable
 
 _BATCH = 5_000
 BATCHES = "batches"
+REFUSAL = "refusal"
+"""Kind of the mark that this keeper did not sign a report."""
+TWO_BATCHES = "two-batches"
+"""Kind of the mark that a gateway committed twice to the records of an epoch."""
+ALERTED = (REFUSAL, TWO_BATCHES)
 REGION, REGIONS = "region", "regions"
 STATE_LETTERS = {
     SlotState.UP: "u",

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import select
 
+from offchain.db.models import Job
 from offchain.domain.entries import Batch, EvidenceError, Execution
 from offchain.domain.hashing import address_bytes, keccak256
 from offchain.domain.messages import ExecutionBatch
@@ -224,14 +226,8 @@ def test_freeze__two_processes__the_first_stands(make_ring: Callable[[EpochWorld
         assert store.frozen_batches(session, EPOCH) is None
 
 
-def test_close__batch_was_under_an_accepted_report__is_not_listed_again(
-    make_ring: Callable[[EpochWorld], Ring],
-) -> None:
-    world = EpochWorld()
-    ring = make_ring(world)
-    reported, late = world.batch(world.served(2)), world.batch(world.served(4))
-    ring.gateways = {0: [reported]}
-    accept(ring, 0)
+def close(ring: Ring, world: EpochWorld) -> None:
+    """The first keeper looks at what the chain accepted."""
     CloseService(
         ring.databases[0],
         ring.view,
@@ -241,6 +237,31 @@ def test_close__batch_was_under_an_accepted_report__is_not_listed_again(
         ring.time,
         ["0", "1", "2"],
     ).step()
+
+
+def test_close__gateway_signed_two_batches__is_marked_once_for_the_alert(
+    make_ring: Callable[[EpochWorld], Ring],
+) -> None:
+    world = EpochWorld()
+    ring = make_ring(world)
+    ring.gateways = {0: [world.batch(world.served(2))], 1: [world.batch(world.served(3))]}
+    accept(ring, 0)
+    for _ in range(2):
+        close(ring, world)
+    with ring.databases[0].read() as session:
+        marks = session.scalars(select(Job.ref).where(Job.kind == store.TWO_BATCHES)).all()
+    assert marks == [f"{world.gateway_keys[0].address.lower()}:{EPOCH}"]
+
+
+def test_close__batch_was_under_an_accepted_report__is_not_listed_again(
+    make_ring: Callable[[EpochWorld], Ring],
+) -> None:
+    world = EpochWorld()
+    ring = make_ring(world)
+    reported, late = world.batch(world.served(2)), world.batch(world.served(4))
+    ring.gateways = {0: [reported]}
+    accept(ring, 0)
+    close(ring, world)
     ring.gateways = {0: [reported, late]}
     after = replace(world.context, epoch=Epoch(EPOCH + 1))
     assert ring.services[0].evidence._frozen_batches(after) == [late.pack()]

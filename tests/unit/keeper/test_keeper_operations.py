@@ -105,6 +105,7 @@ def test_metrics__values__are_those_of_the_database(health: tuple[Health, Beats]
         "parallelix_keeper_oldest_intent_age_seconds 90.0",
         'parallelix_keeper_epochs{outcome="lapsed"} 1.0',
         'parallelix_keeper_jobs{kind="refusal",status="done"} 1.0',
+        'parallelix_keeper_jobs{kind="two-batches",status="done"} 0.0',
         "parallelix_keeper_probes_due 3.0",
         'parallelix_keeper_misses{reason="wrong_answer"} 1.0',
         'parallelix_keeper_misses{reason="timeout"} 0.0',
