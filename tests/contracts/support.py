@@ -81,7 +81,8 @@ def error_of(world: "World", call: Callable[[], Any]) -> tuple[str, Any]:
     if name == "ContractLogicError":
         for contract in world.contracts.values():
             for item in contract.contract_type.errors:
-                if repr(keccak256(item.selector.encode())[:4])[2:-1] in message:
+                selector = keccak256(item.selector.encode())[:4]
+                if repr(selector)[2:-1] in message or message.startswith("0x" + selector.hex()):
                     return str(item.name), None
     return name, None
 

@@ -16,6 +16,7 @@ from tests.contracts.support import (
     ZERO,
     World,
     constructor_error,
+    error_of,
     key_hash,
     key_of,
     now,
@@ -66,6 +67,12 @@ def test_register__unknown_tier__reverts(world: World, tier: int) -> None:
 def test_register__stake_out_of_range__reverts(world: World, stake: int) -> None:
     with ape.reverts(world.locker.StakeOutOfRange):
         world.locker.registerNode(stake, 1, key_hash(key_of(5)), sender=world.users[0])
+
+
+def test_register__largest_stake__is_left_to_the_token_to_refuse(world: World) -> None:
+    register = world.locker.registerNode
+    name, _ = error_of(world, lambda: register(2**128 - 1, 1, key_hash(key_of(5)), sender=world.users[0]))
+    assert name == "ERC20InsufficientAllowance"
 
 
 def test_register__zero_key_or_owners_wallet__reverts(world: World) -> None:
