@@ -3,7 +3,6 @@
 .PHONY: bench-keeper
 bench-keeper: ## Measure the keeper: 1,000,000 logs, an epoch of 100,000 nodes, requests, killed workers
 	@tools/setup.sh python node contracts
-	@python tests/bench/bench_backfill.py --out bench/results/keeper.json
 	@python tests/bench/bench_epoch.py --out bench/results/keeper.json
 	@python tests/bench/bench_keeper.py --out bench/results/keeper.json
 

@@ -275,17 +275,29 @@ def test_accounts__all_claimed_and_swept__balance_is_what_is_still_owed(ready: W
     assert ready.token.balanceOf(ready.distributor) == owed
 
 
-@pytest.mark.parametrize("window", [0, 3651 * 86_400])
-def test_constructor__claim_window_out_of_range__reverts(world: World, window: int) -> None:
-    error, values = constructor_error(
-        world,
-        "RewardDistributor",
-        world.token,
-        world.locker,
-        world.attestation,
-        window,
-        world.deployer,
-        world.manager,
-    )
-    assert error == "InvalidParameter"
-    assert values["value"] == window
+@pytest.mark.parametrize(
+    ("position", "value", "expected"),
+    [
+        (0, "users", "InvalidParameter"),
+        (1, "users", "InvalidParameter"),
+        (2, "users", "InvalidParameter"),
+        (3, 0, "InvalidParameter"),
+        (3, 3650 * 86_400 + 1, "InvalidParameter"),
+        (4, ZERO, "ZeroAddress"),
+    ],
+)
+def test_constructor__argument_out_of_range__reverts(
+    world: World, position: int, value: object, expected: str
+) -> None:
+    args = [world.token, world.locker, world.attestation, CLAIM_WINDOW, world.deployer, world.manager]
+    args[position] = world.users[0] if value == "users" else value
+    error, values = constructor_error(world, "RewardDistributor", *args)
+    assert error == expected
+    if isinstance(value, int):
+        assert values["value"] == value
+
+
+@pytest.mark.parametrize("window", [1, 3650 * 86_400])
+def test_constructor__claim_window_at_its_bounds__deploys(world: World, window: int) -> None:
+    args = [world.token, world.locker, world.attestation, window, world.deployer, world.manager]
+    assert world.deployer.deploy(ape.project.RewardDistributor, *args).CLAIM_WINDOW() == window
