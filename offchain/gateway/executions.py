@@ -140,6 +140,7 @@ class ExecutionLog:
             try:
                 self._pending.add(records, self._over() if self._unsure else None)
             except (RedisError, OSError):
+                self.lost += max(0, len(self._new) + len(records) - MOST_UNWRITTEN)
                 self._new.extendleft(reversed(records))
                 self._unsure = True
                 raise

@@ -264,6 +264,24 @@ def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
     assert world.log.lost == 1
 
 
+def test_write__more_comes_while_the_store_fails__what_is_pushed_out_is_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executions, "MOST_UNWRITTEN", 2)
+    world.restarted()
+    log, late = world.log, answered(9, world.now)
+
+    def fail(*_: object) -> None:
+        log.add(late)
+        raise OSError("the disk is full")
+
+    for number in (7, 8):
+        log.add(answered(number, world.now))
+    monkeypatch.setattr(world.pending, "add", fail)
+    log.write_new()
+    assert log.lost == 1
+
+
 def test_add__receipt_that_no_contract_reads__is_left_out(world: World) -> None:
     signed = answered(1, world.now)
     for change in ({"prompt_tokens": 2**32}, {"price_wei": Wei(2**256)}, {"finished_at_ms": 2**64}):
