@@ -9,15 +9,18 @@ from tests.contracts.support import (
     EMISSION,
     EMISSION_EPOCHS,
     MIN_STAKE,
+    OPEN,
     PRLX,
     SUBMIT_WINDOW,
     ZERO,
     World,
     claim_args,
     constructor_error,
+    error_of,
     warp,
 )
 
+MAX_AMOUNT = 2**104 - 1
 FINAL, LAPSED = 2, 3
 UPTIMES = {1: 10_000, 2: 9_000, 3: 0}
 TIERS = {1: 1, 2: 3, 3: 4}
@@ -87,6 +90,34 @@ def test_schedule__overlapping_or_past__reverts(world: World) -> None:
         world.distributor.scheduleEmission(1, 40, 1, sender=world.deployer)
 
 
+def test_schedule__at_the_earliest_epoch__needs_no_gap(world: World) -> None:
+    start = 2 + EMISSION_EPOCHS
+    world.token.approve(world.distributor, 2, sender=world.deployer)
+    world.distributor.scheduleEmission(1, start, 1, sender=world.deployer)
+    world.distributor.scheduleEmission(1, start + 1, 1, sender=world.deployer)
+    assert [world.distributor.emissionOf(e) for e in (start - 1, start, start + 1)] == [
+        emission(start - 1),
+        1,
+        1,
+    ]
+
+
+def test_schedule__term_to_the_last_epoch__is_the_longest(world: World) -> None:
+    world.token.approve(world.distributor, 1, sender=world.deployer)
+    with ape.reverts(world.distributor.AmountTooLarge, amount=OPEN - 99, max=OPEN - 100):
+        world.distributor.scheduleEmission(1, 100, OPEN - 99, sender=world.deployer)
+    world.distributor.scheduleEmission(1, 100, OPEN - 100, sender=world.deployer)
+    assert [world.distributor.emissionOf(e) for e in (OPEN - 2, OPEN - 1, OPEN)] == [0, 1, 0]
+
+
+def test_schedule__largest_total__is_left_to_the_token_to_refuse(world: World) -> None:
+    schedule = world.distributor.scheduleEmission
+    name, _ = error_of(world, lambda: schedule(MAX_AMOUNT, 100, 1, sender=world.deployer))
+    assert name == "ERC20InsufficientAllowance"
+    with ape.reverts(world.distributor.AmountTooLarge, amount=MAX_AMOUNT + 1, max=MAX_AMOUNT):
+        schedule(MAX_AMOUNT + 1, 100, 1, sender=world.deployer)
+
+
 def test_schedule__nothing_or_too_much__reverts(world: World) -> None:
     for total, epochs in ((0, 1), (1, 0)):
         with ape.reverts(world.distributor.ZeroAmount):
@@ -110,6 +141,14 @@ def test_fund__nothing_or_too_much__reverts(ready: World) -> None:
         ready.distributor.fund(0, sender=ready.deployer)
     with ape.reverts(ready.distributor.AmountTooLarge):
         ready.distributor.fund(2**120, sender=ready.deployer)
+
+
+def test_fund__largest_amount_beside_the_pool__is_left_to_the_token_to_refuse(ready: World) -> None:
+    room = MAX_AMOUNT - emission(3)
+    name, _ = error_of(ready, lambda: ready.distributor.fund(room, sender=ready.deployer))
+    assert name == "ERC20InsufficientAllowance"
+    with ape.reverts(ready.distributor.AmountTooLarge, amount=room + 1, max=room):
+        ready.distributor.fund(room + 1, sender=ready.deployer)
 
 
 def test_claim__final__pays_each_node_by_the_formula(ready: World) -> None:

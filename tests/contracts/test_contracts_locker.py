@@ -177,6 +177,20 @@ def test_cancel__exit_before_first_epoch__starts_anew(world: World) -> None:
     assert [e for e in range(8) if world.locker.weightAt(1, e)] == [5, 6, 7]
 
 
+def test_cancel__exit_before_first_epoch__stores_no_interval(world: World) -> None:
+    active, idle = world.users[:2]
+    world.register(active)
+    world.enter(1)
+    world.register(idle)
+    world.locker.requestUnstake(1, sender=active)
+    world.locker.requestUnstake(2, sender=idle)
+    world.enter(4)
+    stores_one = world.locker.cancelUnstake(1, sender=active).gas_used
+    world.enter(5)
+    stores_none = world.locker.cancelUnstake(2, sender=idle).gas_used
+    assert stores_one - stores_none > 40_000  # a length and an interval, two new words of storage
+
+
 def test_cancel__not_leaving_or_retired__reverts(world: World) -> None:
     owner = world.users[0]
     world.register(owner)
@@ -373,9 +387,11 @@ def test_register__more_than_the_tree_holds__reverts(world: World) -> None:
     )
     harness.setNodeCount(MAX_NODES - 1, sender=world.deployer)
     world.token.approve(harness, 2, sender=world.deployer)
-    harness.registerNode(1, 1, key_hash(key_of(1)), sender=world.deployer)
+    last, beyond = (world.locker.registerNode.encode_input(1, 1, key_hash(key_of(i))) for i in (1, 2))
+    harness.run(world.locker, last, sender=world.deployer)
+    assert harness.nodes(MAX_NODES).owner == world.deployer.address
     with ape.reverts(harness.NodeLimitReached, limit=MAX_NODES):
-        harness.registerNode(1, 1, key_hash(key_of(2)), sender=world.deployer)
+        harness.run(world.locker, beyond, sender=world.deployer)
 
 
 @pytest.mark.parametrize(
@@ -389,11 +405,18 @@ def test_constructor__argument_out_of_range__reverts(world: World, position: int
     assert error == "InvalidParameter"
 
 
-@pytest.mark.parametrize(("epoch_length", "cooldown"), [(1, 1), (30 * 86_400, 30 * 86_400), (1, 30 * 86_400)])
+@pytest.mark.parametrize(
+    ("epoch_length", "min_stake", "cooldown"),
+    [(1, 1, 1), (30 * 86_400, 1_000_000 * PRLX, 30 * 86_400), (1, 1, 30 * 86_400)],
+)
 def test_constructor__arguments_at_their_bounds__deploys(
-    world: World, epoch_length: int, cooldown: int
+    world: World, epoch_length: int, min_stake: int, cooldown: int
 ) -> None:
     locker = world.deployer.deploy(
-        ape.project.NodeRegistryLocker, world.token, 1, epoch_length, 1, cooldown, world.manager
+        ape.project.NodeRegistryLocker, world.token, 1, epoch_length, min_stake, cooldown, world.manager
     )
-    assert (locker.EPOCH_LENGTH(), locker.cooldown(), locker.minStake()) == (epoch_length, cooldown, 1)
+    assert (locker.EPOCH_LENGTH(), locker.cooldown(), locker.minStake()) == (
+        epoch_length,
+        cooldown,
+        min_stake,
+    )
