@@ -1,9 +1,9 @@
 """Mutation testing of NodeRegistryLocker and RewardDistributor: small faults, one at a time; the Ape tests must notice.
 
 Each mutant is compiled alone and its bytecode put in the place of the original's (PARALLELIX_MUTANT, read by the contract
-tests' conftest). This process imports Ape and pytest once and forks for each mutant, the tests that kill most come first, and
-the first failure ends a mutant, so that one costs seconds. Results are written after each; a run that was stopped goes on
-where it was, as long as neither the contract nor its tests changed.
+tests' conftest). This process imports Ape and pytest once and forks for each contract and mutant, the tests that kill most come
+first, and the first failure ends a mutant, so that one costs seconds. Results are written after each; a run that was stopped
+goes on where it was, as long as neither the contract nor its tests changed.
 
     python tests/audit/solidity_mutation.py --out results.json [--seconds N]
 
@@ -203,12 +203,12 @@ def _run_tests(artifact: Path, tests: list[str]) -> None:
     os._exit(pytest.main([*NETWORK, "-x", "-q", "--no-header", "--tb=line", "--show-capture=no", *tests]))
 
 
-def judge(mutant: Mutant, source: str, originals: dict[str, str], work: Path) -> Mutant:
+def judge(mutant: Mutant, source: str, original: str, work: Path) -> Mutant:
     """The mutant with its outcome."""
     code = compile_one(mutant.contract, source)
     if mutant.kind == ORIGINAL and not survives(mutant, code or "", work):
         sys.exit(f"the tests fail on {mutant.contract} as it is; see {work / 'mutant.log'}")
-    if code is None or code[:-METADATA] == originals[mutant.contract][:-METADATA]:
+    if code is None or code[:-METADATA] == original[:-METADATA]:
         return replace(mutant, outcome="invalid")
     return replace(mutant, outcome="survived" if survives(mutant, code, work) else "killed")
 
@@ -220,37 +220,55 @@ def earlier(path: Path) -> dict[str, str]:
     return {}
 
 
+def run(contract: str, path: Path, seconds: int) -> int:
+    """Run what is left to run of one contract's mutants; the results go to `path`. Returns an exit code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    original = compile_one(contract, (ROOT / f"contracts/{contract}.sol").read_text()) or ""
+    chosen = list(mutants(contract))
+    known, results = earlier(path), []
+    started = time.monotonic()
+    for index, (mutant, source) in enumerate(chosen, start=1):
+        if mutant.key in known:
+            results.append(replace(mutant, outcome=known[mutant.key]))
+            continue
+        if seconds and time.monotonic() - started > seconds:
+            print(f"stopped before mutant {index} of {len(chosen)} of {contract}; run again to go on")
+            return UNFINISHED
+        results.append(judge(mutant, source, original, path.parent))
+        print(
+            f"[{index}/{len(chosen)}] {results[-1].outcome}: {contract}:{mutant.line} {mutant.after or '(removed)'}",
+            flush=True,
+        )
+        path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    return 0
+
+
 def main() -> int:
-    """Run what is left to run."""
+    """Run the contracts side by side, each in a process of its own, and add up."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=ROOT / ".build/audit/mutation.json")
     parser.add_argument("--seconds", type=int, default=0, help="stop after this long")
     arguments = parser.parse_args()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    originals = {
-        contract: compile_one(contract, (ROOT / f"contracts/{contract}.sol").read_text()) or ""
-        for contract in TARGETS
-    }
-    chosen = [pair for contract in TARGETS for pair in mutants(contract)]
-    known, results = earlier(arguments.out), []
-    started = time.monotonic()
-    for index, (mutant, source) in enumerate(chosen, start=1):
-        if mutant.key in known:
-            results.append(replace(mutant, outcome=known[mutant.key]))
-            continue
-        if arguments.seconds and time.monotonic() - started > arguments.seconds:
-            print(f"stopped before mutant {index} of {len(chosen)}; run again to go on")
-            return UNFINISHED
-        results.append(judge(mutant, source, originals, arguments.out.parent))
-        print(
-            f"[{index}/{len(chosen)}] {results[-1].outcome}: {mutant.contract}:{mutant.line} {mutant.after or '(removed)'}",
-            flush=True,
+    arguments.out.unlink(missing_ok=True)
+    paths = {contract: arguments.out.parent / contract / "mutation.json" for contract in TARGETS}
+    runs = [
+        multiprocessing.get_context("fork").Process(
+            target=lambda *spec: sys.exit(run(*spec)), args=(contract, path, arguments.seconds)
         )
-        arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    valid = [result for result in results if result.outcome != "invalid"]
-    killed = sum(result.outcome == "killed" for result in valid)
+        for contract, path in paths.items()
+    ]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    if failed := [one.exitcode for one in runs if one.exitcode]:
+        return UNFINISHED if set(failed) == {UNFINISHED} else 1
+    results = [item for path in paths.values() for item in json.loads(path.read_text())]
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    valid = [item for item in results if item["outcome"] != "invalid"]
+    killed = sum(item["outcome"] == "killed" for item in valid)
     print(f"{killed} of {len(valid)} mutants killed ({100 * killed / max(1, len(valid)):.1f} %)")
     return 0 if killed >= BOUND * len(valid) else 1
 
