@@ -43,7 +43,7 @@ contract KeeperRegistry is IKeeperRegistry, KeeperSets, AccessManaged, Reentranc
     uint32 private constant OPEN = type(uint32).max;
     /// @notice Part of the bond that the signers of an overruled report lose, in basis points.
     uint256 public constant OVERRULED_BPS = 1_000;
-    /// @notice Longest veto window that may be set, in seconds, unless an epoch is longer.
+    /// @notice Longest veto window that may be set, in seconds; no epoch is longer.
     uint32 public constant MAX_VETO_WINDOW = 30 days;
     uint256 private constant BPS = 10_000;
 
@@ -373,9 +373,8 @@ contract KeeperRegistry is IKeeperRegistry, KeeperSets, AccessManaged, Reentranc
 
     function _setVetoWindow(uint32 newVetoWindow) private {
         uint32 shortest = epochs.EPOCH_LENGTH();
-        uint32 longest = shortest > MAX_VETO_WINDOW ? shortest : MAX_VETO_WINDOW;
-        if (newVetoWindow < shortest || newVetoWindow > longest) {
-            revert InvalidParameter("vetoWindow", newVetoWindow, shortest, longest);
+        if (newVetoWindow < shortest || newVetoWindow > MAX_VETO_WINDOW) {
+            revert InvalidParameter("vetoWindow", newVetoWindow, shortest, MAX_VETO_WINDOW);
         }
         vetoWindow = newVetoWindow;
         emit VetoWindowSet(newVetoWindow);

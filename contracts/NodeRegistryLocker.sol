@@ -46,7 +46,7 @@ contract NodeRegistryLocker is INodeRegistryLocker, AccessManaged, Pausable, Ree
     uint32 private constant OPEN = type(uint32).max;
     /// @notice Highest minimum stake that may be set, in wei.
     uint128 public constant MAX_MIN_STAKE = 1_000_000 ether;
-    /// @notice Longest cooldown that may be set, in seconds, unless an epoch is longer.
+    /// @notice Longest cooldown that may be set, in seconds; no epoch is longer.
     uint32 public constant MAX_COOLDOWN = 30 days;
 
     /// @inheritdoc INodeRegistryLocker
@@ -87,8 +87,8 @@ contract NodeRegistryLocker is INodeRegistryLocker, AccessManaged, Pausable, Ree
     ) AccessManaged(authority_) {
         if (address(token_).code.length == 0) revert InvalidParameter("token", 0, 1, type(uint256).max);
         if (genesis == 0) revert InvalidParameter("genesis", genesis, 1, type(uint64).max);
-        if (epochLength == 0 || epochLength > 30 days) {
-            revert InvalidParameter("epochLength", epochLength, 1, 30 days);
+        if (epochLength == 0 || epochLength > MAX_COOLDOWN) {
+            revert InvalidParameter("epochLength", epochLength, 1, MAX_COOLDOWN);
         }
         token = token_;
         GENESIS = genesis;
@@ -403,9 +403,8 @@ contract NodeRegistryLocker is INodeRegistryLocker, AccessManaged, Pausable, Ree
     }
 
     function _setCooldown(uint32 newCooldown) private {
-        uint32 longest = EPOCH_LENGTH > MAX_COOLDOWN ? EPOCH_LENGTH : MAX_COOLDOWN;
-        if (newCooldown < EPOCH_LENGTH || newCooldown > longest) {
-            revert InvalidParameter("cooldown", newCooldown, EPOCH_LENGTH, longest);
+        if (newCooldown < EPOCH_LENGTH || newCooldown > MAX_COOLDOWN) {
+            revert InvalidParameter("cooldown", newCooldown, EPOCH_LENGTH, MAX_COOLDOWN);
         }
         cooldown = newCooldown;
         emit CooldownSet(newCooldown);

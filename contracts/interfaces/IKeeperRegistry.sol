@@ -194,7 +194,7 @@ interface IKeeperRegistry {
     /// @notice Sends what was slashed to `to`.
     function collectSlashed(address to) external;
 
-    /// @notice Sets the veto window of later slashes, in seconds; from one epoch to the larger of 30 days and one epoch.
+    /// @notice Sets the veto window of later slashes, in seconds; from one epoch to 30 days.
     function setVetoWindow(uint32 newVetoWindow) external;
 
     /// @notice Wires the attestation contract, once. Its windows must end before a leaving keeper's bond is free.

@@ -157,7 +157,7 @@ interface INodeRegistryLocker {
     /// @notice Sets the minimum stake of later registrations; from 1 wei to MAX_MIN_STAKE.
     function setMinStake(uint128 newMinStake) external;
 
-    /// @notice Sets the cooldown of later exits, in seconds; from EPOCH_LENGTH to the larger of 30 days and one epoch.
+    /// @notice Sets the cooldown of later exits, in seconds; from EPOCH_LENGTH to 30 days.
     function setCooldown(uint32 newCooldown) external;
 
     // -------------------------------------------------------------------- views
