@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from offchain.dispatch.draw import Draw, DrawSource, SplitMix64, WeightedPool, draw
 from offchain.dispatch.fleet import Fleet, NodeState
@@ -134,7 +134,7 @@ class Decision:
             raise ValueError(f"not a recorded decision: {error!r}") from None
 
 
-def _rows(value: object) -> list[dict[str, int]]:  # rows are unpacked by their readers
+def _rows(value: object) -> list[Any]:
     if isinstance(value, list):
         return value
     raise ValueError("not a recorded decision: a list is missing")

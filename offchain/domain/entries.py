@@ -22,12 +22,12 @@ from typing import Any
 
 from offchain.domain.hashing import keccak256
 from offchain.domain.messages import (
+    SERVICE_RECEIPT_TYPEHASH,
     ExecutionBatch,
     MissReason,
     ServiceReceipt,
     SlotMiss,
     SlotReceipt,
-    typehash,
 )
 from offchain.domain.types import Epoch, NodeId, Wei
 
@@ -36,7 +36,7 @@ _RECEIPT = struct.Struct(">32s32s32s32s32sIIQQ32s")
 _MISS = struct.Struct(">IIQB65s")
 _BATCH = struct.Struct(">II32s65s")
 _SIGNATURE = 65
-_RECEIPT_TYPEHASH = typehash(ServiceReceipt.TYPE)
+
 _PAD28, _PAD24 = bytes(28), bytes(24)
 BATCH_SIZE = _BATCH.size
 _ANSWER_SIZE = _PLACE.size + _RECEIPT.size + 2 * _SIGNATURE
@@ -207,7 +207,7 @@ def receipt_hash(raw: bytes) -> bytes:
     return keccak256(
         b"".join(
             (
-                _RECEIPT_TYPEHASH,
+                SERVICE_RECEIPT_TYPEHASH,
                 raw[8:40],
                 _PAD28,
                 raw[4:8],

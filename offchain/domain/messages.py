@@ -18,6 +18,11 @@ from offchain.domain.types import Epoch, NodeId, Wei
 CHOICE_SEPARATOR = b"\x1e"
 
 
+def typehash(encoded_type: str) -> bytes:
+    """EIP-712 typeHash of an encoded type, 32 bytes."""
+    return keccak256(encoded_type.encode())
+
+
 def result_bytes(choices: Sequence[str]) -> bytes:
     """What a receipt binds: the generated text of each choice in index order, UTF-8, joined by 0x1e."""
     return CHOICE_SEPARATOR.join([text.encode() for text in choices])
@@ -26,6 +31,13 @@ def result_bytes(choices: Sequence[str]) -> bytes:
 def proof_of_execution(request_id: bytes, result: bytes, node_id: NodeId) -> bytes:
     """`SHA-256(request_id || result || node_id)`, node id as 4 bytes big-endian. Binds; does not prove honesty."""
     return hashlib.sha256(request_id + result + node_id.to_bytes(4, "big")).digest()
+
+
+SERVICE_RECEIPT_TYPEHASH = typehash(
+    "ServiceReceipt(bytes32 requestId,uint32 nodeId,bytes32 requestHash,bytes32 resultHash,bytes32 poe,"
+    "bytes32 modelRevision,uint32 promptTokens,uint32 completionTokens,uint64 startedAtMs,uint64 finishedAtMs,"
+    "uint256 priceWei)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +53,6 @@ class ServiceReceipt:
         started_at_ms, finished_at_ms: Unix milliseconds by the node's clock.
         price_wei: what the node asks for this answer.
     """
-
-    TYPE = (
-        "ServiceReceipt(bytes32 requestId,uint32 nodeId,bytes32 requestHash,bytes32 resultHash,bytes32 poe,"
-        "bytes32 modelRevision,uint32 promptTokens,uint32 completionTokens,uint64 startedAtMs,uint64 finishedAtMs,"
-        "uint256 priceWei)"
-    )
 
     request_id: bytes
     node_id: NodeId
@@ -64,7 +70,7 @@ class ServiceReceipt:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
             _RECEIPT_WORDS.pack(
-                typehash(self.TYPE),
+                SERVICE_RECEIPT_TYPEHASH,
                 self.request_id,
                 self.node_id,
                 self.request_hash,
@@ -130,14 +136,15 @@ _RECEIPT_FIELDS = itemgetter(
 )  # fmt: skip
 
 
+EPOCH_REPORT_TYPEHASH = typehash(
+    "EpochReport(uint32 epoch,bytes32 uptimeRoot,uint32 nodeCount,bytes32 executionRoot,bytes32 bundleHash,"
+    "bytes32 keeperSetDigest)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class EpochReport:
     """What a quorum of keepers signs about an epoch."""
-
-    TYPE = (
-        "EpochReport(uint32 epoch,bytes32 uptimeRoot,uint32 nodeCount,bytes32 executionRoot,bytes32 bundleHash,"
-        "bytes32 keeperSetDigest)"
-    )
 
     epoch: Epoch
     uptime_root: bytes
@@ -149,7 +156,7 @@ class EpochReport:
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
-            typehash(self.TYPE)
+            EPOCH_REPORT_TYPEHASH
             + word(self.epoch)
             + self.uptime_root
             + word(self.node_count)
@@ -159,11 +166,14 @@ class EpochReport:
         )
 
 
+SLOT_RECEIPT_TYPEHASH = typehash(
+    "SlotReceipt(uint32 epoch,uint32 slot,uint32 nodeId,bytes32 receiptStructHash)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SlotReceipt:
     """A keeper's signature under a node's receipt: "this answer came in this slot". The pair is dual-signed."""
-
-    TYPE = "SlotReceipt(uint32 epoch,uint32 slot,uint32 nodeId,bytes32 receiptStructHash)"
 
     epoch: Epoch
     slot: int
@@ -173,7 +183,7 @@ class SlotReceipt:
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
-            typehash(self.TYPE)
+            SLOT_RECEIPT_TYPEHASH
             + word(self.epoch)
             + word(self.slot)
             + word(self.node_id)
@@ -193,11 +203,14 @@ class MissReason(IntEnum):
     FALSE_MANIFEST = 7
 
 
+SLOT_MISS_TYPEHASH = typehash(
+    "SlotMiss(uint32 epoch,uint32 slot,uint32 nodeId,uint64 observedAtMs,uint8 reason)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SlotMiss:
     """A keeper's signed statement that a node did not answer its probe in a slot."""
-
-    TYPE = "SlotMiss(uint32 epoch,uint32 slot,uint32 nodeId,uint64 observedAtMs,uint8 reason)"
 
     epoch: Epoch
     slot: int
@@ -208,13 +221,16 @@ class SlotMiss:
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
-            typehash(self.TYPE)
+            SLOT_MISS_TYPEHASH
             + word(self.epoch)
             + word(self.slot)
             + word(self.node_id)
             + word(self.observed_at_ms)
             + word(self.reason)
         )
+
+
+EXECUTION_BATCH_TYPEHASH = typehash("ExecutionBatch(uint32 epoch,uint32 count,bytes32 root)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,22 +243,23 @@ class ExecutionBatch:
         root: of their tree, `domain.records` with the tag `BATCH`.
     """
 
-    TYPE = "ExecutionBatch(uint32 epoch,uint32 count,bytes32 root)"
-
     epoch: Epoch
     count: int
     root: bytes
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(typehash(self.TYPE) + word(self.epoch) + word(self.count) + self.root)
+        return keccak256(EXECUTION_BATCH_TYPEHASH + word(self.epoch) + word(self.count) + self.root)
+
+
+TICKET_TYPEHASH = typehash(
+    "Ticket(bytes32 requestId,uint32 nodeId,bytes32 requestHash,uint64 issuedAtMs,uint64 expiresAtMs)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """A front's permission for one node to serve one request body once, before it expires (Unix ms)."""
-
-    TYPE = "Ticket(bytes32 requestId,uint32 nodeId,bytes32 requestHash,uint64 issuedAtMs,uint64 expiresAtMs)"
 
     request_id: bytes
     node_id: NodeId
@@ -254,7 +271,7 @@ class Ticket:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
             _TICKET_WORDS.pack(
-                typehash(self.TYPE),
+                TICKET_TYPEHASH,
                 self.request_id,
                 self.node_id,
                 self.request_hash,
@@ -267,11 +284,12 @@ class Ticket:
 _TICKET_WORDS = Struct(">32s 32s 28xI 32s 24xQ 24xQ")
 
 
+HEARTBEAT_TYPEHASH = typehash("Heartbeat(uint32 nodeId,bytes32 bodyHash,uint64 sentAtMs)")
+
+
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """A node's signature under the body of its heartbeat, sent at a Unix millisecond."""
-
-    TYPE = "Heartbeat(uint32 nodeId,bytes32 bodyHash,uint64 sentAtMs)"
 
     node_id: NodeId
     body_hash: bytes
@@ -279,18 +297,7 @@ class Heartbeat:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(typehash(self.TYPE) + word(self.node_id) + self.body_hash + word(self.sent_at_ms))
-
-
-_TYPEHASHES: dict[str, bytes] = {}
-
-
-def typehash(encoded_type: str) -> bytes:
-    """EIP-712 typeHash of an encoded type, 32 bytes."""
-    found = _TYPEHASHES.get(encoded_type)
-    if found is None:
-        found = _TYPEHASHES[encoded_type] = keccak256(encoded_type.encode())
-    return found
+        return keccak256(HEARTBEAT_TYPEHASH + word(self.node_id) + self.body_hash + word(self.sent_at_ms))
 
 
 def _hex(data: bytes) -> str:

@@ -24,7 +24,7 @@ from offchain.keeper.frame import FrameReader
 from offchain.keeper.lead import Leader, Submitter
 from offchain.keeper.own_evidence import OwnEvidence
 from offchain.keeper.peers import Peers
-from offchain.keeper.renewal import Fence, unfenced
+from offchain.keeper.renewal import Fence
 
 
 class AttestService:
@@ -66,7 +66,7 @@ class AttestService:
             reached,
         )
 
-    def step(self, fence: Fence = unfenced) -> None:
+    def step(self, fence: Fence) -> None:
         """See `Leader.step`."""
         self._leader.step(fence)
 

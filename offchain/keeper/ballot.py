@@ -13,7 +13,7 @@ from offchain.keeper.bundle import Bundle
 from offchain.keeper.clock import Clock, seconds
 from offchain.keeper.context import EpochContext
 from offchain.keeper.evidence import MessageSigner
-from offchain.keeper.renewal import Fence, unfenced
+from offchain.keeper.renewal import Fence
 from offchain.keeper.reports import report_from_json, report_json, signer_of
 
 log = structlog.get_logger(__name__)
@@ -41,9 +41,7 @@ class Ballot:
             found = store.own_report(session, epoch, self._signer.address)
         return None if found is None else (report_from_json(found[0]), found[1])
 
-    def sign(
-        self, context: EpochContext, report: EpochReport, bundle: Bundle, fence: Fence = unfenced
-    ) -> str:
+    def sign(self, context: EpochContext, report: EpochReport, bundle: Bundle, fence: Fence) -> str:
         """Sign a report and keep its bundle; the signature as 0x-hex.
 
         Raises:

@@ -72,7 +72,7 @@ class Follower:
         if report.epoch != epoch:
             raise RefusedError("the report is of another epoch")
         try:
-            own = self.endorse(closing, report, [leader.url, *closing.urls])
+            own = self.endorse(closing, report, [leader.url, *closing.urls], unfenced)
         except NotReadyError as waiting:
             raise RefusedError(str(waiting)) from None
         except (RefusedError, EvidenceError) as error:
@@ -83,9 +83,7 @@ class Follower:
         self._ballot.keep(closing.context, report, [signature])
         return own
 
-    def endorse(
-        self, closing: Closing, report: EpochReport, urls: Sequence[str], fence: Fence = unfenced
-    ) -> str:
+    def endorse(self, closing: Closing, report: EpochReport, urls: Sequence[str], fence: Fence) -> str:
         """Check a report against its bundle and against everything this keeper knows, and sign it."""
         context = closing.context
         own = self._ballot.own(context.epoch)

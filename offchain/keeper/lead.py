@@ -20,7 +20,7 @@ from offchain.keeper.follow import Follower
 from offchain.keeper.frame import NotReadyError
 from offchain.keeper.own_evidence import OwnEvidence
 from offchain.keeper.peers import Peers
-from offchain.keeper.renewal import Fence, unfenced
+from offchain.keeper.renewal import Fence
 from offchain.keeper.reports import (
     pack_signatures,
     report_from_json,
@@ -70,7 +70,7 @@ class Leader:
         self._submitter = submitter
         self._reached = reached
 
-    def step(self, fence: Fence = unfenced) -> None:
+    def step(self, fence: Fence) -> None:
         """Lead every recent epoch that is open and in which it is this keeper's turn. Safe to run twice.
 
         Raises:

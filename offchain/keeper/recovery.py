@@ -12,7 +12,7 @@ from coincurve import PublicKey
 
 from offchain.domain.entries import answer_bytes, receipt_hash
 from offchain.domain.hashing import keccak256, word
-from offchain.domain.messages import SlotReceipt, typehash
+from offchain.domain.messages import SLOT_RECEIPT_TYPEHASH
 from offchain.domain.schedule import ProbeSchedule
 from offchain.domain.types import Epoch, NodeId
 from offchain.processes import die_with
@@ -89,7 +89,7 @@ def signers_of(
     that objects in between would cost.
     """
     market_head, attestation_head = b"\x19\x01" + market, b"\x19\x01" + attestation
-    slot_head = typehash(SlotReceipt.TYPE) + word(epoch)
+    slot_head = SLOT_RECEIPT_TYPEHASH + word(epoch)
     found = bytearray()
     for text in texts:
         raw = answer_bytes(text)

@@ -23,7 +23,7 @@ Fence = Callable[[Session], None]
 
 
 def unfenced(_session: Session) -> None:
-    """The fence of work that needs no lease."""
+    """The fence of work that needs no lease, as a follower's answer, which the ballot alone keeps to one an epoch."""
 
 
 @contextmanager

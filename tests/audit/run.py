@@ -196,14 +196,19 @@ def mutation(_: bool) -> Outcome:
     rows, unexplained = [], 0
     for one in mutants:
         if one["outcome"] == "survived":
-            reason = reasons.get((one["contract"], one["before"], one["after"]))
+            reason = reasons.pop(
+                (one["contract"], one["before"], one["after"]), None
+            )  # explains one line alone
             unexplained += reason is None
             rows.append(
                 f"| {one['contract']}:{one['line']} | `{one['before']}` | `{one['after'] or '-'}` | {reason or '**no reason**'} |"
             )
     table = "| survivor | before | after | why it survives |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
-    summary = f"{last_line(output, 'mutants killed')}; {len(rows)} survive, {unexplained} without a reason"
-    return Outcome(code == 0 and not unexplained, summary, table)
+    summary = (
+        f"{last_line(output, 'mutants killed')}; {len(rows)} survive, {unexplained} without a reason,"
+        f" {len(reasons)} reasons without a survivor"
+    )
+    return Outcome(code == 0 and not unexplained and not reasons, summary, table)
 
 
 STEPS: dict[str, Step] = {

@@ -16,6 +16,7 @@ from offchain.keeper.ballot import RefusedError
 from offchain.keeper.bundle import Bundle, assemble, judge, read
 from offchain.keeper.epochs import epoch_summary
 from offchain.keeper.frame import NotReadyError
+from offchain.keeper.renewal import unfenced
 from offchain.keeper.reports import report_from_json, report_json, signer_of
 from tests.support.epoch_world import EPOCH, EpochWorld
 from tests.support.keeper_ring import Ring
@@ -58,7 +59,7 @@ def test_step__all_keepers_up__only_the_leader_submits_with_every_signature(make
     ring = make_ring(EpochWorld(down={2: {0}}))
     leader = leader_of(ring)
     for service in ring.services:
-        service.step()
+        service.step(unfenced)
     [(sender, report, bitmap, signatures)] = submitted(ring)
     assert sender == leader
     assert bitmap == 0b111
@@ -76,7 +77,7 @@ def test_step__again_and_again__one_intent_and_one_report(make_ring: MakeRing) -
     ring = make_ring()
     leader = leader_of(ring)
     for _ in range(3):
-        ring.services[leader].step()
+        ring.services[leader].step(unfenced)
     assert len(submitted(ring)) == 1
 
 
@@ -84,7 +85,7 @@ def test_step__before_evidence_is_frozen__nothing_happens(make_ring: MakeRing) -
     ring = make_ring()
     ring.time.ms = (ring.world.context.clock.end(EPOCH) + 1) * 1000
     for service in ring.services:
-        service.step()
+        service.step(unfenced)
     assert not submitted(ring)
     with pytest.raises(NotReadyError):
         ring.services[0].frozen_evidence(EPOCH)
@@ -116,10 +117,10 @@ def test_step__a_minority_is_offline__quorum_holds_without_it(make_ring: MakeRin
     ring = make_ring(four())
     leader = leader_of(ring)
     ring.offline = {(leader + 1) % 4}
-    ring.services[leader].step()
+    ring.services[leader].step(unfenced)
     assert not submitted(ring), "the leader first waits for the missing keeper"
     ring.late_in_turn(leader)
-    ring.services[leader].step()
+    ring.services[leader].step(unfenced)
     [(_, report, bitmap, _signatures)] = submitted(ring)
     assert bitmap.bit_count() == 3
     assert not bitmap >> ((leader + 1) % 4) & 1
@@ -131,7 +132,7 @@ def test_step__no_quorum_reachable__nothing_is_submitted(make_ring: MakeRing) ->
     leader = leader_of(ring)
     ring.offline = {(leader + 1) % 3}
     ring.late_in_turn(leader)
-    ring.services[leader].step()
+    ring.services[leader].step(unfenced)
     assert not submitted(ring)
 
 
@@ -141,7 +142,7 @@ def test_step__leader_is_offline__the_next_one_leads(make_ring: MakeRing) -> Non
     ring.offline = {first}
     second = (first + 1) % 4
     ring.late_in_turn(second)
-    ring.services[second].step()
+    ring.services[second].step(unfenced)
     assert [entry[0] for entry in submitted(ring)] == [second]
 
 
@@ -150,13 +151,13 @@ def test_step__leader_collects_and_withholds__next_leader_submits_the_same_repor
 ) -> None:
     ring = make_ring(four())
     first = leader_of(ring)
-    ring.services[first].step()
+    ring.services[first].step(unfenced)
     [(_, report, _, _)] = submitted(ring)
     ring.sent[first].intents.clear()  # signatures are out, the transaction never goes
     second = (first + 1) % 4
     ring.offline = {first}
     ring.turn_of(second)
-    ring.services[second].step()
+    ring.services[second].step(unfenced)
     [(sender, again, bitmap, _)] = submitted(ring)
     assert sender == second
     assert again == report
@@ -171,12 +172,12 @@ def test_step__leader_withholds_and_one_keeper_was_left_out__the_withheld_signat
     second, third, fourth = ((first + i) % 4 for i in (1, 2, 3))
     ring.offline = {second}
     ring.late_in_turn(first)  # it gives up on the second keeper and proposes without its evidence
-    ring.services[first].step()
+    ring.services[first].step(unfenced)
     [(_, report, _, _)] = submitted(ring)
     ring.sent[first].intents.clear()
     ring.offline = {first}
     ring.turn_of(third)
-    ring.services[third].step()
+    ring.services[third].step(unfenced)
     [(sender, again, bitmap, _)] = submitted(ring)
     assert (sender, again) == (third, report)
     assert bitmap >> fourth & 1
@@ -256,10 +257,10 @@ def test_sign__two_different_reports__the_second_is_refused(make_ring: MakeRing)
     everything = assemble(context, [service.own_evidence(context) for service in ring.services])
     most = assemble(context, [service.own_evidence(context) for service in ring.services[:3]])
     service = ring.services[0]
-    service.ballot.sign(context, judge(context, everything).report, everything)
-    service.ballot.sign(context, judge(context, everything).report, everything)
+    service.ballot.sign(context, judge(context, everything).report, everything, unfenced)
+    service.ballot.sign(context, judge(context, everything).report, everything, unfenced)
     with pytest.raises(RefusedError, match="another report"):
-        service.ballot.sign(context, judge(context, most).report, most)
+        service.ballot.sign(context, judge(context, most).report, most, unfenced)
 
 
 def test_fresh__peer_sends_invalid_evidence__it_is_left_out(make_ring: MakeRing) -> None:
@@ -270,7 +271,7 @@ def test_fresh__peer_sends_invalid_evidence__it_is_left_out(make_ring: MakeRing)
     forged = replace(document, misses=(ring.world.miss(liar, 2, 0, delay_ms=-50_000).pack(),), answers=())
     ring.tamper[f"evidence:{liar}"] = forged.sign(ring.world.keeper_keys[liar]).to_json()
     ring.late_in_turn(leader)
-    ring.services[leader].step()
+    ring.services[leader].step(unfenced)
     [(_, report, bitmap, _)] = submitted(ring)
     assert not bitmap >> liar & 1
     assert judge(ring.world.context, assemble_of(ring, report)).table.uptime(NodeId(2)) == 10_000
@@ -290,7 +291,7 @@ def test_step__less_than_two_thirds_probed__nobody_signs(make_ring: MakeRing) ->
     few = {i: world.document(i, [world.answer(i, 3, 0)], []) for i in range(3)}
     ring = make_ring(world, documents=few)
     for service in ring.services:
-        service.step()
+        service.step(unfenced)
     assert not submitted(ring)
     with ring.databases[0].read() as session:
         assert not store.signatures(session, EPOCH)

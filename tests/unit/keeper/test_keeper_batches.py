@@ -26,6 +26,7 @@ from offchain.keeper.close import CloseService
 from offchain.keeper.evidence import Evidence
 from offchain.keeper.frame import NotReadyError
 from offchain.keeper.record_proof import ServedRecord, fetch_record, read_record, record_proof, served_proof
+from offchain.keeper.renewal import unfenced
 from tests.support.epoch_world import ATTESTATION, EPOCH, EpochWorld, key
 from tests.support.keeper_ring import Frames, Ring
 from tests.unit.keeper.test_keeper_close import accept
@@ -172,7 +173,7 @@ def test_step__gateways_differ_and_one_is_away__everybody_signs_the_union(
     one, two = world.batch(world.served(2)), world.batch(world.served(3), world.gateway_keys[1])
     ring.gateways = {0: [one, forged(world)], 1: [two, one]}  # keeper 2's gateway is away
     for service in ring.services:
-        service.step()
+        service.step(unfenced)
     [report] = [sent.intents[f"attest:{EPOCH}"][0] for sent in ring.sent if sent.intents]
     _, verdict = ring.services[0].judged_bundle(world.context, "0x" + report.bundle_hash.hex(), [])
     assert {item.commitment for item in verdict.batches} == {one.commitment, two.commitment}
@@ -199,13 +200,13 @@ def test_step__a_gateway_is_making_its_batch__is_waited_for_and_not_for_ever(
     assert leader is not None
     me = leader.leader(0).index
     ring.making = {me}
-    ring.services[me].step()
+    ring.services[me].step(unfenced)
     assert not ring.sent[me].intents
     with pytest.raises(NotReadyError, match="is making its batch"):
         ring.services[me].frozen_evidence(EPOCH)
     ring.gateways[me] = [world.batch(world.served(2))]
     ring.making = set()
-    ring.services[me].step()
+    ring.services[me].step(unfenced)
     report = ring.sent[me].intents[f"attest:{EPOCH}"][0]
     _, verdict = ring.services[me].judged_bundle(world.context, "0x" + report.bundle_hash.hex(), [])
     assert len(verdict.batches) == 1

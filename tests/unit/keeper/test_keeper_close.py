@@ -18,6 +18,7 @@ from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
 from offchain.keeper.close import CloseService
 from offchain.keeper.processes import run_forked
+from offchain.keeper.renewal import unfenced
 from tests.support.epoch_world import EPOCH, EpochWorld
 from tests.support.keeper_ring import Frames, Ring
 
@@ -47,7 +48,7 @@ def closer(
 def accept(ring: Ring, i: int, *, root: str | None = None) -> EpochReport:
     """Let the ring vote, and put the accepted report into keeper i's index."""
     for service in ring.services:
-        service.step()
+        service.step(unfenced)
     report: EpochReport = next(s.intents[f"attest:{EPOCH}"][0] for s in ring.sent if s.intents)
     ring.view.state = EpochStatus.PENDING
     with ring.databases[i].write() as session:
