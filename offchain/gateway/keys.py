@@ -3,11 +3,14 @@
 The file is a JSON object, SHA-256 hex of a key -> tenant name; the running gateway reads it again when it changes.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from offchain.errors import UserError
@@ -58,17 +61,30 @@ def create_key(path: Path, tenant: str) -> str:
     Raises:
         UserError: a bad name, or the file cannot be read or written.
     """
-    keys = read_keys(path) if path.exists() else {}
     key = new_key()
-    keys[hash_of(key)] = check_tenant_name(tenant)
+    check_tenant_name(tenant)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(keys, file, indent=1)
-            file.write("\n")
-        temporary.replace(path)
+        with _alone(path.parent):
+            keys = read_keys(path) if path.exists() else {}
+            keys[hash_of(key)] = tenant
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w") as file:
+                json.dump(keys, file, indent=1)
+                file.write("\n")
+            temporary.replace(path)
     except OSError as error:
         raise UserError(f"API key file {path} cannot be written: {error}") from None
     return key
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, by a lock on the folder: the file itself is replaced."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,13 @@ def test_entropy__more_than_a_page__never_gives_a_byte_twice() -> None:
     ]
     assert {len(one) for one in taken} == {28, 32}
     assert len({one[:8] for one in taken}) == 2000
+
+
+def test_key__many_created_at_once__all_are_stored(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with ThreadPoolExecutor(16) as pool:
+        keys = list(pool.map(lambda number: create_key(path, f"t{number}"), range(64)))
+    assert read_keys(path) == {hash_of(key): f"t{number}" for number, key in enumerate(keys)}
 
 
 def test_key__created__only_its_hash_is_stored_for_the_owner_alone(tmp_path: Path) -> None:
