@@ -130,7 +130,7 @@ class BlockingDispatcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._upstream: HttpUpstream | None = None
-        self._thread: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
         self._pid = 0
 
     def dispatch(
@@ -186,17 +186,17 @@ class BlockingDispatcher:
                 self._engine = Engine(
                     self._router, self._upstream, most_attempts=self._most_attempts, record_decisions=False
                 )
-                self._thread = threading.Thread(target=self._loop.run_forever, name="dispatch", daemon=True)
-                self._thread.start()
+                self._worker = threading.Thread(target=self._loop.run_forever, name="dispatch", daemon=True)
+                self._worker.start()
             return self._loop, self._engine
 
     def close(self) -> None:
         """Close all connections and end the thread."""
         with self._lock:
             loop, self._loop = self._loop, None
-            if loop is None or self._pid != os.getpid() or self._thread is None or self._upstream is None:
+            if loop is None or self._pid != os.getpid() or self._worker is None or self._upstream is None:
                 return
             loop.call_soon_threadsafe(self._upstream.close)
             loop.call_soon_threadsafe(loop.call_soon, loop.stop)
-            self._thread.join(5)
+            self._worker.join(5)
             loop.close()

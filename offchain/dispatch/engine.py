@@ -28,21 +28,44 @@ from offchain.domain.types import NodeId
 TICK_SECONDS = 0.025
 
 
-@dataclass(slots=True, eq=False)
 class _Running:
     """An attempt under watch; times are seconds of the router's clock."""
 
-    exchange: Exchange
-    node_id: NodeId
-    began: float
-    patience: float
-    progressed: float
-    placement: Placement
-    call: Call
-    hedge_at: float = float("inf")
-    hedge: "_Hedge | None" = None
-    blocked: bool = False
-    answering: bool = False
+    __slots__ = (
+        "answering",
+        "began",
+        "blocked",
+        "call",
+        "exchange",
+        "hedge",
+        "hedge_at",
+        "node_id",
+        "patience",
+        "placement",
+        "progressed",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        node_id: NodeId,
+        began: float,
+        patience: float,
+        progressed: float,
+        placement: Placement,
+        call: Call,
+    ) -> None:
+        self.exchange = exchange
+        self.node_id = node_id
+        self.began = began
+        self.patience = patience
+        self.progressed = progressed
+        self.placement = placement
+        self.call = call
+        self.hedge_at = float("inf")
+        self.hedge: _Hedge | None = None
+        self.blocked = False
+        self.answering = False
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from offchain.dispatch.http1_parse import Chunks, RefusedError, Request, parse_head
 from offchain.dispatch.openai_errors import error_body
@@ -90,7 +91,7 @@ class HttpServer:
             backlog=1024,
         )
         self._sweep()
-        return int(self._server.sockets[0].getsockname()[1])
+        return _port(self._server)
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more, let running answers end for as long as `grace_seconds`, then cut the rest."""
@@ -415,3 +416,8 @@ class Connection(asyncio.Protocol):
         self.deadline = self._loop.time() + self._server.limits.linger_seconds
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
+
+
+def _port(server: Any) -> int:
+    """Where a server listens; uvloop's has its sockets in a list, asyncio's in a tuple."""
+    return int(server.sockets[0].getsockname()[1])

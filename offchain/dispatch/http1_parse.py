@@ -10,16 +10,26 @@ _BAD_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
 _SINGLE = frozenset({"host", "content-length", "transfer-encoding", "authorization", "content-type"})
 
 
-@dataclass(slots=True)
 class Request:
     """A whole request. Header names are in lower case; repeated headers are joined with commas."""
 
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    body: bytes = b""
-    keep_alive: bool = True
+    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: dict[str, str],
+        body: bytes = b"",
+        keep_alive: bool = True,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.keep_alive = keep_alive
 
 
 class RefusedError(Exception):

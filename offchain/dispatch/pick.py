@@ -58,7 +58,6 @@ class Candidate(NamedTuple):
         return seconds * FULL_BPS / self.reputation_bps
 
 
-@dataclass(slots=True)
 class Decision:
     """A placement and everything that it followed from.
 
@@ -71,13 +70,25 @@ class Decision:
         chosen: the node.
     """
 
-    seed: int
-    region: str
-    tier: int
-    shape: list[tuple[int, int, int]]
-    draws: list[Draw]
-    candidates: list[Candidate]
-    chosen: NodeId
+    __slots__ = ("candidates", "chosen", "draws", "region", "seed", "shape", "tier")
+
+    def __init__(
+        self,
+        seed: int,
+        region: str,
+        tier: int,
+        shape: list[tuple[int, int, int]],
+        draws: list[Draw],
+        candidates: list[Candidate],
+        chosen: NodeId,
+    ) -> None:
+        self.seed = seed
+        self.region = region
+        self.tier = tier
+        self.shape = shape
+        self.draws = draws
+        self.candidates = candidates
+        self.chosen = chosen
 
     def to_json(self) -> dict[str, object]:
         """The decision as explanations show it."""

@@ -1,15 +1,16 @@
 """The way to a node, as the engine sees it. `transport` speaks HTTP; a simulator may put something else here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from offchain.dispatch.work import NodeError
 from offchain.domain.hashing import keccak256
 from offchain.domain.types import NodeId
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
-@dataclass(slots=True)
+
 class Call:
     """What is sent to a node in one attempt.
 
@@ -20,11 +21,16 @@ class Call:
         headers: besides those that the transport itself needs.
     """
 
-    path: str
-    body: bytes
-    request_id: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    _hash: bytes = field(default=b"", init=False, repr=False, compare=False)
+    __slots__ = ("_hash", "body", "headers", "path", "request_id")
+
+    def __init__(
+        self, path: str, body: bytes, request_id: bytes, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
+        self.path = path
+        self.body = body
+        self.request_id = request_id
+        self.headers = headers
+        self._hash = b""
 
     @property
     def request_hash(self) -> bytes:

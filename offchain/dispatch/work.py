@@ -1,6 +1,5 @@
 """The unit of work and what can go wrong with it. Nothing here knows what kind of work it is."""
 
-from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -136,7 +135,6 @@ class NotResumableError(TransientError):
     """Output was delivered and cannot be continued exactly."""
 
 
-@dataclass(slots=True)
 class Attempt:
     """One try of a unit on a node, as it ends in the record. Times are milliseconds.
 
@@ -147,15 +145,39 @@ class Attempt:
         resumed_from: units of output (tokens) that earlier attempts had delivered.
     """
 
-    node_id: NodeId
-    number: int
-    started_ms: float
-    outcome: str = "running"
-    reason: str = ""
-    detail: str = ""
-    ms: float = 0.0
-    first_byte_ms: float | None = None
-    resumed_from: int = 0
+    __slots__ = (
+        "detail",
+        "first_byte_ms",
+        "ms",
+        "node_id",
+        "number",
+        "outcome",
+        "reason",
+        "resumed_from",
+        "started_ms",
+    )
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        number: int,
+        started_ms: float,
+        outcome: str = "running",
+        reason: str = "",
+        detail: str = "",
+        ms: float = 0.0,
+        first_byte_ms: float | None = None,
+        resumed_from: int = 0,
+    ) -> None:
+        self.node_id = node_id
+        self.number = number
+        self.started_ms = started_ms
+        self.outcome = outcome
+        self.reason = reason
+        self.detail = detail
+        self.ms = ms
+        self.first_byte_ms = first_byte_ms
+        self.resumed_from = resumed_from
 
     def to_json(self) -> dict[str, object]:
         """The attempt as receipts show it."""
@@ -170,14 +192,16 @@ class Attempt:
         }
 
 
-@dataclass(slots=True)
 class Trail:
     """What happened to one unit: filled in while it happens, kept for receipts and explanations."""
 
-    request_id: bytes
-    queue_ms: float = 0.0
-    attempts: list[Attempt] = field(default_factory=list)
-    decisions: list[object] = field(default_factory=list)
+    __slots__ = ("attempts", "decisions", "queue_ms", "request_id")
+
+    def __init__(self, request_id: bytes, queue_ms: float = 0.0) -> None:
+        self.request_id = request_id
+        self.queue_ms = queue_ms
+        self.attempts: list[Attempt] = []
+        self.decisions: list[object] = []
 
     @property
     def node_id(self) -> NodeId | None:

@@ -11,6 +11,7 @@ from enum import IntEnum
 from operator import itemgetter
 from struct import Struct
 from struct import error as StructError  # noqa: N812
+from typing import NamedTuple
 
 from offchain.domain.hashing import keccak256, word
 from offchain.domain.types import Epoch, NodeId, Wei
@@ -40,8 +41,7 @@ SERVICE_RECEIPT_TYPEHASH = typehash(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceReceipt:
+class ServiceReceipt(NamedTuple):
     """What a node signs for every answer it gives, on chain or off.
 
     Attributes:
@@ -257,8 +257,7 @@ TICKET_TYPEHASH = typehash(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """A front's permission for one node to serve one request body once, before it expires (Unix ms)."""
 
     request_id: bytes

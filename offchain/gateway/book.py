@@ -1,7 +1,7 @@
 """What became of recent requests, for receipts and explanations. Bounded; the oldest are forgotten."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -12,7 +12,6 @@ from offchain.dispatch.signing import SignedReceipt
 from offchain.dispatch.work import Attempt, Trail
 
 
-@dataclass(slots=True)
 class Entry:
     """One request.
 
@@ -23,16 +22,42 @@ class Entry:
         raw_receipt: `receipt` as the node wrote it, JSON.
     """
 
-    trail: Trail
-    tenant: str
-    model: str
-    created_ms: int
-    status: str = "running"
-    total_ms: float = 0.0
-    usage: tuple[int, int] = (0, 0)
-    receipt: SignedReceipt | None = None
-    raw_receipt: bytes = b"null"
-    revision: str = ""
+    __slots__ = (
+        "created_ms",
+        "model",
+        "raw_receipt",
+        "receipt",
+        "revision",
+        "status",
+        "tenant",
+        "total_ms",
+        "trail",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        trail: Trail,
+        tenant: str,
+        model: str,
+        created_ms: int,
+        status: str = "running",
+        total_ms: float = 0.0,
+        usage: tuple[int, int] = (0, 0),
+        receipt: SignedReceipt | None = None,
+        raw_receipt: bytes = b"null",
+        revision: str = "",
+    ) -> None:
+        self.trail = trail
+        self.tenant = tenant
+        self.model = model
+        self.created_ms = created_ms
+        self.status = status
+        self.total_ms = total_ms
+        self.usage = usage
+        self.receipt = receipt
+        self.raw_receipt = raw_receipt
+        self.revision = revision
 
     def to_json(self) -> dict[str, Any]:
         """The record as `GET /v1/receipts/{id}` shows it."""
@@ -68,8 +93,8 @@ class Entry:
                 orjson.Fragment(self.raw_receipt),
                 self.revision,
                 trail.queue_ms,
-                trail.attempts,
-                trail.decisions,
+                [_attempt_row(one) for one in trail.attempts],
+                [_decision_row(one) for one in trail.decisions if isinstance(one, Decision)],
             ),
             default=tuple,
         )
@@ -85,8 +110,8 @@ class Entry:
             entry = cls(
                 Trail(request_id, queue_ms), tenant, model, created_ms, status, total_ms, tuple(usage)
             )
-            entry.trail.attempts += [Attempt(**attempt) for attempt in attempts]
-            entry.trail.decisions += [_decision(**decision) for decision in decisions]
+            entry.trail.attempts += [Attempt(*attempt) for attempt in attempts]
+            entry.trail.decisions += [_decision(*decision) for decision in decisions]
             entry.revision, entry.raw_receipt = revision, orjson.dumps(receipt)
             if receipt is not None:
                 entry.receipt = SignedReceipt.parse(entry.raw_receipt)
@@ -95,9 +120,22 @@ class Entry:
         return entry
 
 
-def _decision(draws: list[Any], candidates: list[Any], **fields: Any) -> Decision:
+_attempt_row = attrgetter(
+    "node_id", "number", "started_ms", "outcome", "reason", "detail", "ms", "first_byte_ms", "resumed_from"
+)
+_decision_row = attrgetter("draws", "candidates", "seed", "region", "tier", "shape", "chosen")
+
+
+def _decision(draws: list[Any], candidates: list[Any], *others: Any) -> Decision:
+    seed, region, tier, shape, chosen = others
     return Decision(
-        draws=[Draw(*one) for one in draws], candidates=[Candidate(*one) for one in candidates], **fields
+        seed,
+        region,
+        tier,
+        shape,
+        [Draw(*one) for one in draws],
+        [Candidate(*one) for one in candidates],
+        chosen,
     )
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from operator import itemgetter
-from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from offchain.dispatch.inference.request import InferenceRequest, Kind
 from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt, decode_header
-from offchain.dispatch.upstream import Call
+from offchain.dispatch.upstream import NO_HEADERS, Call
 from offchain.dispatch.work import FaultKind, NodeError
 from offchain.domain.messages import result_bytes
 from offchain.domain.types import NodeId
@@ -19,7 +18,6 @@ PLAIN_PATIENCE_SECONDS = 120.0
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 _INDEX = itemgetter("index")
 _EMBEDDING = Kind.EMBEDDING
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class PlainTask:

@@ -5,11 +5,11 @@ from typing import Any
 
 import orjson
 
-from offchain.dispatch.inference.plain import MOST_ANSWER_BYTES, NO_HEADERS
+from offchain.dispatch.inference.plain import MOST_ANSWER_BYTES
 from offchain.dispatch.inference.request import InferenceRequest, Kind
 from offchain.dispatch.inference.resume import Ledger, continuation
 from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt
-from offchain.dispatch.upstream import Call
+from offchain.dispatch.upstream import NO_HEADERS, Call
 from offchain.dispatch.work import FaultKind, NodeError, NotResumableError
 from offchain.domain.messages import result_bytes
 from offchain.domain.types import NodeId

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +284,7 @@ def test_write__more_comes_while_the_store_fails__what_is_pushed_out_is_counted(
 def test_add__receipt_that_no_contract_reads__is_left_out(world: World) -> None:
     signed = answered(1, world.now)
     for change in ({"prompt_tokens": 2**32}, {"price_wei": Wei(2**256)}, {"finished_at_ms": 2**64}):
-        world.log.add(signed._replace(receipt=replace(signed.receipt, **change)))
+        world.log.add(signed._replace(receipt=signed.receipt._replace(**change)))
     world.end_epoch()
     assert world.counts() == {}
     assert world.log.lost == 3

@@ -81,7 +81,7 @@ def rejected(world: EpochWorld, document: Evidence, reason: str) -> None:
 def test_judge__tampered_answer__is_rejected() -> None:
     world = EpochWorld()
     answer = world.answer(1, 2, 0)
-    forged = replace(answer, receipt=replace(answer.receipt, completion_tokens=999))
+    forged = replace(answer, receipt=answer.receipt._replace(completion_tokens=999))
     rejected(world, world.document(1, [forged]), "node did not sign")
 
 
@@ -189,7 +189,7 @@ def test_judge__execution_of_the_epoch__is_in_the_root() -> None:
     document = replace(world.document(1), executions=(execution.pack(),)).sign(world.keeper_keys[1])
     verdict = judged(world, document)
     assert verdict.executions.proof(receipt.struct_hash()).count == len(verdict.executions)
-    stale = replace(receipt, started_at_ms=0, finished_at_ms=1)
+    stale = receipt._replace(started_at_ms=0, finished_at_ms=1)
     signed = Execution(stale, world.node_keys[2].sign_struct(MARKET, stale.struct_hash()))
     rejected(
         world,
@@ -257,8 +257,8 @@ def test_judge__shared_out_to_processes__same_verdict_and_same_refusals(
 
 def test_receipt_hash__packed_bytes__is_the_struct_hash() -> None:
     answer = EpochWorld().answer(1, 2, 3)
-    receipt = replace(
-        answer.receipt, price_wei=Wei(2**256 - 1), prompt_tokens=2**32 - 2, model_revision=b"\x11" * 32
+    receipt = answer.receipt._replace(
+        price_wei=Wei(2**256 - 1), prompt_tokens=2**32 - 2, model_revision=b"\x11" * 32
     )
     packed = answer_bytes(replace(answer, receipt=receipt).pack())
     assert receipt_hash(packed) == receipt.struct_hash()

@@ -86,16 +86,16 @@ def test_judge_reply__flawless_answer__is_accepted() -> None:
 @pytest.mark.parametrize(
     "tamper",
     [
-        lambda r: replace(r, node_id=NodeId(8)),
-        lambda r: replace(r, request_id=keccak256(b"another")),
-        lambda r: replace(r, request_hash=keccak256(b"another")),
-        lambda r: replace(r, result_hash=keccak256(b"another")),
-        lambda r: replace(r, poe=bytes(32)),
-        lambda r: replace(r, completion_tokens=0),
-        lambda r: replace(r, completion_tokens=65),
-        lambda r: replace(r, started_at_ms=NOW - 60_000),
-        lambda r: replace(r, finished_at_ms=NOW + 60_000),
-        lambda r: replace(r, finished_at_ms=r.started_at_ms - 1),
+        lambda r: r._replace(node_id=NodeId(8)),
+        lambda r: r._replace(request_id=keccak256(b"another")),
+        lambda r: r._replace(request_hash=keccak256(b"another")),
+        lambda r: r._replace(result_hash=keccak256(b"another")),
+        lambda r: r._replace(poe=bytes(32)),
+        lambda r: r._replace(completion_tokens=0),
+        lambda r: r._replace(completion_tokens=65),
+        lambda r: r._replace(started_at_ms=NOW - 60_000),
+        lambda r: r._replace(finished_at_ms=NOW + 60_000),
+        lambda r: r._replace(finished_at_ms=r.started_at_ms - 1),
     ],
 )
 def test_judge_reply__receipt_that_does_not_fit__is_a_miss(
@@ -244,7 +244,7 @@ def test_step__gateway_failed__abstains_and_tries_again_in_the_slot(database: Da
     later = Scripted(
         [
             lambda body: reply_to(
-                body, tamper=lambda r: replace(r, started_at_ms=time.ms - 90, finished_at_ms=time.ms)
+                body, tamper=lambda r: r._replace(started_at_ms=time.ms - 90, finished_at_ms=time.ms)
             )
         ]
     )
