@@ -1,11 +1,10 @@
 """Tickets that we sign and receipts that nodes sign. Keys and recovery are passed in; nothing here holds a secret."""
 
-import base64
-import binascii
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import orjson
+import pybase64
 
 from offchain.dispatch.upstream import Call
 from offchain.dispatch.work import FaultKind, NodeError
@@ -112,13 +111,18 @@ class SignedReceipt(NamedTuple):
 
     def to_header(self) -> str:
         """The value of `X-Parallelix-Receipt`."""
-        return base64.urlsafe_b64encode(orjson.dumps(self.to_json())).decode().rstrip("=")
+        return encode_header(orjson.dumps(self.to_json()))
+
+
+def encode_header(receipt: bytes) -> str:
+    """A receipt's JSON as the value of `X-Parallelix-Receipt`: base64url without padding."""
+    return pybase64.b64encode_as_string(receipt, b"-_").rstrip("=")
 
 
 def decode_header(header: str) -> bytes:
     """The JSON in `X-Parallelix-Receipt`. Raises ValueError when it is not base64url."""
     try:
-        return binascii.a2b_base64(header.replace("-", "+").replace("_", "/") + "==")
+        return pybase64.b64decode(header + "=" * (-len(header) % 4), b"-_", validate=True)
     except ValueError:
         raise ValueError("the receipt header is not base64url") from None
 
