@@ -259,11 +259,12 @@ class Engine:
             first = b"" if ready is None or ready.waiting is None else ready.waiting.result()
             await self._body(exchange, watch, attempt, placement, task, sink, first)
             attempt.outcome = "ok"
-            if task.verdict is None:
+            found = task.verdict()
+            if found is None:
                 router.succeeded(placement)
             else:
-                attempt.reason, attempt.detail = task.verdict.kind.value, task.verdict.detail
-                router.failed(placement, task.verdict.kind)
+                attempt.reason, attempt.detail = found.kind.value, found.detail
+                router.failed(placement, found.kind)
         except NodeError as fault:
             attempt.outcome, attempt.reason, attempt.detail = "failed", fault.kind.value, fault.detail
             router.failed(placement, fault.kind, router.clock() - began)

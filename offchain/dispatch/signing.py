@@ -37,7 +37,7 @@ class DigestMaker:
 class TicketSigner:
     """Makes the `X-Parallelix-Ticket` header: 0x-hex of uint64 issuedAtMs, uint64 expiresAtMs, and the proof.
 
-    The proof is a 65-byte signature or, for a node whose key is known, what `ticket_mac` describes.
+    The proof is a 65-byte signature or, for a node whose key is known, what `pair_mac` describes.
     """
 
     __slots__ = ("_mac", "_now_ms", "_prefix", "_sign")
@@ -54,7 +54,7 @@ class TicketSigner:
             nodes_domain: EIP-712 domain of NodeRegistryLocker.
             sign: of a key that a bonded keeper has listed.
             now_ms: Unix milliseconds.
-            mac: see `ticket_mac.TicketMac`, of the same key.
+            mac: see `pair_mac.GatewayMacs.ticket`, of the same key.
         """
         self._prefix = nodes_domain.message(b"")
         self._sign = sign

@@ -13,8 +13,6 @@ class Task(Protocol):
 
     initial_patience_seconds: float
     """For a first byte, while nothing is known of the timing class."""
-    verdict: NodeError | None
-    """After `end`: a fault of the node that does not spoil what was delivered."""
 
     @property
     def delivered(self) -> int:
@@ -34,6 +32,9 @@ class Task(Protocol):
 
     def end(self) -> bytes:
         """The answer's end came; returns the rest. Raises NodeError when the answer is short or false."""
+
+    def verdict(self) -> NodeError | None:
+        """What is left to check once the rest has gone out: a fault of the node, which no longer spoils the answer."""
 
 
 class Sink(Protocol):

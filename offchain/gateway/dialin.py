@@ -50,7 +50,7 @@ MOST_CHALLENGES = 10_000
 _MOST_WAITING = 1024
 _RELAY = re.compile(PATH + r"/(\d{1,10})(/manifest|/v1/(?:chat/completions|completions|embeddings))")
 _JSON = {"content-type": "application/json"}
-_PASSED = ("content-type", "cache-control", "x-parallelix-receipt", "retry-after")
+_PASSED = ("content-type", "cache-control", "x-parallelix-receipt", "x-parallelix-proof", "retry-after")
 _SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: parallelix-dial\r\n\r\n"
 
 

@@ -5,7 +5,7 @@ from collections import deque
 
 from offchain.dispatch.admission import QuotaExceededError
 from offchain.dispatch.http1 import Connection, Request
-from offchain.dispatch.inference.plain import PlainTask
+from offchain.dispatch.inference.plain import RECEIPT_HEADER, PlainTask
 from offchain.dispatch.inference.request import InferenceRequest, InvalidRequestError, Kind, parse
 from offchain.dispatch.inference.stream import StreamTask
 from offchain.dispatch.openai_errors import error_body
@@ -64,15 +64,32 @@ class _StreamSink:
         await self._connection.drain()
 
 
-class _NoSink:
+class _WholeSink:
+    """Writes a whole answer, its head included, to the client."""
+
+    __slots__ = ("_connection", "_request_id", "_task", "_trail")
+
+    def __init__(self, connection: Connection, request_id: bytes, trail: Trail, task: PlainTask) -> None:
+        self._connection = connection
+        self._request_id = request_id
+        self._trail = trail
+        self._task = task
+
     def write(self, data: bytes) -> bool:
+        headers = {
+            "content-type": "application/json",
+            "x-request-id": "0x" + self._request_id.hex(),
+            "x-parallelix-node": str(self._trail.node_id),
+        }
+        if self._task.receipt_header is not None:
+            headers[RECEIPT_HEADER] = self._task.receipt_header
+        self._connection.reply(200, headers, data)
         return True
 
     async def drain(self) -> None:
         return None
 
 
-_NO_SINK = _NoSink()
 _EMBEDDING = Kind.EMBEDDING
 _NO_HEADERS: dict[str, str] = {}
 
@@ -124,7 +141,7 @@ class Inference:
             raise
         finally:
             entry.total_ms = (parts.clock() - began) * 1000
-            # the answer's last bytes leave when this turn of the loop ends, and nobody waits for the rest
+            # the caller has its answer, and nobody waits for the rest
             if not self._over:
                 asyncio.get_running_loop().call_soon(self._close_all)
             self._over.append((kind, status, cost, entry))
@@ -164,7 +181,7 @@ class Inference:
         """See a request through; returns the status that went out. Raises ApiError while nothing was sent yet."""
         parts = self._p
         task: StreamTask | PlainTask
-        sink: Sink = _NO_SINK
+        sink: Sink
         if work.stream:
             task = StreamTask(
                 work,
@@ -177,7 +194,10 @@ class Inference:
             )
             sink = _StreamSink(connection, unit.request_id, entry.trail)
         else:
-            task = PlainTask(work, work.body, unit.request_id, parts.receipts, headers=sent)
+            task = PlainTask(
+                work, work.body, unit.request_id, parts.receipts, headers=sent, proved=parts.proved
+            )
+            sink = _WholeSink(connection, unit.request_id, entry.trail, task)
         try:
             await parts.engine.run(unit, task, sink, entry.trail)
         except (CallerError, NoCapacityError, NotResumableError) as error:
@@ -189,15 +209,6 @@ class Inference:
             return 200
         if isinstance(task, StreamTask):
             connection.finish()
-        else:
-            headers = {
-                "content-type": "application/json",
-                "x-request-id": "0x" + unit.request_id.hex(),
-                "x-parallelix-node": str(entry.trail.node_id),
-            }
-            if task.receipt_header is not None:
-                headers["x-parallelix-receipt"] = task.receipt_header
-            connection.reply(200, headers, task.answer)
         self._answered(entry, task)
         return 200
 

@@ -9,6 +9,7 @@ from offchain.dispatch.admission import Quotas
 from offchain.dispatch.engine import Engine
 from offchain.dispatch.fleet import Fleet
 from offchain.dispatch.heartbeat import HeartbeatVerifier
+from offchain.dispatch.inference.plain import Proved, cannot_tell
 from offchain.dispatch.signing import ReceiptVerifier
 from offchain.gateway.batch_routes import BatchRoutes
 from offchain.gateway.book import RequestBook
@@ -28,6 +29,7 @@ class Parts:
         shared: what is exchanged with other gateways; None when there is no Redis.
         batches: the routes of files and batches; None when there is no Redis.
         executions: the records of answered requests that the epochs' reports commit to.
+        proved: whether an answer's proof is right, see `pair_mac`.
         seal: signs the record of a request; adds the gateway's address and signature.
     """
 
@@ -45,6 +47,7 @@ class Parts:
     executions: ExecutionLog
     shared: SharedState | None = None
     batches: BatchRoutes | None = None
+    proved: Proved = cannot_tell
     first_byte_seconds: float = 10.0
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     clock: Callable[[], float] = time.monotonic

@@ -21,9 +21,9 @@ from offchain.dispatch.engine import Engine
 from offchain.dispatch.fleet import SILENCE_SECONDS, Fleet, NodeReport
 from offchain.dispatch.heartbeat import HeartbeatVerifier
 from offchain.dispatch.http1 import HttpLimits, HttpServer
+from offchain.dispatch.pair_mac import GatewayMacs
 from offchain.dispatch.router import Router, RouterLimits
 from offchain.dispatch.signing import ReceiptVerifier, TicketSigner
-from offchain.dispatch.ticket_mac import TicketMac
 from offchain.dispatch.transport import HttpUpstream
 from offchain.domain.hashing import keccak256
 from offchain.domain.types import NodeId
@@ -123,8 +123,8 @@ async def _serve(
         keys = directory.keys_of(node_id)
         return recover.public_key_of(keys[0]) if len(keys) == 1 else None
 
-    mac = TicketMac(signer.public_key, signer.agree, sole_key_of)
-    upstream = DialInUpstream(TicketSigner(nodes_domain, signer.sign, now_ms, mac))
+    macs = GatewayMacs(signer.public_key, signer.agree, sole_key_of)
+    upstream = DialInUpstream(TicketSigner(nodes_domain, signer.sign, now_ms, macs.ticket))
     upstream.on_round_trip = fleet.round_trip_took
     engine = Engine(
         router,
@@ -189,6 +189,7 @@ async def _serve(
             executions=executions,
             shared=shared,
             batches=batches,
+            proved=macs.proved,
             first_byte_seconds=settings.first_byte_timeout_seconds,
         )
     )

@@ -19,12 +19,12 @@ import orjson
 from offchain.dispatch.http1 import Connection, Request
 from offchain.dispatch.transport import HostPool, HttpExchange
 from offchain.dispatch.work import NodeError
-from offchain.domain.messages import Ticket
 from offchain.domain.receipts import StreamedAnswer, answer_result
 from offchain.node.engine import Engine, EngineState
 from offchain.node.errors import ServeError
 from offchain.node.manifest import ServedModel
 from offchain.node.receipts import Answered, ReceiptMaker, header_value
+from offchain.node.tickets import Admission
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
 SALT_HEADER = "x-parallelix-cache-salt"
@@ -85,7 +85,7 @@ class Proxy:
         self._now_ms = now_ms
         self._pools: dict[str, HostPool] = {}
 
-    async def serve(self, request: Request, connection: Connection, ticket: Ticket) -> Served:
+    async def serve(self, request: Request, connection: Connection, admission: Admission) -> Served:
         """Answer one admitted request.
 
         Raises:
@@ -114,8 +114,9 @@ class Proxy:
         if completes and (salt := request.headers.get(SALT_HEADER)) is not None:
             ours["cache_salt"] = salt
         with backend.pick() as engine:
-            exchange = self._send(engine, request.path, _with(body, fields, ours), ticket)
-            job = _Job(connection, exchange, ticket, backend, started_at_ms)
+            request_id = admission.ticket.request_id
+            exchange = self._send(engine, request.path, _with(body, fields, ours), request_id)
+            job = _Job(connection, exchange, admission, backend, started_at_ms)
             return await self._relay(job, streaming=streaming, wants_usage=wants_usage)
 
     async def _relay(self, job: "_Job", *, streaming: bool, wants_usage: bool) -> Served:
@@ -140,7 +141,7 @@ class Proxy:
             pool.close()
         self._pools.clear()
 
-    def _send(self, engine: Engine, path: str, body: bytes, ticket: Ticket) -> HttpExchange:
+    def _send(self, engine: Engine, path: str, body: bytes, request_id: bytes) -> HttpExchange:
         pool = self._pools.get(engine.url)
         if pool is None:
             current = {engine.url for backend in self.backends.values() for engine in backend.engines}
@@ -150,7 +151,7 @@ class Proxy:
         key = "" if engine.api_key is None else f"authorization: Bearer {engine.api_key}\r\n"
         head = (
             f"POST {pool.prefix}{path} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {ticket.request_id.hex()}\r\n{key}\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id.hex()}\r\n{key}\r\n"
         )
         exchange = HttpExchange(pool, head.encode("latin-1"), body)
         pool.dispatch(exchange)
@@ -182,8 +183,11 @@ class Proxy:
             raise ServeError(
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
             ) from None
-        receipt = self._receipts.make(job.answered(result, served))
-        headers = {"content-type": "application/json", "x-parallelix-receipt": header_value(receipt)}
+        receipt = header_value(self._receipts.make(job.answered(result, served)))
+        headers = {"content-type": "application/json", "x-parallelix-receipt": receipt}
+        proof = job.admission.prove(receipt, data)
+        if proof is not None:
+            headers["x-parallelix-proof"] = proof
         job.connection.reply(200, headers, data)
         return served
 
@@ -240,13 +244,13 @@ class Proxy:
 class _Job:
     connection: Connection
     exchange: HttpExchange
-    ticket: Ticket
+    admission: Admission
     backend: Backend
     started_at_ms: int
 
     def answered(self, result: bytes, served: Served) -> Answered:
         return Answered(
-            ticket=self.ticket,
+            ticket=self.admission.ticket,
             revision_hash=self.backend.model.revision_hash,
             result=result,
             prompt_tokens=served.prompt_tokens,

@@ -96,7 +96,7 @@ class AgentServer:
             began = time.perf_counter()
             outcome = "cancelled"
             try:
-                served = await self._proxy.serve(request, connection, admission.ticket)
+                served = await self._proxy.serve(request, connection, admission)
                 outcome = "served" if served.whole else "refused" if served.status != 200 else "cut"
                 self._count(served)
             except ServeError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offchain.chain.keys import address_of, recover
-from offchain.dispatch.ticket_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys
+from offchain.dispatch.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
 from offchain.domain.hashing import SigningDomain, keccak256
 from offchain.domain.messages import Ticket
 from offchain.domain.types import Address, NodeId
@@ -114,7 +114,7 @@ class TicketGate:
     ) -> None:
         """
         Args:
-            agree: of the node key; see `ticket_mac`.
+            agree: of the node key; see `pair_mac`.
         """
         self._node_id = node_id
         self._prefix = b"\x19\x01" + domain.separator()
@@ -165,7 +165,8 @@ class TicketGate:
             raise _invalid(
                 "the ticket is not for this node, this body or this network, or its signer is no listed gateway"
             )
-        return Admission(found, digest, self._guard)
+        key = self._agreed.key(proof[:PUBLIC_KEY_BYTES]) if is_mac else None
+        return Admission(found, digest, self._guard, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +176,21 @@ class Admission:
     ticket: Ticket
     _digest: bytes
     _guard: ReplayGuard
+    _key: bytes | None
 
     def use(self, now_ms: int) -> None:
         """Use it up. Raises TicketError when it was used before."""
         self._guard.admit(self._digest, self.ticket.expires_at_ms, now_ms)
+
+    def prove(self, receipt: str, body: bytes) -> str | None:
+        """`X-Parallelix-Proof` of a whole answer; None for a front that signed its ticket.
+
+        Args:
+            receipt: the value of `X-Parallelix-Receipt`.
+        """
+        if self._key is None:
+            return None
+        return answer_mac(self._key, self.ticket.request_id, receipt, body).hex()
 
 
 def _from_hex(text: str, length: int, what: str) -> bytes:

@@ -15,7 +15,7 @@ import aiohttp
 
 from offchain.chain.keys import Signer, recover
 from offchain.dispatch.http1 import HttpLimits, HttpServer
-from offchain.dispatch.ticket_mac import TicketMac
+from offchain.dispatch.pair_mac import GatewayMacs
 from offchain.domain.hashing import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, Ticket
 from offchain.domain.tiers import Tier
@@ -110,8 +110,8 @@ def ticket_headers(
     rid = request_id if request_id is not None else keccak256(str(time.perf_counter_ns()).encode())
     ticket = Ticket(rid, NodeId(node), keccak256(body), issued, issued + lifetime_ms)
     digest = domain.digest(ticket.struct_hash())
-    mac = TicketMac(signer.public_key, signer.agree, lambda _: node_key)
-    proof = mac(NodeId(node), digest) or signer.sign_digest(digest)
+    macs = GatewayMacs(signer.public_key, signer.agree, lambda _: node_key)
+    proof = macs.ticket(NodeId(node), digest) or signer.sign_digest(digest)
     raw = issued.to_bytes(8, "big") + (issued + lifetime_ms).to_bytes(8, "big") + proof
     return {"X-Parallelix-Request-Id": "0x" + rid.hex(), "X-Parallelix-Ticket": "0x" + raw.hex()}
 

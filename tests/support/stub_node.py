@@ -24,7 +24,7 @@ import aiohttp
 from aiohttp import web
 
 from offchain.chain.keys import Signer, address_of, recover
-from offchain.dispatch.ticket_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys
+from offchain.dispatch.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
 from offchain.domain.hashing import SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat, ServiceReceipt, Ticket, proof_of_execution, result_bytes
 from offchain.domain.types import NodeId, Wei
@@ -62,6 +62,8 @@ class Spec:
     """Events of the model server that become one, as its own do when it is ahead of its reader."""
     manifest: str = ""
     """What /manifest serves, canonical JSON; empty for nothing."""
+    proof: str = "right"
+    """Under whole answers to tickets proved by MAC: `right` (also over a receipt that is not), `wrong` or `none`."""
 
 
 class StubNode:
@@ -162,6 +164,17 @@ class StubNode:
             "signature": "0x" + signature.hex(),
             "nodeKey": self.signer.address,
         }
+
+    def prove(self, request: web.Request, answer: web.Response) -> web.Response:
+        """Put the proof under a whole answer."""
+        raw = bytes.fromhex(request.headers.get("X-Parallelix-Ticket", "0x")[2:])
+        if self.spec.proof != "none" and len(raw) == 16 + PROOF_BYTES and isinstance(answer.body, bytes):
+            receipt = answer.headers.get("X-Parallelix-Receipt", "")
+            request_id = bytes.fromhex(request.headers["X-Parallelix-Request-Id"][2:])
+            proved = answer.body + (b" " if self.spec.proof == "wrong" else b"")
+            key = self.agreed.key(raw[16 : 16 + PUBLIC_KEY_BYTES])
+            answer.headers["X-Parallelix-Proof"] = answer_mac(key, request_id, receipt, proved).hex()
+        return answer
 
     # ---------------------------------------------------------------------------------------- inference
 
@@ -317,7 +330,7 @@ class StubNode:
             if spec.mode == "short":
                 document["choices"] = []
             headers = {} if spec.mode == "no_receipt" else {"X-Parallelix-Receipt": header}
-            return web.json_response(document, headers=headers)
+            return self.prove(request, web.json_response(document, headers=headers))
         return await self.stream(request, fields, body, chat, prompt, request_id, generation, made_id)
 
     async def stream(

@@ -1,6 +1,16 @@
-"""An answer that is one JSON document."""
+"""An answer that is one JSON document.
 
-from collections.abc import Mapping
+::
+
+    node's last byte -- whole? -- x-parallelix-proof? -- right --> to the caller, then: does the receipt hold?
+                                        | none                     (if not, the node is charged, the answer stands)
+                                        +--> does the receipt hold? --> to the caller
+
+A proof (see `pair_mac`) is quickly checked, a receipt's signature is not. What is not whole, a wrong proof and, without a
+proof, a receipt that does not hold lead to the next node.
+"""
+
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -14,18 +24,28 @@ from offchain.domain.messages import result_bytes
 from offchain.domain.types import NodeId
 
 RECEIPT_HEADER = "x-parallelix-receipt"
+PROOF_HEADER = "x-parallelix-proof"
 PLAIN_PATIENCE_SECONDS = 120.0
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 _INDEX = itemgetter("index")
 _EMBEDDING = Kind.EMBEDDING
 
+Proved = Callable[[NodeId, bytes, str, bytes, str], bool | None]
+"""(node, request id, receipt header, body, proof header) -> whether the proof is right; None when that cannot be told."""
+
+
+def cannot_tell(_node: NodeId, _request_id: bytes, _receipt: str, _body: bytes, _proof: str) -> bool | None:
+    """For who shares no key with nodes: every receipt is checked before its answer is given."""
+    return None
+
 
 class PlainTask:
-    """An answer that is one JSON document. Nothing reaches the caller before it is whole and its receipt holds.
+    """An answer that is one JSON document. Nothing reaches the caller before it is whole and the node vouches for it.
 
     Attributes:
         answer: the document's bytes, once `end` has returned.
-        receipt: the node's receipt, once `end` has returned; None only for embeddings.
+        receipt: the node's receipt, if it holds, once `verdict` has returned; without `proved` once `end` has. An embedding
+            may have none.
         raw_receipt: its JSON as it came.
         usage: (prompt tokens, completion tokens).
     """
@@ -42,6 +62,7 @@ class PlainTask:
         most_bytes: int = MOST_ANSWER_BYTES,
         *,
         headers: Mapping[str, str] = NO_HEADERS,
+        proved: Proved = cannot_tell,
     ) -> None:
         self._request = request
         self._call = Call(request.kind, body, request_id, headers)
@@ -49,14 +70,17 @@ class PlainTask:
         self._most_bytes = most_bytes
         self._parts: list[bytes] = []
         self._size = 0
+        self._proved = proved
         self._node_id = NodeId(0)
+        self._proof: str | None = None
+        self._result: bytes | None = None
+        self._unchecked = False
         self.receipt_header: str | None = None
         self.answer = b""
         self.document: dict[str, Any] = {}
         self.receipt: SignedReceipt | None = None
         self.raw_receipt = b""
         self.usage = (0, 0)
-        self.verdict: NodeError | None = None
 
     def call(self, node_id: NodeId) -> Call:
         self._node_id = node_id
@@ -66,6 +90,7 @@ class PlainTask:
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         self.receipt_header = headers.get(RECEIPT_HEADER)
+        self._proof = headers.get(PROOF_HEADER)
 
     def feed(self, data: bytes) -> bytes:
         self._parts.append(data)
@@ -86,22 +111,43 @@ class PlainTask:
                 result = _result_of(document["choices"])
             elif not document["data"]:
                 raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
-        except (ValueError, KeyError, TypeError) as error:
+            usage = document.get("usage") or {}
+            tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NodeError(
                 FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
             ) from None
-        self.receipt = self._checked_receipt(result)
-        usage = document.get("usage") or {}
-        self.usage = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-        self.answer, self.document = answer, document
-        return b""
+        self._result = result
+        self._unchecked = self._is_proved(answer)
+        if not self._unchecked:
+            self.receipt = self._checked_receipt()
+        self.answer, self.document, self.usage = answer, document, tokens
+        return answer
+
+    def verdict(self) -> NodeError | None:
+        if self._unchecked:
+            self._unchecked = False
+            try:
+                self.receipt = self._checked_receipt()
+            except NodeError as fault:
+                return fault
+        return None
 
     def result(self) -> bytes:
         """What the receipt binds: `messages.result_bytes` of the choices' texts."""
         choices = self.document.get("choices", [])
         return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c.get("index", 0))])
 
-    def _checked_receipt(self, result: bytes | None) -> SignedReceipt | None:
+    def _is_proved(self, answer: bytes) -> bool:
+        """Whether the node vouches for the answer and its receipt by a proof. Raises NodeError when the proof is wrong."""
+        if self._proof is None or self.receipt_header is None:
+            return False
+        proved = self._proved(self._node_id, self._call.request_id, self.receipt_header, answer, self._proof)
+        if proved is False:
+            raise NodeError(FaultKind.BAD_RECEIPT, "the answer's proof is wrong")
+        return proved is True
+
+    def _checked_receipt(self) -> SignedReceipt | None:
         if self.receipt_header is None:
             if self._request.kind is _EMBEDDING:
                 return None
@@ -111,7 +157,7 @@ class PlainTask:
             signed = SignedReceipt.parse(self.raw_receipt)
         except ValueError as error:
             raise NodeError(FaultKind.BAD_RECEIPT, str(error)) from None
-        self._verifier.check(signed, self._node_id, self._call, result)
+        self._verifier.check(signed, self._node_id, self._call, self._result)
         return signed
 
 

@@ -24,9 +24,8 @@ class StreamTask:
     What the caller gets is what the node sends, without token ids and receipt, and with `[DONE]` only at the true end.
 
     Attributes:
-        receipt: of the node that finished the answer, once `end` has returned.
-        verdict: set when everything was delivered but the receipt does not hold: the node is to blame, the answer stands.
-        usage: (prompt tokens, completion tokens), each token counted once.
+        receipt: of the node that finished the answer, if it holds, once `verdict` has returned.
+        usage: (prompt tokens, completion tokens), each token counted once, once `verdict` has returned.
     """
 
     def __init__(
@@ -50,7 +49,6 @@ class StreamTask:
         """
         self.initial_patience_seconds = first_byte_seconds
         self.receipt: SignedReceipt | None = None
-        self.verdict: NodeError | None = None
         self.usage = (0, 0)
         self._request = request
         self._request_id = request_id
@@ -76,6 +74,8 @@ class StreamTask:
         self._size = 0
         self._held = b""
         self._done = False
+        self._result: bytes | None = None
+        self._usage: dict[str, Any] | None = None
         self.raw_receipt = b""
         self._fault: NodeError | None = None
 
@@ -279,33 +279,40 @@ class StreamTask:
             raise NodeError(FaultKind.BAD_ANSWER, f"an event of the stream is malformed: {error!r}") from None
         if not texts or finished != set(texts):
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without a finish_reason")
-        result = result_bytes(["".join(texts[index]) for index in sorted(texts)]) if plain else None
-        self._check_receipt(result)
-        self._count(usage)
+        if plain:
+            self._result = result_bytes(["".join(texts[index]) for index in sorted(texts)])
+        self._usage = usage
         held = b"data: " + self._held + b"\n\n" if self._held else b""
         return held + DONE
 
-    def _check_receipt(self, result: bytes | None) -> None:
+    def verdict(self) -> NodeError | None:
+        fault = self._check_receipt()
+        self._count()
+        return fault
+
+    def _check_receipt(self) -> NodeError | None:
         if not self.raw_receipt:
-            self.verdict = NodeError(FaultKind.BAD_RECEIPT, "the stream came without a receipt")
-            return
+            return NodeError(FaultKind.BAD_RECEIPT, "the stream came without a receipt")
         try:
             signed = SignedReceipt.parse(self.raw_receipt)
-            self._verifier.check(signed, self._node_id, self._call, result)
+            self._verifier.check(signed, self._node_id, self._call, self._result)
         except NodeError as fault:
-            self.verdict = fault
+            return fault
         except ValueError as error:
-            self.verdict = NodeError(FaultKind.BAD_RECEIPT, str(error))
-        else:
-            self.receipt = signed
+            return NodeError(FaultKind.BAD_RECEIPT, str(error))
+        self.receipt = signed
+        return None
 
-    def _count(self, usage: dict[str, Any] | None) -> None:
+    def _count(self) -> None:
         if self._ledger is not None:
             self.usage = (len(self._ledger.prompt_ids), len(self._ledger.ids))
         elif self.receipt is not None:
             self.usage = (self.receipt.receipt.prompt_tokens, self.receipt.receipt.completion_tokens)
-        elif usage is not None:
-            self.usage = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        elif self._usage is not None:
+            self.usage = (
+                int(self._usage.get("prompt_tokens") or 0),
+                int(self._usage.get("completion_tokens") or 0),
+            )
 
 
 def _enter(ledger: Ledger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:

@@ -22,11 +22,15 @@ import orjson
 import uvloop
 
 from offchain.chain.keys import Signer
+from offchain.dispatch.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
 from offchain.dispatch.signing import DigestMaker
 from offchain.domain.hashing import SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat, ServiceReceipt, proof_of_execution, result_bytes
 from offchain.domain.types import NodeId, Wei
 
+KEY_BEGINS = len("0x") + 2 * (8 + 8)
+KEY_ENDS = KEY_BEGINS + 2 * PUBLIC_KEY_BYTES
+MAC_TICKET = KEY_BEGINS + 2 * PROOF_BYTES
 WORDS = [f" tok{i:03d}" for i in range(512)]
 
 
@@ -58,6 +62,7 @@ class Stub:
         self.signer = Signer.from_key(bytes.fromhex(spec.key))
         self.market = DigestMaker(SigningDomain(spec.chain_id, spec.market_contract))
         self.nodes = DigestMaker(SigningDomain(spec.chain_id, spec.nodes_contract))
+        self.agreed = AgreedKeys(self.signer.agree)
         self.running = 0
         self.served = 0
         self.cut = 0
@@ -77,6 +82,13 @@ class Stub:
         return orjson.dumps(
             {"receipt": made.to_json(), "signature": "0x" + signature.hex(), "nodeKey": self.signer.address}
         )
+
+    def proof(self, ticket: str, request_id: bytes, receipt: str, body: bytes) -> str:
+        """The header line that proves an answer, as the agent's; empty for who sent no ticket, or a signed one."""
+        if len(ticket) != MAC_TICKET:
+            return ""
+        key = self.agreed.key(bytes.fromhex(ticket[KEY_BEGINS:KEY_ENDS]))
+        return f"x-parallelix-proof: {answer_mac(key, request_id, receipt, body).hex()}\r\n"
 
 
 class StubConnection(asyncio.Protocol):
@@ -163,7 +175,9 @@ class StubConnection(asyncio.Protocol):
         }  # fmt: skip
         header = base64.urlsafe_b64encode(receipt).decode().rstrip("=")
         self.stub.served += 1
-        self.reply(orjson.dumps(document), f"x-parallelix-receipt: {header}\r\n")
+        answer = orjson.dumps(document)
+        proof = self.stub.proof(headers.get("x-parallelix-ticket", ""), request_id, header, answer)
+        self.reply(answer, f"x-parallelix-receipt: {header}\r\n{proof}")
 
     async def slowly(self, path: str, headers: dict[str, str], body: bytes, fields: dict[str, Any]) -> None:
         stub = self.stub

@@ -225,16 +225,51 @@ def test_kill__mid_stream_and_not_resumable__is_an_explicit_error(rig: Scene) ->
 
 
 @pytest.mark.parametrize(
-    "mode", ["garbage", "error500", "short", "lying_receipt", "foreign_key", "no_receipt"]
+    ("mode", "proof"),
+    [
+        ("garbage", "right"),
+        ("error500", "right"),
+        ("short", "right"),
+        ("no_receipt", "right"),
+        ("ok", "wrong"),
+        ("lying_receipt", "none"),
+        ("foreign_key", "none"),
+    ],
 )
-def test_lies__whole_answer__next_node_answers(rig: Scene, client: openai.OpenAI, mode: str) -> None:
+def test_lies__whole_answer__next_node_answers(
+    rig: Scene, client: openai.OpenAI, mode: str, proof: str
+) -> None:
     liar, honest = rig.node(1, slots=64), rig.node(2, slots=1)
-    liar.set(mode=mode)
+    liar.set(mode=mode, proof=proof)
     for _ in range(6):
         assert ask(client).choices[0].message.content == expected_text(ASK)[0]
     assert honest.state()["served"] >= 6
     text = HTTP.get(f"{rig.url}/metrics").text
     assert 'outcome="failed"' in text
+
+
+@pytest.mark.parametrize("mode", ["lying_receipt", "foreign_key"])
+def test_lies__proof_over_a_bad_receipt__answer_stands_and_the_node_is_charged(
+    rig: Scene, client: openai.OpenAI, mode: str
+) -> None:
+    liar = rig.node(1)
+    ask(client)
+    before = HTTP.get(f"{rig.url}/v1/nodes/{liar.spec.node_id}").json()
+    liar.set(mode=mode)
+    for failed in (1, 2):
+        raw = HTTP.post(f"{rig.url}/v1/chat/completions", json=ASK, headers=rig.auth)
+        assert raw.json()["choices"][0]["message"]["content"] == expected_text(ASK)[0]
+        assert "x-parallelix-receipt" in raw.headers
+        assert "x-parallelix-proof" not in raw.headers
+        record = HTTP.get(f"{rig.url}/v1/receipts/{raw.headers['x-request-id']}", headers=rig.auth).json()
+        assert (record["status"], record["receipt"]) == ("answered", None)
+        assert [(a["outcome"], a["reason"]) for a in record["attempts"]] == [("ok", "bad_receipt")]
+        assert record["attempts"][0]["detail"]
+        seen = HTTP.get(f"{rig.url}/v1/nodes/{liar.spec.node_id}").json()
+        assert seen["attempts_succeeded"] == before["attempts_succeeded"]
+        assert seen["attempts_failed"] == before["attempts_failed"] + failed
+        assert (seen["breaker"] == "closed") is (failed == 1)
+    assert 'outcome="ok",reason="bad_receipt"' in HTTP.get(f"{rig.url}/metrics").text
 
 
 @pytest.mark.parametrize("mode", ["error_event", "short", "exit_after"])

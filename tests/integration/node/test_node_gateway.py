@@ -6,9 +6,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from offchain.chain.deployment import Deployment
+from offchain.chain.keys import Signer
 from offchain.demo.network import LocalNetwork
+from offchain.dispatch.pair_mac import GatewayMacs
+from offchain.domain.types import NodeId
 from tests.support.node_gateway import running_gateway
-from tests.support.node_kit import until
+from tests.support.node_kit import chat, ticket_headers, until
 from tests.support.node_process import Agent, register_nodes, settings_of
 from tests.support.web_client import HTTP
 
@@ -24,6 +28,32 @@ def ask(url: str, key: str, text: str, **headers: str) -> httpx.Response:
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     headers["Authorization"] = f"Bearer {key}"
     return HTTP.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+
+def _is_proved_to_the_gateway(network: LocalNetwork, url: str) -> bool:
+    """Whether a node proves an answer: asked past the gateway's dispatch, over the connection that it holds of the node."""
+    node, body = network.nodes[0], chat("tokens=1")
+    signer, node_key = (
+        Signer.load(one.keystore, one.password_file) for one in (network.gateway_signer, node.key)
+    )
+    domain = Deployment.load(network.places.run / "deployment.json").signing_domain("NodeRegistryLocker")
+    headers = ticket_headers(
+        body, signer=signer, node=node.node_id, domain=domain, node_key=node_key.public_key
+    )
+    answer = HTTP.post(
+        f"{url}/internal/dial/{node.node_id}/v1/chat/completions", content=body, headers=headers
+    )
+    macs = GatewayMacs(signer.public_key, signer.agree, lambda _: node_key.public_key)
+    return (
+        macs.proved(
+            NodeId(node.node_id),
+            bytes.fromhex(headers["X-Parallelix-Request-Id"][2:]),
+            answer.headers["x-parallelix-receipt"],
+            answer.content,
+            answer.headers["x-parallelix-proof"],
+        )
+        is True
+    )
 
 
 def test_dialled_nodes__serve_through_the_gateway__and_one_dies_unnoticed(
@@ -50,6 +80,7 @@ def test_dialled_nodes__serve_through_the_gateway__and_one_dies_unnoticed(
             answer = ask(url, key, "tokens=3")
             assert answer.json()["choices"][0]["message"]["content"] == " w0é w1é w2é"
             assert answer.headers["x-parallelix-receipt"]
+            assert _is_proved_to_the_gateway(network, url)
             agents[0].process.kill()
             agents[0].process.wait()
             began = time.monotonic()

@@ -9,8 +9,8 @@ import pytest
 from offchain.chain.keys import Signer, recover
 from offchain.dispatch.fleet_store import decode, decode_all, encode
 from offchain.dispatch.heartbeat import HeartbeatRefusedError, HeartbeatVerifier, NodeRecord
+from offchain.dispatch.pair_mac import AgreedKeys, GatewayMacs, answer_mac, ticket_mac
 from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt, TicketSigner
-from offchain.dispatch.ticket_mac import AgreedKeys, TicketMac
 from offchain.dispatch.upstream import Call
 from offchain.dispatch.work import NodeError
 from offchain.domain.hashing import SigningDomain, keccak256
@@ -111,8 +111,8 @@ def test_ticket__header__recovers_to_the_signer_over_this_very_call() -> None:
 
 def test_ticket__of_a_node_whose_key_is_known__is_proved_by_a_mac_that_only_the_two_can_make() -> None:
     gateway, known = Signer.from_key(b"\x03" * 32), {NODE: KEY.public_key}
-    mac = TicketMac(gateway.public_key, gateway.agree, known.get)
-    make = TicketSigner(NODES, gateway.sign, lambda: NOW, mac)
+    macs = GatewayMacs(gateway.public_key, gateway.agree, known.get)
+    make = TicketSigner(NODES, gateway.sign, lambda: NOW, macs.ticket)
     call = Call("/v1/x", b'{"a":1}', b"\x05" * 32)
     digest = NODES.digest(Ticket(call.request_id, NODE, call.request_hash, NOW, NOW + 60_000).struct_hash())
     proof = bytes.fromhex(make(NODE, call)[2:])[16:]
@@ -123,6 +123,37 @@ def test_ticket__of_a_node_whose_key_is_known__is_proved_by_a_mac_that_only_the_
     assert not AgreedKeys(KEY.agree).holds(digest, bytes(64) + proof[64:])  # no point on the curve
     known.clear()  # as while the node's key is being rotated
     assert recover(digest, bytes.fromhex(make(NODE, call)[2:])[16:]) == gateway.address
+
+
+def test_answer__mac__binds_request_receipt_body_and_key_and_is_no_tickets() -> None:
+    gateway = Signer.from_key(b"\x03" * 32)
+    macs = GatewayMacs(gateway.public_key, gateway.agree, {NODE: KEY.public_key}.get)
+    key = AgreedKeys(KEY.agree).key(gateway.public_key)
+    asked: tuple[bytes, str, bytes] = (b"\x05" * 32, "receipt", b"body")
+    proof = answer_mac(key, *asked).hex()
+    assert len(proof) == 64
+    assert macs.proved(NODE, *asked, proof) is True
+    others: list[tuple[bytes, str, bytes]] = [
+        (b"\x06" * 32, "receipt", b"body"),
+        (b"\x05" * 32, "receipt ", b"body"),
+        (b"\x05" * 32, "receipt", b"body "),
+        (b"\x05" * 32, "receipt\nbody", b""),
+        (b"\x05" * 32, "rec\xe9ipt", b"body"),
+    ]
+    for other in others:
+        assert macs.proved(NODE, *other, proof) is False, other
+    strangers = AgreedKeys(STRANGER.agree).key(gateway.public_key)
+    digest = asked[0] + b"receipt\nbody"
+    for wrong in (
+        answer_mac(strangers, *asked).hex(),
+        ticket_mac(key, digest).hex(),
+        proof[:-2],
+        "",
+        "zz",
+        "\xe9",
+    ):
+        assert macs.proved(NODE, *asked, wrong) is False, wrong
+    assert macs.proved(NodeId(8), *asked, proof) is None  # a node whose key is not certain
 
 
 def signed(call: Call, result: bytes, signer: Signer = KEY, **changes: Any) -> SignedReceipt:

@@ -90,6 +90,7 @@ def run_with_cuts(
         if cut >= len(events):
             task.feed(DONE)
             out += task.end()
+            task.verdict()
             break
         if (rest := task.settled()) is not None:
             out += rest

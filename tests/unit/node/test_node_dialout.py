@@ -250,10 +250,10 @@ async def test_dial__front_that_takes_none__inbound_or_relayed(gateway: Gateway,
         found = frames(await answer.read())
         assert [event for event, _ in found] == [None, None, "parallelix.receipt", None]
         body = chat("tokens=2")
-        answer = await agent.client.post(
-            f"{relayed}/v1/chat/completions", data=body, headers=ticket_headers(body)
-        )
+        headers = ticket_headers(body, node_key=NODE_KEY.public_key)
+        answer = await agent.client.post(f"{relayed}/v1/chat/completions", data=body, headers=headers)
         assert "X-Parallelix-Receipt" in answer.headers
+        assert "X-Parallelix-Proof" in answer.headers
         await answer.read()
         refused = await agent.client.post(f"{relayed}/v1/chat/completions", data=body, headers={})
         assert refused.status == 401

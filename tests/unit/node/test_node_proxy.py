@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import secrets
 import struct
@@ -83,6 +84,36 @@ async def test_proxy__whole_answer__carries_the_receipt_in_a_header(agent: Runni
     header = answer.headers["X-Parallelix-Receipt"]
     receipt = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
     assert checked_receipt(receipt, body, result_bytes([text])).completion_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/completions", {"prompt": "tokens=2"}), ("/v1/embeddings", {"input": ["ab"]})],
+    ids=["completion", "embedding"],
+)
+async def test_proxy__whole_answer_to_a_ticket_by_mac__is_proved_to_who_asked(
+    agent: RunningAgent, path: str, fields: dict[str, Any]
+) -> None:
+    body = json.dumps({"model": "m", **fields}).encode()
+    headers = ticket_headers(body, node_key=NODE_KEY.public_key)
+    answer = await agent.post(body, path, **headers)
+    request_id = bytes.fromhex(headers["X-Parallelix-Request-Id"][2:])
+    proved = request_id + answer.headers["X-Parallelix-Receipt"].encode() + b"\n" + await answer.read()
+    key = GATEWAY.agree(NODE_KEY.public_key)
+    expected = hashlib.blake2b(proved, digest_size=32, key=key, person=b"parallelix.answ").hexdigest()
+    assert answer.headers["X-Parallelix-Proof"] == expected
+
+
+async def test_proxy__signed_ticket_or_stream_or_refusal__is_not_proved(agent: RunningAgent) -> None:
+    cases = [
+        (chat(), None),
+        (chat(stream=True), NODE_KEY.public_key),
+        (chat("status=400"), NODE_KEY.public_key),
+    ]
+    for body, node_key in cases:
+        answer = await agent.post(body, **ticket_headers(body, node_key=node_key))
+        await answer.read()
+        assert "X-Parallelix-Proof" not in answer.headers
 
 
 async def test_proxy__completions_and_embeddings__have_receipts_too(agent: RunningAgent) -> None:
