@@ -86,7 +86,7 @@ class PlainTask:
                 result = _result_of(document["choices"])
             elif not document["data"]:
                 raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NodeError(
                 FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
             ) from None

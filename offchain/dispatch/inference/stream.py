@@ -160,8 +160,8 @@ class StreamTask:
             has_output = any(
                 (c.get("delta") or {}).get("content") or c.get("text") or c.get("token_ids") for c in choices
             )
-        except (ValueError, AttributeError):
-            raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is not JSON") from None
+        except (ValueError, AttributeError, TypeError):
+            raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is malformed") from None
         if not has_output:
             self._held = out
             return b""
