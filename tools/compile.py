@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from mypyc.build import mypycify
-from setuptools import setup
+from setuptools import setup  # type: ignore[import-untyped]
 
 from offchain.compiled import LIBRARY, MODULES, ROOT, folder, source_of
 
