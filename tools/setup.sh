@@ -7,6 +7,7 @@
 #   models     .models/             two small local models
 #   assets     webapp/static/dist/  the dashboard's script and styles
 #   contracts  .build/              compiled contracts
+#   compiled   .build/compiled/     the gateway's hot path as native code; needs a C compiler and is left out without one
 #   chromium   the system's browser, for the browser tests
 #
 # A step that has nothing to do takes milliseconds: each leaves a stamp named by the content of what it was made
@@ -159,6 +160,30 @@ make_contracts() {
   done_with "$(stamp_contracts)"
 }
 
+# Wider than what names the native code (offchain/compiled.py), which tools/compile.py finds already made then.
+stamp_compiled() {
+  # shellcheck disable=SC2046
+  stamp .build/compiled/.ready requirements.lock tools/compile.py $(find offchain -name '*.py' | LC_ALL=C sort)
+}
+step_compiled() {
+  ready "$(stamp_compiled)" && return
+  step_python
+  if ! can_compile; then
+    printf 'setup: no C compiler: the gateway runs interpreted, which is slower; install %s to change that\n' \
+      "gcc and Python's headers (python3.11-dev)"
+    return
+  fi
+  run compiled "mend what mypyc or the C compiler names"
+}
+can_compile() {
+  cc -fsyntax-only -x c -I"$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')" - \
+    <<<'#include <Python.h>' 2>/dev/null
+}
+make_compiled() {
+  CC=${CC:-cc} python tools/compile.py
+  done_with "$(stamp_compiled)"
+}
+
 step_chromium() {
   command -v chromium >/dev/null && return
   [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null ||
@@ -180,7 +205,7 @@ all)
   heavy=$!
   set +m
   trap 'kill -- "-$heavy" 2>/dev/null || true' EXIT
-  bash tools/setup.sh python node assets contracts
+  bash tools/setup.sh python node assets contracts compiled
   wait "$heavy"
   ;;
 *)

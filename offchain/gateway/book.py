@@ -132,7 +132,7 @@ def _decision(draws: list[Any], candidates: list[Any], *others: Any) -> Decision
         seed,
         region,
         tier,
-        shape,
+        [(limit, count, weight) for limit, count, weight in shape],
         [Draw(*one) for one in draws],
         [Candidate(*one) for one in candidates],
         chosen,

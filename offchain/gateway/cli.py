@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from offchain import compiled
 from offchain.domain.amounts import parse_prlx
 from offchain.errors import UserError
 from offchain.settings import GatewaySettings
@@ -35,12 +36,13 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
 def start(config: Path, port: int | None, as_json: bool) -> None:
     """Serve until SIGTERM; then let running answers end."""
+    interpreted = compiled.use()
     from offchain.gateway.process import run  # noqa: PLC0415  `--help` must not load the server
 
     settings = GatewaySettings.load(config)
     if port is not None:
         settings = settings.model_copy(update={"port": port})
-    run(settings, announce_json=as_json)
+    run(settings, interpreted=interpreted, announce_json=as_json)
 
 
 @cli.command("worker")

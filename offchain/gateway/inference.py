@@ -108,13 +108,13 @@ class Inference:
         began = parts.clock()
         try:
             work = parse(kind, request.body)
-        except InvalidRequestError as error:
-            raise from_invalid(error) from None
+        except InvalidRequestError as invalid:
+            raise from_invalid(invalid) from None
         cost, node_id = work.cost, _pinned(request)
         try:
             parts.quotas.admit(tenant.name, tenant.limits, cost)
-        except QuotaExceededError as error:
-            raise from_quota(error) from None
+        except QuotaExceededError as exceeded:
+            raise from_quota(exceeded) from None
         headers = _NO_HEADERS
         if kind is not _EMBEDDING:
             # beside the body and not in it: the node's receipt binds the caller's own bytes
@@ -135,9 +135,9 @@ class Inference:
         status = 499
         try:
             status = await self._run(work, headers, unit, entry, connection)
-        except ApiError as error:
-            entry.status = "refused" if error.status < 429 else "failed"
-            error.headers.setdefault("x-request-id", "0x" + request_id.hex())
+        except ApiError as refusal:
+            entry.status = "refused" if refusal.status < 429 else "failed"
+            refusal.headers.setdefault("x-request-id", "0x" + request_id.hex())
             raise
         finally:
             entry.total_ms = (parts.clock() - began) * 1000

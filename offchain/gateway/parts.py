@@ -28,6 +28,7 @@ class Parts:
         ready: why the gateway cannot serve, or None when it can.
         shared: what is exchanged with other gateways; None when there is no Redis.
         batches: the routes of files and batches; None when there is no Redis.
+        compiled: whether the hot path runs as native code.
         executions: the records of answered requests that the epochs' reports commit to.
         proved: whether an answer's proof is right, see `pair_mac`.
         seal: signs the record of a request; adds the gateway's address and signature.
@@ -47,6 +48,7 @@ class Parts:
     executions: ExecutionLog
     shared: SharedState | None = None
     batches: BatchRoutes | None = None
+    compiled: bool = False
     proved: Proved = cannot_tell
     first_byte_seconds: float = 10.0
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000

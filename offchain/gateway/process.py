@@ -69,13 +69,17 @@ class _State:
     index_error: str | None = None
 
 
-def run(settings: GatewaySettings, *, announce_json: bool) -> None:
+def run(settings: GatewaySettings, *, interpreted: str | None, announce_json: bool) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        interpreted: why the hot path is not native code, None when it is (offchain/compiled.py).
 
     Raises:
         UserError: a setting, file, key or port cannot be used.
     """
     configure_logs(settings.log_level, "gateway")
+    log.info("gateway.starting", compiled=interpreted is None, reason=interpreted)
     deployment = Deployment.load(settings.deployment)
     signer = Signer.load(settings.keystore, settings.password_file)
     keys = KeyRing(settings.api_keys_file, keccak256(signer.sign_digest(keccak256(_SALT_TAG))))
@@ -84,7 +88,7 @@ def run(settings: GatewaySettings, *, announce_json: bool) -> None:
     directory = NodeDirectory(database, deployment.clock())
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, deployment, signer, keys, directory, announce_json))
+        runner.run(_serve(settings, deployment, signer, keys, directory, interpreted is None, announce_json))
     database.close()
 
 
@@ -102,6 +106,7 @@ async def _serve(
     signer: Signer,
     keys: KeyRing,
     directory: NodeDirectory,
+    compiled: bool,
     announce_json: bool,
 ) -> None:
     state = _State()
@@ -189,6 +194,7 @@ async def _serve(
             executions=executions,
             shared=shared,
             batches=batches,
+            compiled=compiled,
             proved=macs.proved,
             first_byte_seconds=settings.first_byte_timeout_seconds,
         )

@@ -258,6 +258,7 @@ class GatewayService:
             "requests_waiting": engine.router.waiting,
             "nodes": len(self._p.fleet),
             "execution_records_lost": self._p.executions.lost,
+            "compiled": int(self._p.compiled),
         }
         headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
         connection.reply(200, headers, self._p.metrics.render(gauges))

@@ -160,8 +160,8 @@ class StreamTask:
             has_output = any(
                 (c.get("delta") or {}).get("content") or c.get("text") or c.get("token_ids") for c in choices
             )
-        except (ValueError, AttributeError):
-            raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is not JSON") from None
+        except (ValueError, AttributeError, TypeError):
+            raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is malformed") from None
         if not has_output:
             self._held = out
             return b""
@@ -317,6 +317,13 @@ class StreamTask:
 
 def _enter(ledger: Ledger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:
     """Enter a chunk. Returns the text and the ids that the caller does not have yet. Raises NotResumableError."""
+    try:
+        return _enter_choices(ledger, chunk, continued)
+    except (AttributeError, TypeError):
+        raise NotResumableError("an event of the stream is malformed") from None
+
+
+def _enter_choices(ledger: Ledger, chunk: dict[str, Any], continued: bool) -> tuple[str, list[int]]:
     if chunk.get("prompt_token_ids") and not ledger.prompt_ids:
         ledger.prompt_ids = list(chunk["prompt_token_ids"])
     fresh = ""

@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Makes the gateway's native modules from their sources (see offchain/compiled.py); does nothing when they are made."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from mypyc.build import mypycify
+from setuptools import setup  # type: ignore[import-untyped]
+
+from offchain.compiled import LIBRARY, MODULES, ROOT, folder, source_of
+
+
+def main() -> None:
+    made = folder()
+    if made.is_dir():
+        return
+    os.chdir(ROOT)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=made.parent) as making:
+        compile_into(Path(making))
+        if folder() != made:
+            sys.exit("a source was changed meanwhile; run this again")
+        (Path(making) / "lib").rename(made)
+    for other in made.parent.iterdir():
+        if other.is_dir() and other != made:
+            shutil.rmtree(other)
+
+
+def compile_into(making: Path) -> None:
+    """Leave the modules in `making`/lib."""
+    extensions = mypycify(
+        ["--config-file", "pyproject.toml", *map(source_of, MODULES)],
+        opt_level="3",
+        debug_level="0",
+        target_dir=str(making / "c"),
+        group_name=LIBRARY.removesuffix("__mypyc"),
+    )
+    folders = ["--build-lib", str(making / "lib"), "--build-temp", str(making / "o")]
+    setup(
+        name="compiled",
+        packages=[],
+        ext_modules=extensions,
+        script_args=["build_ext", "--parallel", str(os.cpu_count() or 1), *folders],
+    )
+
+
+if __name__ == "__main__":
+    main()
