@@ -38,6 +38,8 @@ def compile_into(making: Path) -> None:
         target_dir=str(making / "c"),
         group_name=LIBRARY.removesuffix("__mypyc"),
     )
+    for extension in extensions:
+        extension.extra_compile_args.append("-w")  # looking for what to warn of takes longer than compiling
     folders = ["--build-lib", str(making / "lib"), "--build-temp", str(making / "o")]
     setup(
         name="compiled",

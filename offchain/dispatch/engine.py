@@ -29,7 +29,7 @@ TICK_SECONDS = 0.025
 
 
 class _Running:
-    """An attempt under watch; times are seconds of the router's clock."""
+    """An attempt; `call` and `exchange` are there when it is under watch. Times are seconds of the router's clock."""
 
     __slots__ = (
         "answering",
@@ -45,23 +45,15 @@ class _Running:
         "progressed",
     )
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        node_id: NodeId,
-        began: float,
-        patience: float,
-        progressed: float,
-        placement: Placement,
-        call: Call,
-    ) -> None:
-        self.exchange = exchange
+    call: Call
+    exchange: Exchange
+
+    def __init__(self, node_id: NodeId, began: float, patience: float, placement: Placement) -> None:
         self.node_id = node_id
         self.began = began
         self.patience = patience
-        self.progressed = progressed
+        self.progressed = began
         self.placement = placement
-        self.call = call
         self.hedge_at = float("inf")
         self.hedge: _Hedge | None = None
         self.blocked = False
@@ -228,24 +220,16 @@ class Engine:
         """
         router = self.router
         began = router.clock() if ready is None else ready.began
+        node_id = placement.lease.node_id
+        patience = router.patience(placement.unit, task.initial_patience_seconds)
+        watch = _Running(node_id, began, patience, placement)
         exchange: Exchange | None = None
-        watch: _Running | None = None
         try:
-            node_id = placement.lease.node_id
-            call = task.call(node_id)
-            exchange = (
+            watch.call = call = task.call(node_id)
+            watch.exchange = exchange = (
                 self._upstream.start(node_id, placement.node.report.url, call)
                 if ready is None
                 else ready.exchange
-            )
-            watch = _Running(
-                exchange,
-                node_id,
-                began,
-                router.patience(placement.unit, task.initial_patience_seconds),
-                began,
-                placement,
-                call,
             )
             if self.hedging.share and ready is None and not task.delivered:
                 watch.hedge_at = began + (router.timings.p95(placement.unit.timing_class) or float("inf"))
@@ -268,7 +252,7 @@ class Engine:
         except NodeError as fault:
             attempt.outcome, attempt.reason, attempt.detail = "failed", fault.kind.value, fault.detail
             router.failed(placement, fault.kind, router.clock() - began)
-            if fault.kind is FaultKind.HEDGE_LOST and watch is not None and watch.hedge is not None:
+            if fault.kind is FaultKind.HEDGE_LOST and watch.hedge is not None:
                 winner, watch.hedge = watch.hedge, None
                 return winner
             raise
@@ -288,10 +272,9 @@ class Engine:
             raise
         finally:
             attempt.ms = (router.clock() - began) * 1000
-            if watch is not None:
-                self._running.discard(watch)
-                if watch.hedge is not None:
-                    self._call_off(watch)
+            self._running.discard(watch)
+            if watch.hedge is not None:
+                self._call_off(watch)
             if exchange is not None:
                 exchange.close()
         return None
