@@ -3,14 +3,14 @@
 ::
 
     gateway key g, node key n       K = SHA-256(g x N) = SHA-256(n x G)       ECDH, once for each pair of keys
-    proof of a ticket               G (64 bytes) || BLAKE2b-256(K, digest)    the digest that is signed otherwise
+    proof of a ticket               G (64 bytes) || BLAKE2b-256(K, 0x1901 || domain separator || encoded ticket)
     proof of a whole answer         BLAKE2b-256(K, request id || receipt header || LF || body)
 
 K is known to these two alone, so whichever of them made no proof itself has it from the other. The two kinds differ in BLAKE2b's
 person, so that neither is ever the other.
 
-What a ticket's digest binds (node, request, body, time, network), its expiry and its single use are the same for both proofs. A
-signature costs 25 us to make and 40 us to recover from, a MAC one of each. Only a signature could be shown to others; nothing in
+What a ticket binds (node, request, body, time, network), its expiry and its single use are the same for both proofs. A signature
+costs 25 us to make and 40 us to recover from, a MAC one of each. Only a signature could be shown to others; nothing in
 the network shows tickets. An answer's receipt is shown to others, so it is signed all the same: the proof only tells the gateway
 sooner that the node vouches for these bytes.
 """
@@ -26,9 +26,9 @@ PROOF_BYTES = PUBLIC_KEY_BYTES + 32
 _MOST_KEYS = 200_000
 
 
-def ticket_mac(key: bytes, digest: bytes) -> bytes:
-    """32 bytes under a ticket's digest."""
-    return blake2b(digest, digest_size=32, key=key, person=b"parallelix.tick").digest()
+def ticket_mac(key: bytes, ticket: bytes) -> bytes:
+    """32 bytes under an encoded ticket in its domain."""
+    return blake2b(ticket, digest_size=32, key=key, person=b"parallelix.tick").digest()
 
 
 def answer_mac(key: bytes, request_id: bytes, receipt: str, body: bytes) -> bytes:
@@ -60,13 +60,13 @@ class AgreedKeys:
             key = self._keys[public_key] = self._agree(public_key)
         return key
 
-    def holds(self, digest: bytes, proof: bytes) -> bool:
+    def holds(self, ticket: bytes, proof: bytes) -> bool:
         """Whether a ticket's proof was made by the owner of the public key that it names, or by us."""
         try:
             key = self.key(proof[:PUBLIC_KEY_BYTES])
         except ValueError:
             return False
-        return hmac.compare_digest(ticket_mac(key, digest), proof[PUBLIC_KEY_BYTES:])
+        return hmac.compare_digest(ticket_mac(key, ticket), proof[PUBLIC_KEY_BYTES:])
 
 
 class GatewayMacs:
@@ -90,13 +90,13 @@ class GatewayMacs:
         self._agreed = AgreedKeys(agree)
         self._public_key_of = public_key_of
 
-    def ticket(self, node_id: NodeId, digest: bytes) -> bytes | None:
-        """The proof of a ticket for a node; None when it must be signed."""
+    def ticket(self, node_id: NodeId, ticket: bytes) -> bytes | None:
+        """The proof of an encoded ticket for a node; None when it must be signed."""
         public_key = self._public_key_of(node_id)
         return (
             None
             if public_key is None
-            else self._public_key + ticket_mac(self._agreed.key(public_key), digest)
+            else self._public_key + ticket_mac(self._agreed.key(public_key), ticket)
         )
 
     def proved(

@@ -47,7 +47,7 @@ class TicketSigner:
         nodes_domain: SigningDomain,
         sign: SignMessage,
         now_ms: Callable[[], int],
-        mac: Callable[[NodeId, bytes], bytes | None] = lambda _node_id, _digest: None,
+        mac: Callable[[NodeId, bytes], bytes | None] = lambda _node_id, _message: None,
     ) -> None:
         """
         Args:
@@ -66,8 +66,9 @@ class TicketSigner:
         issued = self._now_ms()
         expires = issued + TICKET_SECONDS * 1000
         ticket = Ticket(call.request_id, node_id, call.request_hash, issued, expires)
-        message = self._prefix + ticket.struct_hash()
-        proof = self._mac(node_id, keccak256(message)) or self._sign(message)
+        proof = self._mac(node_id, self._prefix + ticket.encoded())
+        if proof is None:
+            proof = self._sign(self._prefix + ticket.struct_hash())
         return f"0x{issued:016x}{expires:016x}{proof.hex()}"
 
 

@@ -266,18 +266,20 @@ class Ticket(NamedTuple):
     issued_at_ms: int
     expires_at_ms: int
 
+    def encoded(self) -> bytes:
+        """EIP-712 typeHash and encodeData, 192 bytes: what a signature is made over by way of hashes, and a MAC directly."""
+        return _TICKET_WORDS.pack(
+            TICKET_TYPEHASH,
+            self.request_id,
+            self.node_id,
+            self.request_hash,
+            self.issued_at_ms,
+            self.expires_at_ms,
+        )
+
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(
-            _TICKET_WORDS.pack(
-                TICKET_TYPEHASH,
-                self.request_id,
-                self.node_id,
-                self.request_hash,
-                self.issued_at_ms,
-                self.expires_at_ms,
-            )
-        )
+        return keccak256(self.encoded())
 
 
 _TICKET_WORDS = Struct(">32s 32s 28xI 32s 24xQ 24xQ")

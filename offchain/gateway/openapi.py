@@ -21,7 +21,7 @@ def _operation(
     operation: dict[str, Any] = {
         "summary": summary,
         "security": [{"key": []}],
-        "responses": {**responses, **{str(status): _ERROR for status in (401, *statuses)}},
+        "responses": {**responses, **{str(status): _ERROR for status in (400, 401, *statuses)}},
         **more,
     }
     if body is not None:
@@ -150,7 +150,7 @@ def document() -> dict[str, Any]:
                 "get": {
                     "summary": "What this gateway sees of a node, and what keeps work from it",
                     "security": [],
-                    "responses": {"200": _OK, "404": _ERROR},
+                    "responses": {"200": _OK, "400": _ERROR, "404": _ERROR},
                     "parameters": [{**path_id, "name": "id"}],
                 }
             },
@@ -168,7 +168,7 @@ def document() -> dict[str, Any]:
                 "get": {
                     "summary": "A request's execution record and its proof, once its epoch is over",
                     "security": [],
-                    "responses": {"200": _OK, "404": _ERROR},
+                    "responses": {"200": _OK, "400": _ERROR, "404": _ERROR},
                     "parameters": [{**path_id, "name": "id"}],
                 }
             },

@@ -17,13 +17,14 @@ from typing import Any
 import orjson
 
 from offchain.dispatch.http1 import Connection, Request
+from offchain.dispatch.signing import encode_header
 from offchain.dispatch.transport import HostPool, HttpExchange
 from offchain.dispatch.work import NodeError
 from offchain.domain.receipts import StreamedAnswer, answer_result
 from offchain.node.engine import Engine, EngineState
 from offchain.node.errors import ServeError
 from offchain.node.manifest import ServedModel
-from offchain.node.receipts import Answered, ReceiptMaker, header_value
+from offchain.node.receipts import Answered, ReceiptMaker
 from offchain.node.tickets import Admission
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -183,7 +184,7 @@ class Proxy:
             raise ServeError(
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
             ) from None
-        receipt = header_value(self._receipts.make(job.answered(result, served)))
+        receipt = encode_header(self._receipts.make(job.answered(result, served)))
         headers = {"content-type": "application/json", "x-parallelix-receipt": receipt}
         proof = job.admission.prove(receipt, data)
         if proof is not None:

@@ -1,6 +1,5 @@
 """The node's signature under each answer."""
 
-import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,8 +77,3 @@ class ReceiptMaker:
         signed = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
         self._keep(signed)
         return signed
-
-
-def header_value(receipt: bytes) -> str:
-    """A receipt as the value of `X-Parallelix-Receipt`: base64url without padding."""
-    return base64.urlsafe_b64encode(receipt).decode().rstrip("=")

@@ -4,6 +4,7 @@ import os
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from offchain.chain.keys import address_of, recover
@@ -156,17 +157,20 @@ class TicketGate:
             raise _invalid("the ticket was issued in the future; the front's or this node's clock is wrong")
         if not 0 < found.expires_at_ms - found.issued_at_ms <= MAX_LIFETIME_MS:
             raise _invalid(f"a ticket lives at most {MAX_LIFETIME_MS // 1000} s; issue a shorter one")
-        digest, proof = keccak256(self._prefix + found.struct_hash()), raw[_TIMES_BYTES:]
-        try:
-            gateway = address_of(proof[:PUBLIC_KEY_BYTES]) if is_mac else recover(digest, proof)
-        except ValueError:
-            raise _invalid("the ticket's signature is malformed") from None
-        if not await self._is_gateway(gateway) or (is_mac and not self._agreed.holds(digest, proof)):
+        message, proof = self._prefix + found.encoded(), raw[_TIMES_BYTES:]
+        if is_mac:
+            gateway = address_of(proof[:PUBLIC_KEY_BYTES])
+        else:
+            try:
+                gateway = recover(keccak256(self._prefix + found.struct_hash()), proof)
+            except ValueError:
+                raise _invalid("the ticket's signature is malformed") from None
+        if not await self._is_gateway(gateway) or (is_mac and not self._agreed.holds(message, proof)):
             raise _invalid(
                 "the ticket is not for this node, this body or this network, or its signer is no listed gateway"
             )
         key = self._agreed.key(proof[:PUBLIC_KEY_BYTES]) if is_mac else None
-        return Admission(found, digest, self._guard, key)
+        return Admission(found, blake2b(message, digest_size=32).digest(), self._guard, key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,9 +109,9 @@ def ticket_headers(
     issued = clock_ms() if issued_ms is None else issued_ms
     rid = request_id if request_id is not None else keccak256(str(time.perf_counter_ns()).encode())
     ticket = Ticket(rid, NodeId(node), keccak256(body), issued, issued + lifetime_ms)
-    digest = domain.digest(ticket.struct_hash())
     macs = GatewayMacs(signer.public_key, signer.agree, lambda _: node_key)
-    proof = macs.ticket(NodeId(node), digest) or signer.sign_digest(digest)
+    proof = macs.ticket(NodeId(node), domain.message(ticket.encoded()))
+    proof = proof or signer.sign_struct(domain, ticket.struct_hash())
     raw = issued.to_bytes(8, "big") + (issued + lifetime_ms).to_bytes(8, "big") + proof
     return {"X-Parallelix-Request-Id": "0x" + rid.hex(), "X-Parallelix-Ticket": "0x" + raw.hex()}
 

@@ -132,11 +132,12 @@ class StubNode:
         issued, expires = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:16], "big")
         ticket = Ticket(request_id, NodeId(self.spec.node_id), keccak256(body), issued, expires)
         digest, proof = self.nodes_domain.digest(ticket.struct_hash()), raw[16:]
+        message = self.nodes_domain.message(ticket.encoded())
         is_mac = len(proof) == PROOF_BYTES
         gateway = address_of(proof[:PUBLIC_KEY_BYTES]) if is_mac else recover(digest, proof)
         if gateway.lower() != self.spec.gateway_signer.lower():
             return "a stranger's ticket"
-        if is_mac and not self.agreed.holds(digest, proof):
+        if is_mac and not self.agreed.holds(message, proof):
             return "a forged ticket"
         if not issued - 5_000 <= time.time() * 1000 <= expires:
             return "an old ticket"

@@ -114,13 +114,14 @@ def test_ticket__of_a_node_whose_key_is_known__is_proved_by_a_mac_that_only_the_
     macs = GatewayMacs(gateway.public_key, gateway.agree, known.get)
     make = TicketSigner(NODES, gateway.sign, lambda: NOW, macs.ticket)
     call = Call("/v1/x", b'{"a":1}', b"\x05" * 32)
-    digest = NODES.digest(Ticket(call.request_id, NODE, call.request_hash, NOW, NOW + 60_000).struct_hash())
+    ticket = Ticket(call.request_id, NODE, call.request_hash, NOW, NOW + 60_000)
+    message, digest = NODES.message(ticket.encoded()), NODES.digest(ticket.struct_hash())
     proof = bytes.fromhex(make(NODE, call)[2:])[16:]
     assert proof[:64] == gateway.public_key
-    assert AgreedKeys(KEY.agree).holds(digest, proof)
-    assert not AgreedKeys(STRANGER.agree).holds(digest, proof)
-    assert not AgreedKeys(KEY.agree).holds(keccak256(b"another"), proof)
-    assert not AgreedKeys(KEY.agree).holds(digest, bytes(64) + proof[64:])  # no point on the curve
+    assert AgreedKeys(KEY.agree).holds(message, proof)
+    assert not AgreedKeys(STRANGER.agree).holds(message, proof)
+    assert not AgreedKeys(KEY.agree).holds(NODES.message(ticket._replace(node_id=NodeId(8)).encoded()), proof)
+    assert not AgreedKeys(KEY.agree).holds(message, bytes(64) + proof[64:])  # no point on the curve
     known.clear()  # as while the node's key is being rotated
     assert recover(digest, bytes.fromhex(make(NODE, call)[2:])[16:]) == gateway.address
 
