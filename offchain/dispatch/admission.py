@@ -156,11 +156,13 @@ class Quotas:
         usage.tokens.add(cost, now)
         usage.running += 1
 
+    def leave(self, tenant: str) -> None:
+        """A request has ended."""
+        self.usage(tenant).running -= 1
+
     def settle(self, tenant: str, expected: int, actual: int) -> None:
-        """A request has ended, having used `actual` tokens."""
-        usage = self.usage(tenant)
-        usage.running -= 1
-        usage.tokens.add(actual - expected, self._now())
+        """A request that has ended used `actual` tokens."""
+        self.usage(tenant).tokens.add(actual - expected, self._now())
 
 
 def _check(what: str, count: SlidingCount, limit: int, amount: int, now: float) -> None:

@@ -48,16 +48,35 @@ class _Running:
     call: Call
     exchange: Exchange
 
-    def __init__(self, node_id: NodeId, began: float, patience: float, placement: Placement) -> None:
+    def __init__(self, node_id: NodeId, began: float, placement: Placement) -> None:
         self.node_id = node_id
         self.began = began
-        self.patience = patience
+        self.patience = float("inf")
         self.progressed = began
         self.placement = placement
         self.hedge_at = float("inf")
         self.hedge: _Hedge | None = None
         self.blocked = False
         self.answering = False
+
+
+class Answered:
+    """An answer that is out.
+
+    Attributes:
+        held: the attempt's lease was still held, so that the answer counts for its node.
+    """
+
+    __slots__ = ("attempt", "held", "placement", "task", "unit")
+
+    def __init__(
+        self, unit: WorkUnit, placement: Placement, attempt: Attempt, task: Task, held: bool
+    ) -> None:
+        self.unit = unit
+        self.placement = placement
+        self.attempt = attempt
+        self.task = task
+        self.held = held
 
 
 @dataclass(slots=True, eq=False)
@@ -136,7 +155,16 @@ class Engine:
         return len(self._running)
 
     async def run(self, unit: WorkUnit, task: Task, sink: Sink, trail: Trail) -> None:
-        """See a unit through. `trail` fills up as it goes, also when this raises.
+        """`answer`, and `settle` at once."""
+        answered = await self.answer(unit, task, sink, trail)
+        if answered is not None:
+            self.settle(answered)
+
+    async def answer(self, unit: WorkUnit, task: Task, sink: Sink, trail: Trail) -> "Answered | None":
+        """See a unit through until its answer is out. `trail` fills up as it goes, also when this raises.
+
+        Returns:
+            What is to be given to `settle`, soon; None when an attempt that failed had given the whole answer.
 
         Raises:
             NoCapacityError: nobody could take it, or everybody who could has failed.
@@ -159,7 +187,7 @@ class Engine:
             try:
                 hedge = await self._attempt(placement, attempt, task, sink, hedge)
                 if hedge is None:
-                    return
+                    return Answered(unit, placement, attempt, task, self.router.answered(placement))
                 tried[node_id] = False
             except NodeError as fault:
                 hedge = None
@@ -168,7 +196,7 @@ class Engine:
                 if (rest := task.settled()) is not None:
                     if not sink.write(rest):
                         await sink.drain()
-                    return
+                    return None
                 if task.delivered and unit.requirements.revision is None:
                     offer = placement.node.report.offers[unit.requirements.capability]
                     wants = unit.requirements._replace(revision=offer.revision)
@@ -180,8 +208,20 @@ class Engine:
                         raise NotResumableError("the one node that was asked for failed") from fault
                     raise NoCapacityError("node_unavailable", f"node {node_id} failed: {fault}") from fault
             finally:
-                if self.on_attempt is not None:
+                if self.on_attempt is not None and attempt.outcome != "ok":
                     self.on_attempt(unit, attempt)
+
+    def settle(self, answered: "Answered") -> None:
+        """Check what is left to check of an answer that is out, and judge its node by it."""
+        attempt, placement = answered.attempt, answered.placement
+        fault = answered.task.verdict()
+        if fault is not None:
+            attempt.reason, attempt.detail = fault.kind.value, fault.detail
+            self.router.failed(placement, fault.kind)
+        elif answered.held:
+            self.router.credit(placement)
+        if self.on_attempt is not None:
+            self.on_attempt(answered.unit, attempt)
 
     async def _queued(self, unit: WorkUnit, number: int, tried: Tried, trail: Trail) -> Placement:
         """Wait for a place. Raises NoCapacityError."""
@@ -221,8 +261,7 @@ class Engine:
         router = self.router
         began = router.clock() if ready is None else ready.began
         node_id = placement.lease.node_id
-        patience = router.patience(placement.unit, task.initial_patience_seconds)
-        watch = _Running(node_id, began, patience, placement)
+        watch = _Running(node_id, began, placement)
         exchange: Exchange | None = None
         try:
             watch.call = call = task.call(node_id)
@@ -231,6 +270,7 @@ class Engine:
                 if ready is None
                 else ready.exchange
             )
+            watch.patience = router.patience(placement.unit, task.initial_patience_seconds)
             if self.hedging.share and ready is None and not task.delivered:
                 watch.hedge_at = began + (router.timings.p95(placement.unit.timing_class) or float("inf"))
             self._running.add(watch)
@@ -243,12 +283,6 @@ class Engine:
             first = b"" if ready is None or ready.waiting is None else ready.waiting.result()
             await self._body(exchange, watch, attempt, placement, task, sink, first)
             attempt.outcome = "ok"
-            found = task.verdict()
-            if found is None:
-                router.succeeded(placement)
-            else:
-                attempt.reason, attempt.detail = found.kind.value, found.detail
-                router.failed(placement, found.kind)
         except NodeError as fault:
             attempt.outcome, attempt.reason, attempt.detail = "failed", fault.kind.value, fault.detail
             router.failed(placement, fault.kind, router.clock() - began)

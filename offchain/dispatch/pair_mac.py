@@ -4,7 +4,7 @@
 
     gateway key g, node key n       K = SHA-256(g x N) = SHA-256(n x G)       ECDH, once for each pair of keys
     proof of a ticket               G (64 bytes) || BLAKE2b-256(K, 0x1901 || domain separator || encoded ticket)
-    proof of a whole answer         BLAKE2b-256(K, request id || receipt header || LF || body)
+    proof of a whole answer         BLAKE2b-256(K, request id || body)
 
 K is known to these two alone, so whichever of them made no proof itself has it from the other. The two kinds differ in BLAKE2b's
 person, so that neither is ever the other.
@@ -31,9 +31,9 @@ def ticket_mac(key: bytes, ticket: bytes) -> bytes:
     return blake2b(ticket, digest_size=32, key=key, person=b"parallelix.tick").digest()
 
 
-def answer_mac(key: bytes, request_id: bytes, receipt: str, body: bytes) -> bytes:
-    """32 bytes under a whole answer and the header of its receipt."""
-    mac = blake2b(request_id + receipt.encode() + b"\n", digest_size=32, key=key, person=b"parallelix.answ")
+def answer_mac(key: bytes, request_id: bytes, body: bytes) -> bytes:
+    """32 bytes under a whole answer."""
+    mac = blake2b(request_id, digest_size=32, key=key, person=b"parallelix.answ")
     mac.update(body)
     return mac.digest()
 
@@ -99,10 +99,8 @@ class GatewayMacs:
             else self._public_key + ticket_mac(self._agreed.key(public_key), ticket)
         )
 
-    def proved(
-        self, node_id: NodeId, request_id: bytes, receipt: str, body: bytes, proof: str
-    ) -> bool | None:
-        """Whether a proof (hex) shows that an answer and its receipt's header are the node's; None: that cannot be told."""
+    def proved(self, node_id: NodeId, request_id: bytes, body: bytes, proof: str) -> bool | None:
+        """Whether a proof (hex) shows that an answer is the node's; None: that cannot be told."""
         public_key = self._public_key_of(node_id)
         if public_key is None:
             return None
@@ -110,4 +108,4 @@ class GatewayMacs:
             given = bytes.fromhex(proof)
         except ValueError:
             return False
-        return hmac.compare_digest(answer_mac(self._agreed.key(public_key), request_id, receipt, body), given)
+        return hmac.compare_digest(answer_mac(self._agreed.key(public_key), request_id, body), given)

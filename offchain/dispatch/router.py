@@ -260,15 +260,24 @@ class Router:
         if self._late:
             self._late.pop(placement.unit.timing_class, None)
 
-    def succeeded(self, placement: Placement) -> bool:
-        """The attempt gave the answer. False when its lease had ended before, so that nothing may be counted."""
-        if not self._release(placement):
-            return False
+    def answered(self, placement: Placement) -> bool:
+        """The answer is out. False when its lease had ended before, so that nothing may be counted."""
+        held = self._release(placement)
+        self.pump()
+        return held
+
+    def credit(self, placement: Placement) -> None:
+        """An answer that was held to be good: it counts for its node."""
         self.fleet.succeeded(placement.node)
         if placement.unit.affinity:
             placement.node.remember_prefixes(placement.unit.affinity)
-        self.pump()
-        return True
+
+    def succeeded(self, placement: Placement) -> bool:
+        """The attempt gave the answer, and it is good. False as `answered`."""
+        held = self.answered(placement)
+        if held:
+            self.credit(placement)
+        return held
 
     def failed(self, placement: Placement, kind: FaultKind, waited_seconds: float = 0.0) -> bool:
         """The attempt failed. Returns whether the node's breaker opened."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 
 from offchain.dispatch.admission import QuotaExceededError
+from offchain.dispatch.engine import Answered
 from offchain.dispatch.http1 import Connection, Request
 from offchain.dispatch.inference.plain import RECEIPT_HEADER, PlainTask
 from offchain.dispatch.inference.request import InferenceRequest, InvalidRequestError, Kind, parse
@@ -33,6 +34,9 @@ from offchain.gateway.tenants import Tenant
 
 PIN_HEADER = "x-parallelix-node"
 SALT_HEADER = "x-parallelix-cache-salt"
+SETTLE_SECONDS = 0.001
+MOST_UNSETTLED = 8
+"""Receipts checked one after another take a fifth less time than each between other work; nobody waits for them meanwhile."""
 
 
 class _StreamSink:
@@ -90,6 +94,25 @@ class _WholeSink:
         return None
 
 
+class _Ended:
+    """A request that has ended, or is about to.
+
+    Attributes:
+        status: that went out; 499 when the caller left or an error became its answer.
+        answered, task: of an answer.
+    """
+
+    __slots__ = ("answered", "cost", "entry", "kind", "status", "task")
+
+    def __init__(self, kind: Kind, cost: int, entry: Entry) -> None:
+        self.kind = kind
+        self.cost = cost
+        self.entry = entry
+        self.status = 499
+        self.answered: Answered | None = None
+        self.task: PlainTask | StreamTask | None = None
+
+
 _EMBEDDING = Kind.EMBEDDING
 _NO_HEADERS: dict[str, str] = {}
 
@@ -99,7 +122,8 @@ class Inference:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
-        self._over: deque[tuple[Kind, int, int, Entry]] = deque()
+        self._over: deque[_Ended] = deque()
+        self._later: asyncio.Handle | None = None
         parts.engine.on_attempt = self._count_attempt
 
     async def answer(self, kind: Kind, request: Request, connection: Connection, tenant: Tenant) -> None:
@@ -132,36 +156,51 @@ class Inference:
         trail = Trail(request_id)
         entry = Entry(trail, tenant.name, work.model, parts.now_ms(), status="cancelled")
         parts.book.open(entry)
-        status = 499
+        ended = _Ended(kind, cost, entry)
         try:
-            status = await self._run(work, headers, unit, entry, connection)
+            await self._run(work, headers, unit, ended, connection)
         except ApiError as refusal:
             entry.status = "refused" if refusal.status < 429 else "failed"
             refusal.headers.setdefault("x-request-id", "0x" + request_id.hex())
             raise
         finally:
             entry.total_ms = (parts.clock() - began) * 1000
-            # the caller has its answer, and nobody waits for the rest
-            if not self._over:
-                asyncio.get_running_loop().call_soon(self._close_all)
-            self._over.append((kind, status, cost, entry))
+            parts.quotas.leave(tenant.name)
+            self._over.append(ended)
+            self._settle_soon()
 
-    def _close_all(self) -> None:
-        """Settle what has ended in the last turn of the loop."""
+    def _settle_soon(self) -> None:
+        """Have what has ended settled: now if nothing else is being answered, else several at once, shortly."""
+        loop = asyncio.get_running_loop()
+        if len(self._over) >= MOST_UNSETTLED or not self._p.engine.running:
+            if self._later is not None:
+                self._later.cancel()
+            self._later = loop.call_soon(self.settle)
+        elif self._later is None:
+            self._later = loop.call_later(SETTLE_SECONDS, self.settle)
+
+    def settle(self) -> None:
+        """Check, count and record all that has ended. Whoever reads what follows from it calls this first."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         try:
             while self._over:
-                self._ended(*self._over.popleft())
+                self._settle(self._over.popleft())
         finally:
             if self._over:  # one that raises takes no other along
-                asyncio.get_running_loop().call_soon(self._close_all)
+                self._settle_soon()
 
-    def _ended(self, kind: Kind, status: int, cost: int, entry: Entry) -> None:
-        """Count and record a request that has ended; 499 when the caller left or an error became its answer."""
-        parts = self._p
+    def _settle(self, ended: "_Ended") -> None:
+        parts, entry = self._p, ended.entry
+        if ended.answered is not None:
+            parts.engine.settle(ended.answered)
+        if ended.task is not None:
+            self._take(entry, ended.task)
         parts.metrics.seconds.observe(entry.total_ms / 1000)
-        if status != 499 or entry.status == "cancelled":
-            parts.metrics.requests[kind, status] += 1
-        parts.quotas.settle(entry.tenant, cost, sum(entry.usage))
+        if ended.status != 499 or entry.status == "cancelled":
+            parts.metrics.requests[ended.kind, ended.status] += 1
+        parts.quotas.settle(entry.tenant, ended.cost, sum(entry.usage))
         record = parts.book.close(entry)
         if parts.shared is not None:
             parts.shared.finished(entry, record)
@@ -175,11 +214,11 @@ class Inference:
         work: InferenceRequest,
         sent: dict[str, str],
         unit: WorkUnit,
-        entry: Entry,
+        ended: "_Ended",
         connection: Connection,
-    ) -> int:
-        """See a request through; returns the status that went out. Raises ApiError while nothing was sent yet."""
-        parts = self._p
+    ) -> None:
+        """See a request through. Raises ApiError while nothing was sent yet."""
+        parts, entry = self._p, ended.entry
         task: StreamTask | PlainTask
         sink: Sink
         if work.stream:
@@ -199,21 +238,22 @@ class Inference:
             )
             sink = _WholeSink(connection, unit.request_id, entry.trail, task)
         try:
-            await parts.engine.run(unit, task, sink, entry.trail)
+            ended.answered = await parts.engine.answer(unit, task, sink, entry.trail)
         except (CallerError, NoCapacityError, NotResumableError) as error:
             if not connection.started:
                 raise self._refusal(work, error) from None
             entry.status = "failed"
             connection.write(b"data: " + _last_event(error) + b"\n\n")
             connection.finish()
-            return 200
+            ended.status = 200
+            return
         if isinstance(task, StreamTask):
             connection.finish()
-        self._answered(entry, task)
-        return 200
-
-    def _answered(self, entry: Entry, task: PlainTask | StreamTask) -> None:
         entry.status = "answered"
+        ended.status, ended.task = 200, task
+
+    def _take(self, entry: Entry, task: PlainTask | StreamTask) -> None:
+        """Into the record what the answer was."""
         entry.usage = task.usage
         if task.receipt is not None:
             entry.receipt, entry.raw_receipt = task.receipt, task.raw_receipt

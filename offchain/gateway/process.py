@@ -238,6 +238,7 @@ async def _serve(
     announce_ready("gateway", url, settings.ready_file, as_json=announce_json)
     await stopping.wait()
     await server.stop(DRAIN_SECONDS)
+    service.settle()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

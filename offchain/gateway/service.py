@@ -31,7 +31,8 @@ class GatewayService:
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
-        infer = Inference(parts).answer
+        self._inference = Inference(parts)
+        infer = self._inference.answer
         self._open: dict[str, tuple[str, Callable[[Request, Connection], None]]] = {
             "/health": ("GET", self._health),
             "/ready": ("GET", self._ready),
@@ -56,8 +57,14 @@ class GatewayService:
             ] += 1
             connection.reply(error.status, {**JSON, **error.headers}, error.body)
 
+    def settle(self) -> None:
+        """Bring everything that was answered into the records."""
+        self._inference.settle()
+
     async def _route(self, request: Request, connection: Connection) -> None:
         path = request.path
+        if request.method == "GET":
+            self.settle()
         known = self._closed.get(path)
         if known is not None:
             method, route = known

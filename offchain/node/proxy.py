@@ -186,7 +186,7 @@ class Proxy:
             ) from None
         receipt = encode_header(self._receipts.make(job.answered(result, served)))
         headers = {"content-type": "application/json", "x-parallelix-receipt": receipt}
-        proof = job.admission.prove(receipt, data)
+        proof = job.admission.prove(data)
         if proof is not None:
             headers["x-parallelix-proof"] = proof
         job.connection.reply(200, headers, data)

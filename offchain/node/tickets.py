@@ -186,15 +186,11 @@ class Admission:
         """Use it up. Raises TicketError when it was used before."""
         self._guard.admit(self._digest, self.ticket.expires_at_ms, now_ms)
 
-    def prove(self, receipt: str, body: bytes) -> str | None:
-        """`X-Parallelix-Proof` of a whole answer; None for a front that signed its ticket.
-
-        Args:
-            receipt: the value of `X-Parallelix-Receipt`.
-        """
+    def prove(self, body: bytes) -> str | None:
+        """`X-Parallelix-Proof` of a whole answer; None for a front that signed its ticket."""
         if self._key is None:
             return None
-        return answer_mac(self._key, self.ticket.request_id, receipt, body).hex()
+        return answer_mac(self._key, self.ticket.request_id, body).hex()
 
 
 def _from_hex(text: str, length: int, what: str) -> bytes:

@@ -170,11 +170,10 @@ class StubNode:
         """Put the proof under a whole answer."""
         raw = bytes.fromhex(request.headers.get("X-Parallelix-Ticket", "0x")[2:])
         if self.spec.proof != "none" and len(raw) == 16 + PROOF_BYTES and isinstance(answer.body, bytes):
-            receipt = answer.headers.get("X-Parallelix-Receipt", "")
             request_id = bytes.fromhex(request.headers["X-Parallelix-Request-Id"][2:])
             proved = answer.body + (b" " if self.spec.proof == "wrong" else b"")
             key = self.agreed.key(raw[16 : 16 + PUBLIC_KEY_BYTES])
-            answer.headers["X-Parallelix-Proof"] = answer_mac(key, request_id, receipt, proved).hex()
+            answer.headers["X-Parallelix-Proof"] = answer_mac(key, request_id, proved).hex()
         return answer
 
     # ---------------------------------------------------------------------------------------- inference

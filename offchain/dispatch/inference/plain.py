@@ -30,11 +30,11 @@ MOST_ANSWER_BYTES = 64 * 1024 * 1024
 _INDEX = itemgetter("index")
 _EMBEDDING = Kind.EMBEDDING
 
-Proved = Callable[[NodeId, bytes, str, bytes, str], bool | None]
-"""(node, request id, receipt header, body, proof header) -> whether the proof is right; None when that cannot be told."""
+Proved = Callable[[NodeId, bytes, bytes, str], bool | None]
+"""(node, request id, body, proof header) -> whether the proof is right; None when that cannot be told."""
 
 
-def cannot_tell(_node: NodeId, _request_id: bytes, _receipt: str, _body: bytes, _proof: str) -> bool | None:
+def cannot_tell(_node: NodeId, _request_id: bytes, _body: bytes, _proof: str) -> bool | None:
     """For who shares no key with nodes: every receipt is checked before its answer is given."""
     return None
 
@@ -139,10 +139,10 @@ class PlainTask:
         return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c.get("index", 0))])
 
     def _is_proved(self, answer: bytes) -> bool:
-        """Whether the node vouches for the answer and its receipt by a proof. Raises NodeError when the proof is wrong."""
+        """Whether the node vouches for the answer by a proof, and gave a receipt. Raises NodeError when the proof is wrong."""
         if self._proof is None or self.receipt_header is None:
             return False
-        proved = self._proved(self._node_id, self._call.request_id, self.receipt_header, answer, self._proof)
+        proved = self._proved(self._node_id, self._call.request_id, answer, self._proof)
         if proved is False:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer's proof is wrong")
         return proved is True

@@ -1,6 +1,7 @@
 """An answer that is a stream of server-sent events, and goes on after a cut."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -309,10 +310,11 @@ class StreamTask:
         elif self.receipt is not None:
             self.usage = (self.receipt.receipt.prompt_tokens, self.receipt.receipt.completion_tokens)
         elif self._usage is not None:
-            self.usage = (
-                int(self._usage.get("prompt_tokens") or 0),
-                int(self._usage.get("completion_tokens") or 0),
-            )
+            with suppress(ValueError, TypeError, AttributeError):  # the answer is out, and counts for nothing
+                self.usage = (
+                    int(self._usage.get("prompt_tokens") or 0),
+                    int(self._usage.get("completion_tokens") or 0),
+                )
 
 
 def _enter(ledger: Ledger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:

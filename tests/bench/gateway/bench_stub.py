@@ -83,12 +83,12 @@ class Stub:
             {"receipt": made.to_json(), "signature": "0x" + signature.hex(), "nodeKey": self.signer.address}
         )
 
-    def proof(self, ticket: str, request_id: bytes, receipt: str, body: bytes) -> str:
+    def proof(self, ticket: str, request_id: bytes, body: bytes) -> str:
         """The header line that proves an answer, as the agent's; empty for who sent no ticket, or a signed one."""
         if len(ticket) != MAC_TICKET:
             return ""
         key = self.agreed.key(bytes.fromhex(ticket[KEY_BEGINS:KEY_ENDS]))
-        return f"x-parallelix-proof: {answer_mac(key, request_id, receipt, body).hex()}\r\n"
+        return f"x-parallelix-proof: {answer_mac(key, request_id, body).hex()}\r\n"
 
 
 class StubConnection(asyncio.Protocol):
@@ -176,7 +176,7 @@ class StubConnection(asyncio.Protocol):
         header = base64.urlsafe_b64encode(receipt).decode().rstrip("=")
         self.stub.served += 1
         answer = orjson.dumps(document)
-        proof = self.stub.proof(headers.get("x-parallelix-ticket", ""), request_id, header, answer)
+        proof = self.stub.proof(headers.get("x-parallelix-ticket", ""), request_id, answer)
         self.reply(answer, f"x-parallelix-receipt: {header}\r\n{proof}")
 
     async def slowly(self, path: str, headers: dict[str, str], body: bytes, fields: dict[str, Any]) -> None:

@@ -48,7 +48,6 @@ def _is_proved_to_the_gateway(network: LocalNetwork, url: str) -> bool:
         macs.proved(
             NodeId(node.node_id),
             bytes.fromhex(headers["X-Parallelix-Request-Id"][2:]),
-            answer.headers["x-parallelix-receipt"],
             answer.content,
             answer.headers["x-parallelix-proof"],
         )

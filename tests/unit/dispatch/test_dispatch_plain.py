@@ -54,7 +54,7 @@ class Node:
         signature = self.signer.sign_digest(DigestMaker(MARKET)(made.struct_hash()))
         receipt = SignedReceipt(made, signature, KEY.address).to_header() if self.receipt else ""
         key = AgreedKeys(KEY.agree).key(GATEWAY.public_key)
-        proof = answer_mac(key, call.request_id, receipt, body if self.proof == "right" else b"other").hex()
+        proof = answer_mac(key, call.request_id, body if self.proof == "right" else b"other").hex()
         headers = {"x-parallelix-receipt": receipt, "x-parallelix-proof": proof}
         if self.proof == "none":
             del headers["x-parallelix-proof"]
