@@ -288,6 +288,8 @@ class World:
 
 def as_tuple(message: Any) -> tuple[Any, ...]:
     """A message's fields in order, as the ABI takes a struct."""
+    if isinstance(message, tuple):
+        return tuple(message)
     return tuple(getattr(message, name) for name in type(message).__dataclass_fields__)
 
 
