@@ -272,13 +272,6 @@ class Router:
         if placement.unit.affinity:
             placement.node.remember_prefixes(placement.unit.affinity)
 
-    def succeeded(self, placement: Placement) -> bool:
-        """The attempt gave the answer, and it is good. False as `answered`."""
-        held = self.answered(placement)
-        if held:
-            self.credit(placement)
-        return held
-
     def failed(self, placement: Placement, kind: FaultKind, waited_seconds: float = 0.0) -> bool:
         """The attempt failed. Returns whether the node's breaker opened."""
         self._release(placement)

@@ -1,7 +1,6 @@
 """Asks a gateway the way any requester does, with the node pinned; tells apart whose failure a failure is."""
 
 import asyncio
-import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Protocol, Self
 
 import aiohttp
 
+from offchain.dispatch.signing import decode_header
 from offchain.domain.receipts import StreamedAnswer
 from offchain.domain.types import NodeId
 
@@ -239,7 +239,7 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
 def decode_envelope(header: str) -> Any:
     """The receipt envelope of a header's base64url, None when it is none."""
     try:
-        return json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+        return json.loads(decode_header(header))
     except ValueError:
         return None
 

@@ -58,9 +58,9 @@ def test_router__slots__are_never_exceeded_and_freed_slots_go_to_the_queue() -> 
     running = [world.place(world.unit()) for _ in range(4)]
     assert {p.node.leases for p in running} == {2}
     waiting = [world.wait(world.unit()) for _ in range(3)]
-    assert world.router.succeeded(running[0])
+    assert world.router.answered(running[0])
     assert [bool(w) for w in waiting] == [True, False, False]
-    assert not world.router.succeeded(running[0])
+    assert not world.router.answered(running[0])
     assert [bool(w) for w in waiting] == [True, False, False]
 
 
@@ -94,9 +94,9 @@ def test_queue__two_tenants__served_alternately_by_work_not_by_number() -> None:
         world.router.enqueue(unit, 0, {}, note("flood"))
     for _ in range(10):
         world.router.enqueue(world.unit("small", cost=5), 0, {}, note("small"))
-    world.router.succeeded(blocker)
+    world.router.answered(blocker)
     while placements:
-        world.router.succeeded(placements.pop())
+        world.router.answered(placements.pop())
     first = Counter(served[:15])
     assert first["small"] == 10
     assert served[15:] == ["flood"] * 25
@@ -114,9 +114,9 @@ def test_queue__priorities__are_strict() -> None:
             lambda p, priority=priority: (order.append(priority), done.append(p)),
         )
     done: list[Any] = []
-    world.router.succeeded(blocker)
+    world.router.answered(blocker)
     while done:
-        world.router.succeeded(done.pop())
+        world.router.answered(done.pop())
     assert order == [Priority.INTERACTIVE, Priority.STANDARD, Priority.BATCH]
 
 
@@ -264,7 +264,7 @@ def test_patience__follows_the_measured_times() -> None:
     for _ in range(40):
         placement = world.place(world.unit(timing_class="t"))
         world.router.first_byte(placement, 0.6)
-        world.router.succeeded(placement)
+        world.router.answered(placement)
     assert world.router.patience(unit, 10.0) == pytest.approx(1.8)
 
 
@@ -282,7 +282,7 @@ def test_patience__one_node_hangs__stays_and_all_are_slow__grows() -> None:
     for _ in range(40):
         placement = world.place(world.unit(timing_class="t"))
         world.router.first_byte(placement, 0.1)
-        world.router.succeeded(placement)
+        world.router.answered(placement)
     for _ in range(20):
         times_out(1)
     assert world.router.patience(unit, 10.0) == pytest.approx(0.9)
@@ -306,10 +306,10 @@ def test_fairness__all_backlogged__work_differs_by_at_most_two_units(asked: list
 
         world.router.enqueue(world.unit(tenant, cost=cost), 0, {}, placed)
     tenants = set(left)
-    world.router.succeeded(blocker)
+    world.router.answered(blocker)
     while placements and all(left[t] for t in tenants):
         assert max(given_work[t] for t in tenants) - min(given_work[t] for t in tenants) <= 100
-        world.router.succeeded(placements.pop())
+        world.router.answered(placements.pop())
 
 
 def test_quotas__window_slides__room_comes_back() -> None:
