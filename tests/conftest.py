@@ -1,3 +1,8 @@
 """Fixtures that every kind of test may use."""
 
-pytest_plugins = ["tests.support.anvil", "tests.support.databases", "tests.support.network"]
+pytest_plugins = [
+    "tests.support.anvil",
+    "tests.support.ape_chain",
+    "tests.support.databases",
+    "tests.support.network",
+]

@@ -41,7 +41,9 @@ suite() {
   audit) python tests/audit/run.py --profile test ;;
   e2e) real_parts "$1" "${TWO[@]}" tests/e2e ;;
   # shellcheck disable=SC2086
-  contracts | fork) ape test "tests/$1" ${PYTEST_ARGS:-} ;;
+  contracts) ape test tests/contracts ${PYTEST_ARGS:-} ;;
+  # shellcheck disable=SC2086
+  fork) ape test tests/fork --network ethereum:local:test ${PYTEST_ARGS:-} ;; # starts its own chains
   *) python_tests "${TWO[@]}" "tests/$1" ;;
   esac
   printf '== %s: passed in %d s\n' "$1" $((SECONDS - started))

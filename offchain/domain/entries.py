@@ -278,7 +278,7 @@ def _decode(text: str, size: int, what: str) -> bytes:
     try:
         raw = b64decode(text, validate=True)
     except ValueError:
-        raise EvidenceError(f"an {what} is not base64") from None
+        raise EvidenceError(f"the {what} is not base64") from None
     if len(raw) != size or b64encode(raw).decode() != text:
-        raise EvidenceError(f"an {what} has {len(raw)} bytes instead of {size}, or an odd encoding")
+        raise EvidenceError(f"the {what} has {len(raw)} bytes instead of {size}, or an odd encoding")
     return raw

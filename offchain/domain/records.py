@@ -18,9 +18,8 @@ Two trees have this shape; their tags keep them apart, and the struct hash says 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from offchain.domain.hashing import keccak256
 from offchain.domain.types import Epoch
@@ -29,8 +28,6 @@ EXECUTIONS = keccak256(b"parallelix.execution.v1")
 """Tag of the tree whose root an epoch's report carries."""
 BATCH = keccak256(b"parallelix.execution-batch.v1")
 """Tag of the tree of one gateway."""
-_PAUSE_EVERY = 256
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +50,17 @@ class ExecutionTree:
 
     Args:
         tag: `EXECUTIONS` or `BATCH`.
-        pause: called after every few hundred hashes, by whom others wait for.
     """
 
-    def __init__(
-        self,
-        epoch: Epoch,
-        struct_hashes: Iterable[bytes],
-        tag: bytes = EXECUTIONS,
-        pause: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, epoch: Epoch, struct_hashes: Iterable[bytes], tag: bytes = EXECUTIONS) -> None:
         self.epoch = epoch
         self._hashes = sorted(set(struct_hashes))
         if any(len(item) != 32 for item in self._hashes):
             raise ValueError("a struct hash is 32 bytes")
-        level = b"".join(_leaf(epoch, item, tag) for item in paced(self._hashes, pause))
+        level = b"".join(_leaf(epoch, item, tag) for item in self._hashes)
         self._levels = [level]
         while len(level) > 32:
-            pairs = (level[at : at + 64] for at in paced(range(0, len(level), 64), pause))
+            pairs = (level[at : at + 64] for at in range(0, len(level), 64))
             level = b"".join(keccak256(b"\x01" + pair) if len(pair) == 64 else pair for pair in pairs)
             self._levels.append(level)
 
@@ -130,14 +120,6 @@ def verify(
             value = keccak256(b"\x01" + (sibling + value if place & 1 else value + sibling))
         place, width = place >> 1, (width + 1) >> 1
     return not siblings and root == _root(epoch, proof.count, value)
-
-
-def paced(items: Iterable[_Item], pause: Callable[[], None]) -> Iterator[_Item]:
-    """The items, with a pause after every few hundred."""
-    for number, item in enumerate(items, 1):
-        yield item
-        if not number % _PAUSE_EVERY:
-            pause()
 
 
 def _leaf(epoch: Epoch, struct_hash: bytes, tag: bytes) -> bytes:

@@ -12,14 +12,14 @@ A file appears whole, by a rename, and never changes. A record is found by a bin
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from offchain.domain.entries import BATCH_SIZE, EXECUTION_SIZE, Batch, Execution, receipt_hash, request_of
 from offchain.domain.messages import ExecutionBatch
-from offchain.domain.records import BATCH, ExecutionProof, ExecutionTree, beside, paced
+from offchain.domain.records import BATCH, ExecutionProof, ExecutionTree, beside
 from offchain.domain.types import Epoch
 
 _RECORD = EXECUTION_SIZE + 4
@@ -53,31 +53,31 @@ class Draft:
 
 
 @contextmanager
-def draft(folder: Path, epoch: Epoch, records: Iterable[bytes], pause: Callable[[], None]) -> Iterator[Draft]:
+def draft(folder: Path, epoch: Epoch, records: Iterable[bytes]) -> Iterator[Draft]:
     """Make a batch of packed records, of which one may come twice. Takes some 400 bytes of memory a record."""
     raw = folder / f"{epoch}.raw"
     keys, hashes = list[bytes](), bytearray()
     try:
         with raw.open("wb") as file:
-            for number, record in enumerate(paced(records, pause)):
+            for number, record in enumerate(records):
                 file.write(record)
                 keys.append(request_of(record) + number.to_bytes(4, "big"))
                 hashes += receipt_hash(bytes(4) + record)
         keys.sort()
         keys = [key for at, key in enumerate(keys) if not at or key[:32] != keys[at - 1][:32]]
-        tree = ExecutionTree(epoch, (_hash(hashes, key) for key in keys), BATCH, pause)
+        tree = ExecutionTree(epoch, (_hash(hashes, key) for key in keys), BATCH)
         yield Draft(ExecutionBatch(epoch, len(tree), tree.root), raw, tree, keys, bytes(hashes))
     finally:
         raw.unlink(missing_ok=True)
 
 
-def write(folder: Path, made: Draft, signed: Batch, pause: Callable[[], None]) -> None:
+def write(folder: Path, made: Draft, signed: Batch) -> None:
     """Write the file of a batch."""
     path = _path(folder, signed)
     fresh = path.with_suffix(".new")
     with made.raw.open("rb") as raw, fresh.open("wb") as file:
         file.write(signed.to_bytes())
-        for key in paced(made.keys, pause):
+        for key in made.keys:
             record = os.pread(raw.fileno(), EXECUTION_SIZE, int.from_bytes(key[32:], "big") * EXECUTION_SIZE)
             file.write(record + made.tree.index(_hash(made.hashes, key)).to_bytes(4, "big"))
         for level in made.tree.levels:

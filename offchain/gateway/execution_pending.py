@@ -8,7 +8,6 @@
 whichever gateway does it and wherever one is killed. All of it blocks, and runs in a thread of its own.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,11 +21,6 @@ from offchain.domain.entries import EXECUTION_SIZE, request_of
 _KEY = "parallelix:{executions}:"
 PENDING, TAKEN, EPOCHS, SIGNED = _KEY + "pending", _KEY + "taken:", _KEY + "epochs", _KEY + "signed"
 _SCAN = 500
-
-
-def breathe() -> None:
-    """Give way: who makes a batch must not hold up the requests that this process serves."""
-    time.sleep(0.0005)
 
 
 class Pending(Protocol):
@@ -58,6 +52,13 @@ class Pending(Protocol):
 
     def forget(self, before: int) -> None:
         """Drop what is remembered of epochs before this one."""
+
+
+def open_pending(folder: Path, redis_url: str | None) -> Pending:
+    """The records of a gateway with these settings; nothing is connected before it is needed."""
+    if redis_url is None:
+        return FilePending(folder)
+    return RedisPending(Redis.from_url(redis_url, socket_timeout=5.0, socket_connect_timeout=2.0))
 
 
 class FilePending:

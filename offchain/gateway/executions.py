@@ -5,19 +5,17 @@
     requests    x  x x   x x | x  x
     written      |    |    | |  |         twice a second, in a thread
     epoch  e ----------------|-|------- e+1
-                               `- close: all that is written and in no batch becomes the batch of e
+                               `- close: all that is written and in no batch becomes the batch of e, in a process of its own
 
 A record is a node's signed receipt. Gateways on one Redis have one batch; whoever closes first signs it. An epoch is
 closed in the first seconds after its end, when keepers ask, or not at all: what no batch has is in the next one.
 """
 
 import asyncio
-import ctypes
 import struct
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,8 @@ from offchain.domain.epochs import EpochClock
 from offchain.domain.hashing import SigningDomain
 from offchain.domain.types import Epoch
 from offchain.gateway import execution_file as files
-from offchain.gateway.execution_pending import Pending, breathe
+from offchain.gateway.execution_pending import Pending
+from offchain.gateway.execution_process import BatchProcess
 
 log = structlog.get_logger("gateway")
 
@@ -54,6 +53,7 @@ class ExecutionLog:
         folder: where the files of batches lie; this gateway's alone.
         domain: EIP-712 domain of UptimeAttestation.
         sign: signs messages with the ticket key.
+        begin: starts the process that makes an epoch's batch.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class ExecutionLog:
         domain: SigningDomain,
         sign: Callable[[bytes], bytes],
         now_ms: Callable[[], int],
+        begin: Callable[[Epoch], BatchProcess],
     ) -> None:
         self._folder = folder
         self._pending = pending
@@ -71,10 +72,13 @@ class ExecutionLog:
         self._domain = domain
         self._sign = sign
         self._now_ms = now_ms
+        self._begin = begin
         self._new: deque[bytes] = deque(maxlen=MOST_UNWRITTEN)
         self._batches = files.stored(folder)
         self._signed: dict[Epoch, Batch] = {}
         self._making = False
+        self._process: BatchProcess | None = None
+        self._stopped = False
         self._gateways: dict[bytes, str] = {}
         self._storing, self._closing = threading.Lock(), threading.Lock()
         self._failing = set[str]()
@@ -94,6 +98,12 @@ class ExecutionLog:
         if len(self._new) == MOST_UNWRITTEN:
             self.lost += 1
         self._new.append(record)
+
+    def stop(self) -> None:
+        """Make no more batches. One in the making is given up; another gateway or the next start makes it."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
 
     async def run(self) -> None:
         """Work until cancelled. Batches are made beside the writing, which must not wait for them."""
@@ -123,6 +133,8 @@ class ExecutionLog:
         try:
             work()
         except (RedisError, OSError) as error:
+            if self._stopped:
+                return
             if what not in self._failing:
                 log.warning(
                     "executions.unavailable", what=what, error=type(error).__name__, reason=str(error)
@@ -149,7 +161,7 @@ class ExecutionLog:
     def close(self) -> None:
         """Make the batch of the newest epoch that is over, and those that this gateway should have and has not."""
         epoch = self._over()
-        if epoch is None:
+        if epoch is None or self._stopped:
             return
         if epoch != self._closed:
             in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_SECONDS
@@ -212,29 +224,29 @@ class ExecutionLog:
     def _make(self, epoch: Epoch) -> None:
         self._making = True
         try:
-            self._commit(epoch)
+            with self._begin(epoch) as self._process:
+                self._commit(epoch, self._process)
         finally:
             self._making = False
+            self._process = None
             self._signed = {}
-            _give_back()
 
-    def _commit(self, epoch: Epoch) -> None:
-        """Sign an epoch's batch, show it at once, because keepers wait for it, and write its file."""
-        with files.draft(self._folder, epoch, self._pending.taken(epoch), breathe) as made:
-            if not made.keys:
-                return
-            message = self._domain.message(made.commitment.struct_hash())
-            stands = Batch.from_bytes(
-                self._pending.commit(epoch, Batch(made.commitment, self._sign(message)).to_bytes())
-            )
-            if stands.commitment != made.commitment:
-                log.error("executions.differ", epoch=epoch)
-                return
-            self._signed = {epoch: stands}
-            self._making = False
-            files.write(self._folder, made, stands, breathe)
+    def _commit(self, epoch: Epoch, process: BatchProcess) -> None:
+        """Sign an epoch's batch, show it at once, because keepers wait for it, and have its file written."""
+        commitment = process.draft()
+        if not commitment.count:
+            return
+        message = self._domain.message(commitment.struct_hash())
+        signed = Batch(commitment, self._sign(message))
+        stands = Batch.from_bytes(self._pending.commit(epoch, signed.to_bytes()))
+        if stands.commitment != commitment:
+            log.error("executions.differ", epoch=epoch)
+            return
+        self._signed = {epoch: stands}
+        self._making = False
+        process.write(stands)
         self._batches = {**self._batches, epoch: stands}
-        log.info("executions.committed", epoch=epoch, records=stands.commitment.count)
+        log.info("executions.committed", epoch=epoch, records=commitment.count)
 
     def _drop_copied(self, epoch: Epoch) -> None:
         """Drop records from the store that have been in files for long enough."""
@@ -256,9 +268,3 @@ class ExecutionLog:
             gateway = recover(self._domain.digest(batch.commitment.struct_hash()), batch.signature)
             self._gateways[batch.signature] = gateway
         return {**batch.to_json(), "gateway": gateway}
-
-
-def _give_back() -> None:
-    """Hand the memory that a batch took back to the system: glibc keeps it, and a gateway needs it once an epoch."""
-    with suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).malloc_trim(0)

@@ -5,6 +5,7 @@ import gc
 import signal
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 import uvloop
@@ -35,7 +36,8 @@ from offchain.gateway.dialin import PATH as DIAL_PATH
 from offchain.gateway.dialin import DialIn, DialInUpstream, is_dialed
 from offchain.gateway.directory import NodeDirectory
 from offchain.gateway.entropy import Entropy
-from offchain.gateway.execution_pending import FilePending, Pending, RedisPending
+from offchain.gateway.execution_pending import open_pending
+from offchain.gateway.execution_process import BatchProcess
 from offchain.gateway.executions import ExecutionLog
 from offchain.gateway.keyring import KeyRing
 from offchain.gateway.metrics import GatewayMetrics
@@ -142,19 +144,18 @@ async def _serve(
     redis = batches = None
     records_folder = settings.data_dir / "executions"
     records_folder.mkdir(exist_ok=True)
-    pending: Pending = FilePending(records_folder)
     if settings.redis_url is not None:
         redis = Redis.from_url(settings.redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
         blocking = SyncRedis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=2.0)
         batches = BatchRoutes(BatchStore(blocking))
-        pending = RedisPending(blocking)
     executions = ExecutionLog(
         records_folder,
-        pending,
+        open_pending(records_folder, settings.redis_url),
         deployment.clock(),
         deployment.signing_domain("UptimeAttestation"),
         signer.sign,
         now_ms,
+        partial(BatchProcess, records_folder, settings.redis_url),
     )
 
     def relayed(report: NodeReport) -> NodeReport:
@@ -239,6 +240,7 @@ async def _serve(
     await stopping.wait()
     await server.stop(DRAIN_SECONDS)
     service.settle()
+    executions.stop()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

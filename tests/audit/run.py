@@ -77,6 +77,12 @@ def last_line(output: str, pattern: str) -> str:
     return found[-1] if found else "see the log"
 
 
+def end_of_log(name: str, lines: int = 30) -> str:
+    """The last lines that a step wrote."""
+    path = WORK / f"{name}.log"
+    return "\n".join(path.read_text().splitlines()[-lines:]) if path.is_file() else "it has no log"
+
+
 def suite(long: bool) -> Outcome:
     """The Ape suite and the state machines on a local anvil."""
     code, output = run(
@@ -84,13 +90,13 @@ def suite(long: bool) -> Outcome:
         [*PYTEST, "tests/contracts", "--network", "ethereum:local:foundry"],
         PARALLELIX_PROFILE="long" if long else "quick",
     )
-    return Outcome(code == 0, last_line(output, r"passed|failed"))
+    return Outcome(code == 0, last_line(output, r"passed|failed|error"))
 
 
 def fork(_: bool) -> Outcome:
     """Deployment, an epoch and an admin rotation on a fork."""
     code, output = run("fork", [*PYTEST, "tests/fork", "--network", "ethereum:local:test"])
-    return Outcome(code == 0, last_line(output, r"passed|failed"))
+    return Outcome(code == 0, last_line(output, r"passed|failed|error"))
 
 
 def foundry(long: bool) -> Outcome:
@@ -141,7 +147,7 @@ def gas(_: bool) -> Outcome:
     measured = json.loads(result.read_text())["metrics"] if result.is_file() else {}
     rows = [f"| {name} | {value:,} | {measured.get(name, 0):,} |" for name, value in committed.items()]
     table = "| operation | snapshot | now |\n| --- | --- | --- |\n" + "\n".join(rows)
-    return Outcome(code == 0, last_line(output, r"passed|failed"), table)
+    return Outcome(code == 0, last_line(output, r"passed|failed|error"), table)
 
 
 def coverage(_: bool) -> Outcome:
@@ -250,6 +256,8 @@ def main() -> int:
         passed = passed and outcome.passed
         verdict = "holds" if outcome.passed else "**FAILED**"
         print(f"[{index}/{len(chosen)}] {name}: {verdict}, {outcome.summary} ({seconds:.0f} s)", flush=True)
+        if not outcome.passed:
+            print(end_of_log(name), flush=True)
         table.append(f"| {name} | {step.bound} | {outcome.summary} | {verdict} | {seconds:.0f} |")
         sections.append(
             f"## {name}: {verdict}\n\n{step.run.__doc__}\n\n{outcome.summary}\n\n{outcome.details}\n"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @pytest.fixture(scope="module")
-def forked() -> Iterator[World]:
+def forked(other_chains: None) -> Iterator[World]:
     """A network deployed on a fork of an upstream on which a token was already deployed and held."""
     ensure_compiled()
     container = project.ParallelixToken

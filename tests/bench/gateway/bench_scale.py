@@ -6,7 +6,9 @@ import json
 import random
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,7 +19,7 @@ from offchain.dispatch.pick import pick
 from offchain.dispatch.work import Requirements
 from offchain.domain.types import NodeId
 from tests.bench.gateway.bench_core import Bench, say
-from tests.bench.gateway.bench_parts import Contender, load, rss_mib, wait_until
+from tests.bench.gateway.bench_parts import Contender, group_of, load, rss_mib, wait_until
 from tests.support.node_gateway import running_gateway
 from tests.support.node_network import chain_with_actors
 from tests.support.node_process import Agent, register, settings_of
@@ -120,6 +122,27 @@ def vllm(bench: Bench) -> None:
     bench.figures["small_request_p95_ms"] = at_once["parallelix"]["p95_ms"]
 
 
+@contextlib.contextmanager
+def helpers_rss(pid: int) -> Iterator[dict[int, float]]:
+    """Meanwhile, the largest resident memory seen of each process that this one starts: those that make batches."""
+    peaks: dict[int, float] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.25):
+            for child in group_of(pid)[1:]:
+                with contextlib.suppress(OSError):
+                    peaks[child] = max(peaks.get(child, 0.0), rss_mib(child))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
 def memory(bench: Bench) -> None:
     """Resident memory over many requests, looked at every 50,000.
 
@@ -128,7 +151,7 @@ def memory(bench: Bench) -> None:
     wanted, step = bench.options.memory_requests, min(50_000, bench.options.memory_requests)
     end = time.monotonic() + bench.options.memory_seconds
     samples: list[tuple[int, float]] = []
-    with bench.ours(stubs=2) as (_, ours, __):
+    with bench.ours(stubs=2) as (_, ours, __), helpers_rss(ours.pid) as helpers:
         load(ours, mode="closed", connections=32, requests=20_000)  # fills the caches, which are bounded
         samples.append((0, rss_mib(ours.pid)))
         while samples[-1][0] < wanted and time.monotonic() < end:
@@ -141,6 +164,7 @@ def memory(bench: Bench) -> None:
     bench.detail["memory"] = {
         "requests": count,
         "rss_mib": samples,
+        "batch_process_peak_mib": [round(peak, 1) for peak in helpers.values()],
         "mib_per_million": growth / count * 1e6,
     }
     if count >= wanted:

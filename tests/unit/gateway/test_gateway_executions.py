@@ -1,11 +1,17 @@
 """Execution records of a gateway that runs alone: written, closed into batches, found again with their proofs."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from offchain.chain.keys import Signer
 from offchain.dispatch.signing import SignedReceipt
@@ -14,8 +20,9 @@ from offchain.domain.epochs import EpochClock
 from offchain.domain.hashing import SigningDomain
 from offchain.domain.records import BATCH, ExecutionProof, ExecutionTree, verify
 from offchain.domain.types import Epoch, Wei
-from offchain.gateway import execution_file, executions
+from offchain.gateway import execution_process, executions
 from offchain.gateway.execution_pending import FilePending
+from offchain.gateway.execution_process import BatchProcess
 from offchain.gateway.executions import ExecutionLog
 from tests.support.epoch_world import receipt_of
 
@@ -41,8 +48,14 @@ class World:
 
     def restarted(self) -> ExecutionLog:
         """A new process over the same folder; what the old one had not written is gone."""
-        self.log = ExecutionLog(self.folder, self.pending, CLOCK, DOMAIN, KEY.sign, lambda: self.now * 1000)
+        self.log = ExecutionLog(
+            self.folder, self.pending, CLOCK, DOMAIN, KEY.sign, lambda: self.now * 1000, self.begin
+        )
         return self.log
+
+    def begin(self, epoch: Epoch) -> BatchProcess:
+        """The real process."""
+        return BatchProcess(self.folder, None, epoch)
 
     def serve(self, *numbers: int) -> list[SignedReceipt]:
         """Answer requests and write them down."""
@@ -157,7 +170,7 @@ def test_close__killed_between_any_two_steps__same_batch_and_nothing_twice(
     world.now = CLOCK.end(Epoch(5)) + 2
     for name in ("draft", "write"):
         with monkeypatch.context() as patch:
-            patch.setattr(execution_file, name, die)
+            patch.setattr(BatchProcess, name, die)
             with pytest.raises(KilledError):
                 world.log.step()
         world.restarted()
@@ -178,7 +191,7 @@ def test_write__a_batch_is_being_made__does_not_wait_for_it(
 ) -> None:
     world.serve(1)
     late: list[SignedReceipt] = []
-    real = execution_file.write
+    real = BatchProcess.write
 
     def slow(*given: Any) -> None:
         late.append(answered(2, world.now))
@@ -190,7 +203,7 @@ def test_write__a_batch_is_being_made__does_not_wait_for_it(
         real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(execution_file, "write", slow)
+        patch.setattr(BatchProcess, "write", slow)
         world.end_epoch()
     world.restarted()  # killed: what was written stays
     world.end_epoch()
@@ -198,31 +211,99 @@ def test_write__a_batch_is_being_made__does_not_wait_for_it(
     assert holds(world.log.find(late[0].receipt.request_id), late[0])
 
 
-def test_close__disk_is_full__is_listed_at_once_and_the_file_comes_later(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("blocked", "shown"), [("5.raw", [(True, {})]), ("5.new", [(True, {}), (False, {5: 2})])]
+)
+def test_close__file_cannot_be_written__is_listed_when_signed_and_made_later(
+    world: World, monkeypatch: pytest.MonkeyPatch, blocked: str, shown: list[tuple[bool, dict[int, int]]]
 ) -> None:
     made = world.serve(1, 2)
     seen: list[tuple[bool, dict[int, int]]] = []
 
-    def full(*_: object) -> None:
-        seen.append((world.log.making, world.counts()))
-        raise OSError("no space")
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            seen.append((world.log.making, world.counts()))
+            return real(*given)
 
-    real = execution_file.draft
+        return call
 
-    def drafting(*given: Any) -> Any:
-        seen.append((world.log.making, world.counts()))
-        return real(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(execution_file, "write", full)
-        patch.setattr(execution_file, "draft", drafting)
+    (world.folder / blocked).mkdir()
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(BatchProcess, "draft", watched(BatchProcess.draft))
+        patch.setattr(BatchProcess, "write", watched(BatchProcess.write))
         world.end_epoch()
-    assert seen == [(True, {}), (False, {5: 2})]
+    assert seen == shown
+    assert [(entry["what"], "IsADirectoryError" in entry["reason"]) for entry in logs] == [("close", True)]
     assert world.log.find(made[0].receipt.request_id) is None
+    (world.folder / blocked).rmdir()
     world.now += executions.LOOK_SECONDS
     world.log.step()
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
+@pytest.mark.parametrize("name", ["draft", "write"])
+def test_close__process_is_killed__is_said_and_the_batch_is_made_later(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made = world.serve(1)
+    real = getattr(BatchProcess, name)
+    pids = []
+
+    def killed(process: BatchProcess, *given: Any) -> Any:
+        pids.append(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        return real(process, *given)
+
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(BatchProcess, name, killed)
+        world.end_epoch()
+    assert [entry["reason"] for entry in logs] == [
+        "the process that makes a batch ended with -9: it said nothing"
+    ]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    world.now += executions.LOOK_SECONDS
+    world.log.step()
+    assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
+def test_stop__batch_in_the_making__is_given_up_at_once_and_made_by_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world.serve(1)
+    real = BatchProcess.draft
+
+    def stopped(process: BatchProcess) -> Any:
+        os.kill(process.pid, signal.SIGSTOP)  # it would never end by itself
+        world.log.stop()
+        return real(process)
+
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(BatchProcess, "draft", stopped)
+        world.end_epoch()
+        world.now += executions.LOOK_SECONDS
+        world.log.step()
+    assert logs == []
+    assert world.counts() == {}
+    world.restarted().step()
+    assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
+def test_process__gateway_is_killed__ends_at_once_and_leaves_no_batch(world: World) -> None:
+    world.serve(1)
+    assert world.pending.take(5)
+    order = {"folder": str(world.folder), "redis_url": None, "epoch": 5}
+    with subprocess.Popen(
+        [sys.executable, "-m", execution_process.__name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["count"] == 1
+        process.stdin.close()
+        assert process.wait(5) == 1
+    assert not list(world.folder.glob("*.batch"))
 
 
 def test_close__killed_after_the_rename_and_back_an_epoch_later__the_batch_is_made(world: World) -> None:
