@@ -153,6 +153,8 @@ class Inference:
             work.timing_class,
             work.affinity(tenant.name),
         )
+        if self._over and not parts.engine.running:
+            self._settle_at(0.0)  # as soon as this request is on its way: its node is waited for anyway
         trail = Trail(request_id)
         entry = Entry(trail, tenant.name, work.model, parts.now_ms(), status="cancelled")
         parts.book.open(entry)
@@ -170,14 +172,17 @@ class Inference:
             self._settle_soon()
 
     def _settle_soon(self) -> None:
-        """Have what has ended settled: now if nothing else is being answered, else several at once, shortly."""
-        loop = asyncio.get_running_loop()
-        if len(self._over) >= MOST_UNSETTLED or not self._p.engine.running:
-            if self._later is not None:
-                self._later.cancel()
-            self._later = loop.call_soon(self.settle)
+        """Have what has ended settled, several at once, shortly: the next request of the same caller goes first."""
+        if len(self._over) >= MOST_UNSETTLED:
+            self._settle_at(0.0)
         elif self._later is None:
-            self._later = loop.call_later(SETTLE_SECONDS, self.settle)
+            self._settle_at(SETTLE_SECONDS)
+
+    def _settle_at(self, seconds: float) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        loop = asyncio.get_running_loop()
+        self._later = loop.call_later(seconds, self.settle) if seconds else loop.call_soon(self.settle)
 
     def settle(self) -> None:
         """Check, count and record all that has ended. Whoever reads what follows from it calls this first."""

@@ -43,6 +43,7 @@ class Bench:
         self.envs = envs
         self.options = options
         self.figures: dict[str, float] = {}
+        self.measured: dict[str, str] = {}
         self.detail: dict[str, Any] = {}
 
     @contextlib.contextmanager

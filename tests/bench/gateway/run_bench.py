@@ -75,11 +75,12 @@ def write(bench: Bench) -> None:
     """Write what was measured until now into the results; what was not measured now stays as it was."""
     before = known()
     now = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
-    fresh = [name for name, value in bench.figures.items() if before["figures"].get(name) != round(value, 5)]
+    for name in bench.figures:
+        bench.measured.setdefault(name, now)
     document = {
         "figures": {**before["figures"], **{name: round(value, 5) for name, value in bench.figures.items()}},
         "bounds": {name: bound for name, (_, bound) in BOUNDS.items()},
-        "measured": {**before["measured"], **dict.fromkeys(fresh, now)},
+        "measured": {**before["measured"], **bench.measured},
         "detail": {**before["detail"], **bench.detail},
         "machine": {
             "cores": os.cpu_count(),

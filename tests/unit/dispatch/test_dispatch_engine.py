@@ -260,6 +260,24 @@ async def test_engine__caller_leaves__exchange_closed_and_slot_free() -> None:
         assert idle(engine, fleet)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+async def test_engine__lease_ended_before_the_answer__counts_for_nobody(ended: bool) -> None:
+    engine, _, fleet = world({1: [Script()]})
+    trail = Trail(bytes(32))
+
+    class Ending(Out):
+        def write(self, data: bytes) -> bool:
+            if ended and engine.router.leases.release(trail.request_id, 0) is not None:
+                fleet.released(next(iter(fleet)))
+            return super().write(data)
+
+    out = Ending()
+    await engine.run(WorkUnit(trail.request_id, Requirements("m"), "t"), EchoTask(), out, trail)
+    assert out.data == b"ab"
+    assert [node.succeeded for node in fleet] == [0 if ended else 1]
+    assert idle(engine, fleet)
+
+
 async def test_engine__placed_and_cancelled_at_the_same_moment__keeps_no_slot() -> None:
     engine, _, fleet = world({1: [Script(delay=30)]})
     first = asyncio.create_task(run(engine))
