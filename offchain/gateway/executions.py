@@ -225,7 +225,8 @@ class ExecutionLog:
         self._making = True
         try:
             with self._begin(epoch) as self._process:
-                self._commit(epoch, self._process)
+                if not self._stopped:  # asked once `stop` can see the process
+                    self._commit(epoch, self._process)
         finally:
             self._making = False
             self._process = None

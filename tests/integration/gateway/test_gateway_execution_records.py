@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,17 @@ import httpx
 import pytest
 import redis
 
+from offchain.chain.deployment import Deployment
 from offchain.chain.keys import recover
 from offchain.domain.entries import Batch, Execution, request_of
 from offchain.domain.hashing import SigningDomain
 from offchain.domain.messages import ServiceReceipt
 from offchain.domain.records import BATCH, ExecutionProof, verify
-from offchain.gateway.execution_pending import PENDING, SIGNED, TAKEN, RedisPending
+from offchain.domain.types import Epoch
+from offchain.gateway.execution_pending import PENDING, SIGNED, TAKEN, FilePending, RedisPending
 from offchain.gateway.executions import CLOSE_SECONDS, WRITE_SECONDS
 from tests.support.epoch_world import receipt_of
-from tests.support.gateway_rig import CHAIN_ID, CONTRACTS, Rig, wait_for
+from tests.support.gateway_rig import CHAIN_ID, CONTRACTS, Process, Rig, wait_for
 
 EPOCH_SECONDS = 12
 DOMAIN = SigningDomain(CHAIN_ID, CONTRACTS["UptimeAttestation"])
@@ -125,6 +128,51 @@ def test_executions__malformed_requests__are_one_clear_error(rig: Rig) -> None:
         assert answer.status_code == status, path
         assert answer.json()["error"]["message"]
     assert httpx.post(rig.url + "/v1/executions", timeout=5).status_code == 405
+
+
+def test_gateway__ends_while_a_large_batch_is_made__leaves_no_process_and_the_next_start_makes_it(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path)
+    folder = tmp_path / "data/executions"
+    folder.mkdir(parents=True)
+    store, like = FilePending(folder), records(1)[0]
+    minute = (int(time.time()) // 60).to_bytes(4, "big")  # an id begins with it
+    ids = [minute + number.to_bytes(28, "big") for number in range(300_000)]
+    store.add([like[:4] + request_id + like[36:] for request_id in ids])
+    epoch = int(Deployment.load(rig.deployment).clock().epoch_at(int(time.time()))) - 1
+    assert store.take(epoch)
+
+    def maker(gateway: Process) -> int:
+        found = subprocess.run(
+            ["pgrep", "-P", str(gateway.pid), "-f", "execution_process"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return int(found.stdout or 0)
+
+    try:
+        for end in (Process.kill, Process.terminate):
+            gateway = rig.gateway(data_dir=str(folder.parent))
+            pid = wait_for(lambda: maker(gateway), 10, "a batch in the making")  # noqa: B023
+            begun = time.monotonic()
+            end(gateway)
+            assert time.monotonic() - begun < 3, "a stop does not wait for a batch"
+            wait_for(lambda: not Path(f"/proc/{pid}").exists(), 5, "the end of what it started")  # noqa: B023
+            assert not list(folder.glob("*.batch"))
+        gateway = rig.gateway(data_dir=str(folder.parent))
+        wait_for(lambda: batches(gateway.url), 60, "the batch")
+        assert [(one["epoch"], one["count"]) for one in batches(gateway.url)] == [(epoch, len(ids))]
+        where = f"{gateway.url}/v1/executions/0x{ids[-1].hex()}"
+        found = wait_for(lambda: (got := httpx.get(where)).status_code == 200 and got, 60, "its file").json()
+        proof = ExecutionProof(
+            found["index"], found["count"], tuple(bytes.fromhex(item[2:]) for item in found["siblings"])
+        )
+        receipt, batch = ServiceReceipt.from_json(found["receipt"]), Batch.from_json(found["batch"])
+        assert verify(batch.commitment.root, Epoch(epoch), receipt.struct_hash(), proof, BATCH)
+    finally:
+        rig.close()
 
 
 # ------------------------------------------------------------------------------------------------------------ the store
