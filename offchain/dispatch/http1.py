@@ -9,7 +9,7 @@ A connection serves one request at a time; a second one sent early waits unread 
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +21,7 @@ __all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Request"]
 
 _HEAD_END = b"\r\n\r\n"
 _NEVER = float("inf")
+_UNWIND_SECONDS = 1.0
 
 
 def _status_line(status: int, phrase: str = "Unknown") -> str:
@@ -78,6 +79,7 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
+        self._serving = set[asyncio.Task[None]]()
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen; returns the port, which the system chooses when 0 is asked for. Raises OSError."""
@@ -107,8 +109,17 @@ class HttpServer:
             except TimeoutError:
                 for connection in list(self.connections):
                     connection.cut()
+        if self._serving:  # what a handler does when it is cut is done when this returns
+            await asyncio.wait(self._serving, timeout=_UNWIND_SECONDS)
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    def serve(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what answers a connection; `stop` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        return task
 
     def left(self, connection: "Connection") -> None:
         """A connection has ended."""
@@ -344,7 +355,7 @@ class Connection(asyncio.Protocol):
         self.deadline = _NEVER
         self.started = False
         if self._task is None:
-            self._task = self._loop.create_task(self._serve())
+            self._task = self._server.serve(self._serve())
         elif self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
 

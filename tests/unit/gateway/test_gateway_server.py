@@ -43,6 +43,11 @@ class Server:
                 await asyncio.sleep(0.5)
             if request.path == "/stuck":
                 await asyncio.sleep(600)
+            if request.path == "/tidy":
+                try:
+                    await asyncio.sleep(600)
+                finally:
+                    await asyncio.sleep(0.05)
             if request.path == "/broken":
                 raise RuntimeError("a fault of ours")
             connection.reply(200, {}, request.body)
@@ -172,3 +177,19 @@ async def test_server__stop__running_answer_ends_and_new_ones_are_refused(server
     writer.close()
     with pytest.raises(ConnectionRefusedError):
         await server.open()
+
+
+@pytest.mark.parametrize("client_leaves", [False, True])
+async def test_stop__answers_that_are_cut__have_ended_when_it_returns(
+    server: Server, client_leaves: bool
+) -> None:
+    _, writer = await server.open()
+    writer.write(b"GET /tidy HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.wait_for(server.entered.wait(), 5)
+    stopping = asyncio.create_task(server.server.stop(30 if client_leaves else 0.05))
+    await asyncio.sleep(0)
+    if client_leaves:
+        writer.close()
+    await asyncio.wait_for(stopping, 5)
+    assert server.cancelled.is_set()
+    writer.close()
