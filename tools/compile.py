@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Makes the gateway's native modules from their sources (see offchain/compiled.py); does nothing when they are made."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -15,10 +16,16 @@ from offchain.compiled import LIBRARY, MODULES, ROOT, folder, source_of
 
 def main() -> None:
     made = folder()
-    if made.is_dir():
-        return
     os.chdir(ROOT)
     made.parent.mkdir(parents=True, exist_ok=True)
+    with (made.parent / ".lock").open("w") as lock:  # two at once would clear away each other's work
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.is_dir():
+            make(made)
+
+
+def make(made: Path) -> None:
+    """Compile into this folder, and remove those of other sources."""
     with tempfile.TemporaryDirectory(prefix=".making-", dir=made.parent) as making:
         compile_into(Path(making))
         if folder() != made:
