@@ -133,8 +133,6 @@ class ExecutionLog:
         try:
             work()
         except (RedisError, OSError) as error:
-            if self._stopped:
-                return
             if what not in self._failing:
                 log.warning(
                     "executions.unavailable", what=what, error=type(error).__name__, reason=str(error)
@@ -227,6 +225,9 @@ class ExecutionLog:
             with self._begin(epoch) as self._process:
                 if not self._stopped:  # asked once `stop` can see the process
                     self._commit(epoch, self._process)
+        except OSError:
+            if not self._stopped:
+                raise
         finally:
             self._making = False
             self._process = None

@@ -285,6 +285,11 @@ def test_stop__batch_in_the_making__is_given_up_at_once_and_made_by_the_next_sta
         world.log.step()
     assert logs == []
     assert world.counts() == {}
+    world.pending.fails = True
+    world.log.add(answered(2, world.now))
+    with structlog.testing.capture_logs() as logs:
+        world.log.write_new()
+    assert [entry["what"] for entry in logs] == ["write"], "what could not be written at the end is told"
     world.restarted().step()
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
