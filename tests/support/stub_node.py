@@ -23,11 +23,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from offchain.chain.keys import Signer, address_of, recover
-from offchain.dispatch.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
-from offchain.domain.hashing import SigningDomain, keccak256
-from offchain.domain.messages import Heartbeat, ServiceReceipt, Ticket, proof_of_execution, result_bytes
-from offchain.domain.types import NodeId, Wei
+from offchain.domain.hashing import keccak256
+from offchain.domain.messages import Heartbeat, result_bytes
+from offchain.domain.types import NodeId
+from tests.support.stub_key import StubKey
 from tests.support.stub_model import Bundler, Generation, prompt_ids
 
 
@@ -71,15 +70,11 @@ class StubNode:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.signer = Signer.from_key(bytes.fromhex(spec.key.removeprefix("0x")))
-        self.nodes_domain = SigningDomain(spec.chain_id, spec.nodes_contract)
-        self.market_domain = SigningDomain(spec.chain_id, spec.market_contract)
+        self.key = StubKey(spec)
         self.running = 0
         self.served = 0
         self.cancelled = 0
         self.seen: list[dict[str, Any]] = []
-        self.agreed = AgreedKeys(self.signer.agree)
-        self.used: set[bytes] = set()
         self.beats = 0
         self.url = ""
 
@@ -116,72 +111,17 @@ class StubNode:
             setattr(self.spec, name, value)
         return web.json_response(dataclasses.asdict(self.spec))
 
-    # ------------------------------------------------------------------------------------------ tickets
-
     def refuse(self, status: int, code: str) -> web.Response:
         return web.json_response(
             {"error": {"message": code, "type": code, "param": None, "code": code}}, status=status
         )
-
-    def ticket_fault(self, request: web.Request, body: bytes) -> str | None:
-        try:
-            request_id = bytes.fromhex(request.headers["X-Parallelix-Request-Id"][2:])
-            raw = bytes.fromhex(request.headers["X-Parallelix-Ticket"][2:])
-        except (KeyError, ValueError):
-            return "no ticket"
-        issued, expires = int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:16], "big")
-        ticket = Ticket(request_id, NodeId(self.spec.node_id), keccak256(body), issued, expires)
-        digest, proof = self.nodes_domain.digest(ticket.struct_hash()), raw[16:]
-        message = self.nodes_domain.message(ticket.encoded())
-        is_mac = len(proof) == PROOF_BYTES
-        gateway = address_of(proof[:PUBLIC_KEY_BYTES]) if is_mac else recover(digest, proof)
-        if gateway.lower() != self.spec.gateway_signer.lower():
-            return "a stranger's ticket"
-        if is_mac and not self.agreed.holds(message, proof):
-            return "a forged ticket"
-        if not issued - 5_000 <= time.time() * 1000 <= expires:
-            return "an old ticket"
-        if digest in self.used:
-            return "a used ticket"
-        self.used.add(digest)
-        return None
-
-    def receipt(
-        self, request_id: bytes, body: bytes, result: bytes, prompt: int, output: int
-    ) -> dict[str, Any]:
-        spec = self.spec
-        now = time.time_ns() // 1_000_000
-        if spec.mode == "lying_receipt":
-            result += b"!"
-        made = ServiceReceipt(
-            request_id, NodeId(spec.node_id), keccak256(body), keccak256(result),
-            proof_of_execution(request_id, result, NodeId(spec.node_id)), keccak256(spec.revision.encode()),
-            prompt, output, now, now, Wei(spec.price_per_token_wei * output),
-        )  # fmt: skip
-        signer = Signer.from_key(b"\x07" * 32) if spec.mode == "foreign_key" else self.signer
-        signature = signer.sign_digest(self.market_domain.digest(made.struct_hash()))
-        return {
-            "receipt": made.to_json(),
-            "signature": "0x" + signature.hex(),
-            "nodeKey": self.signer.address,
-        }
-
-    def prove(self, request: web.Request, answer: web.Response) -> web.Response:
-        """Put the proof under a whole answer."""
-        raw = bytes.fromhex(request.headers.get("X-Parallelix-Ticket", "0x")[2:])
-        if self.spec.proof != "none" and len(raw) == 16 + PROOF_BYTES and isinstance(answer.body, bytes):
-            request_id = bytes.fromhex(request.headers["X-Parallelix-Request-Id"][2:])
-            proved = answer.body + (b" " if self.spec.proof == "wrong" else b"")
-            key = self.agreed.key(raw[16 : 16 + PUBLIC_KEY_BYTES])
-            answer.headers["X-Parallelix-Proof"] = answer_mac(key, request_id, proved).hex()
-        return answer
 
     # ---------------------------------------------------------------------------------------- inference
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
         spec = self.spec
         body = await request.read()
-        if spec.check_tickets and (fault := self.ticket_fault(request, body)):
+        if spec.check_tickets and (fault := self.key.ticket_fault(request, body)):
             return self.refuse(401, f"invalid_ticket: {fault}")
         if spec.mode == "no_slot" or self.running >= spec.slots:
             return self.refuse(429, "no_slot")
@@ -269,7 +209,7 @@ class StubNode:
                             request.transport.abort()
                         return response
         request_id = bytes.fromhex(request.headers.get("X-Parallelix-Request-Id", "0x" + "00" * 32)[2:])
-        receipt = self.receipt(request_id, body, result_bytes(["".join(texts)]), prompt, ids)
+        receipt = self.key.receipt(request_id, body, result_bytes(["".join(texts)]), prompt, ids)
         await response.write(b"event: parallelix.receipt\ndata: " + json.dumps(receipt).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         self.served += 1
@@ -322,7 +262,7 @@ class StubNode:
                 "id": made_id, "object": "chat.completion" if chat else "text_completion", "created": 1,
                 "model": fields["model"], "choices": [choice], "usage": _usage(generation),
             }  # fmt: skip
-            receipt = self.receipt(
+            receipt = self.key.receipt(
                 request_id, body, result_bytes([generation.text]), len(prompt), len(generation.ids)
             )
             self.served += 1
@@ -330,7 +270,7 @@ class StubNode:
             if spec.mode == "short":
                 document["choices"] = []
             headers = {} if spec.mode == "no_receipt" else {"X-Parallelix-Receipt": header}
-            return self.prove(request, web.json_response(document, headers=headers))
+            return self.key.prove(request, web.json_response(document, headers=headers))
         return await self.stream(request, fields, body, chat, prompt, request_id, generation, made_id)
 
     async def stream(
@@ -382,7 +322,7 @@ class StubNode:
                 os._exit(9)
         if (fields.get("stream_options") or {}).get("include_usage"):
             await send({**base, "choices": [], "usage": _usage(generation)})
-        receipt = self.receipt(
+        receipt = self.key.receipt(
             request_id, body, result_bytes([generation.text]), len(prompt), len(generation.ids)
         )
         if spec.mode != "no_receipt":
@@ -415,10 +355,10 @@ class StubNode:
             }
         ).encode()  # fmt: skip
         sent = time.time_ns() // 1_000_000
-        digest = self.nodes_domain.digest(
+        digest = self.key.nodes_domain.digest(
             Heartbeat(NodeId(spec.node_id), keccak256(body), sent).struct_hash()
         )
-        header = "0x" + sent.to_bytes(8, "big").hex() + self.signer.sign_digest(digest).hex()
+        header = "0x" + sent.to_bytes(8, "big").hex() + self.key.signer.sign_digest(digest).hex()
         try:
             async with session.post(
                 f"{front}/internal/heartbeat", data=body, headers={"X-Parallelix-Heartbeat": header}

@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from offchain.demo.processes import descendants
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 RIVAL_KEY = "sk-bench-0123456789abcdef0123456789abcdef"
@@ -40,22 +42,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def group_of(pid: int) -> list[int]:
-    """A process and all of its descendants."""
-    found = [pid]
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            with contextlib.suppress(OSError, IndexError):
-                parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                if parent in found:
-                    found.append(int(path.name))
-    return found
-
-
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process and its descendants, with threads and children that have ended."""
     total = 0.0
-    for one in group_of(pid):
+    for one in descendants(pid):
         with contextlib.suppress(OSError, IndexError):
             fields = (Path("/proc") / str(one) / "stat").read_text().rsplit(")", 1)[1].split()
             children = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
@@ -73,7 +63,7 @@ def rss_mib(pid: int) -> float:
 
 def pin(pid: int, core: str) -> None:
     """Keep a process and its descendants on one core."""
-    for one in group_of(pid):
+    for one in descendants(pid):
         subprocess.run(["taskset", "-apc", core, str(one)], stdout=subprocess.DEVNULL, check=False)
 
 

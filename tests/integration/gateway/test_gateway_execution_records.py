@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +13,17 @@ import redis
 
 from offchain.chain.deployment import Deployment
 from offchain.chain.keys import recover
+from offchain.demo.processes import descendants
 from offchain.domain.entries import Batch, Execution, request_of
 from offchain.domain.hashing import SigningDomain
 from offchain.domain.messages import ServiceReceipt
 from offchain.domain.records import BATCH, ExecutionProof, verify
-from offchain.domain.types import Epoch
 from offchain.gateway.execution_pending import PENDING, SIGNED, TAKEN, FilePending, RedisPending
 from offchain.gateway.executions import CLOSE_SECONDS, WRITE_SECONDS
+from offchain.keeper.record_proof import ServedRecord
 from tests.support.epoch_world import receipt_of
 from tests.support.gateway_rig import CHAIN_ID, CONTRACTS, Process, Rig, wait_for
+from tests.support.node_process import command_line
 
 EPOCH_SECONDS = 12
 DOMAIN = SigningDomain(CHAIN_ID, CONTRACTS["UptimeAttestation"])
@@ -144,13 +145,8 @@ def test_gateway__ends_while_a_large_batch_is_made__leaves_no_process_and_the_ne
     assert store.take(epoch)
 
     def maker(gateway: Process) -> int:
-        found = subprocess.run(
-            ["pgrep", "-P", str(gateway.pid), "-f", "execution_process"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return int(found.stdout or 0)
+        found = [pid for pid in descendants(gateway.pid) if b"execution_process" in command_line(pid)]
+        return found[0] if found else 0
 
     try:
         for end in (Process.kill, Process.terminate):
@@ -166,11 +162,7 @@ def test_gateway__ends_while_a_large_batch_is_made__leaves_no_process_and_the_ne
         assert [(one["epoch"], one["count"]) for one in batches(gateway.url)] == [(epoch, len(ids))]
         where = f"{gateway.url}/v1/executions/0x{ids[-1].hex()}"
         found = wait_for(lambda: (got := httpx.get(where)).status_code == 200 and got, 60, "its file").json()
-        proof = ExecutionProof(
-            found["index"], found["count"], tuple(bytes.fromhex(item[2:]) for item in found["siblings"])
-        )
-        receipt, batch = ServiceReceipt.from_json(found["receipt"]), Batch.from_json(found["batch"])
-        assert verify(batch.commitment.root, Epoch(epoch), receipt.struct_hash(), proof, BATCH)
+        ServedRecord.from_json(found).check(ids[-1])
     finally:
         rig.close()
 
