@@ -11,12 +11,12 @@ from celery import Celery
 
 from offchain.chain.deployment import Deployment
 from offchain.errors import UserError
-from offchain.keeper.app import make_app
-from offchain.keeper.broker import locate
-from offchain.keeper.services import Services
-from offchain.keeper.signer import load_signer
-from offchain.keeper.tasks import register
-from offchain.settings import KeeperSettings
+from offchain.keeper.operator.keys import load_signer
+from offchain.keeper.process.broker import locate
+from offchain.keeper.process.celery import make_app
+from offchain.keeper.process.tasks import register
+from offchain.keeper.process.wiring import Services
+from offchain.runtime.settings import KeeperSettings
 
 CONFIG_VARIABLE = "PARALLELIX_KEEPER_CONFIG"
 

@@ -9,10 +9,10 @@ from offchain import __version__
 from offchain.errors import ParallelixError
 
 _GROUPS = {
-    "node": ("offchain.node.cli", "Run a node and manage its stake."),
+    "node": ("offchain.node.cli.main", "Run a node and manage its stake."),
     "keeper": ("offchain.keeper.cli", "Run a keeper: index, probe, attest, fulfil."),
     "gateway": ("offchain.gateway.cli", "Run the OpenAI-compatible gateway."),
-    "epoch": ("offchain.epoch_cli", "Verify what an epoch paid, from public data."),
+    "epoch": ("offchain.audit.cli", "Verify what an epoch paid, from public data."),
     "dashboard": ("webapp.cli", "Run the operator dashboard."),
     "demo": ("offchain.demo.cli", "A whole network on this machine."),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ape import project
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 
 STAMP = ".build/contracts.keccak"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 
 MANIFEST_VERSION = 1
 

@@ -14,7 +14,7 @@ from ape import accounts, chain, networks, project
 from ape.exceptions import ApeException
 from ape_accounts import KeyfileAccount
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.errors import UserError
 from scripts import _compile, _manifest, _params
 from scripts._cli import NetworkCommand

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes the gateway's native modules from their sources (see offchain/compiled.py); does nothing when they are made."""
+"""Makes the gateway's native modules from their sources (see offchain/runtime/native_code.py); does nothing when they are made."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from mypyc.build import mypycify
 from setuptools import setup  # type: ignore[import-untyped]
 
-from offchain.compiled import LIBRARY, MODULES, ROOT, folder, source_of
+from offchain.runtime.native_code import LIBRARY, MODULES, ROOT, folder, source_of
 
 
 def main() -> None:

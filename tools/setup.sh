@@ -160,7 +160,7 @@ make_contracts() {
   done_with "$(stamp_contracts)"
 }
 
-# Wider than what names the native code (offchain/compiled.py), which tools/compile.py finds already made then.
+# Wider than what names the native code (offchain/runtime/native_code.py), which tools/compile.py finds already made then.
 stamp_compiled() {
   # shellcheck disable=SC2046
   stamp .build/compiled/.ready requirements.lock tools/compile.py $(find offchain -name '*.py' | LC_ALL=C sort)

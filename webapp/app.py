@@ -11,8 +11,6 @@ from flask_talisman import Talisman
 from flask_wtf import CSRFProtect
 
 from offchain.chain.deployment import Deployment
-from webapp import errors, rendering, static_assets
-from webapp.chainview import ChainView
 from webapp.index import Index
 from webapp.notify import Notifier
 from webapp.pages import (
@@ -30,12 +28,14 @@ from webapp.pages import (
     status,
     tx,
 )
-from webapp.services.desk import Desk
-from webapp.services.facts import Facts
-from webapp.services.gateway import Gateway
 from webapp.settings import WebappSettings
+from webapp.sources.chain import ChainView
+from webapp.sources.epoch_facts import Facts
+from webapp.sources.gateway import Gateway
+from webapp.sources.sources import Desk
 from webapp.store import Store
 from webapp.store.store import SIGN_IN_SECONDS, secret_key
+from webapp.web import errors, rendering, static_assets
 
 CSP = {
     "default-src": "'none'",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from offchain.settings import DashboardSettings
+from offchain.runtime.settings import DashboardSettings
 
 
 class WebappSettings(DashboardSettings):

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError, EncodingError
 
-from offchain.chain.keys import checksum
-from offchain.domain.hashing import keccak256
+from offchain.crypto.keys import checksum
+from offchain.domain.eip712 import keccak256
 
 AbiEntry: TypeAlias = Mapping[str, Any]
 

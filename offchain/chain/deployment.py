@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import requests
 
-from offchain.chain.keys import checksum
+from offchain.crypto.keys import checksum
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import SigningDomain, keccak256
 from offchain.domain.types import Address
 from offchain.errors import FatalError, TransientError, UserError
 

@@ -23,12 +23,12 @@ from offchain.chain.projection import event_row, project, undo
 from offchain.chain.ranges import AdaptiveRange
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import DisagreementError, RangeTooLargeError
-from offchain.crash import CrashPoint, nowhere
 from offchain.db import cursors
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.db.models import Block, Event
 from offchain.domain.types import BlockRef
 from offchain.errors import FatalError, TransientError
+from offchain.runtime.crash_points import CrashPoint, nowhere
 
 KEEP_FINAL_HEADERS = 256
 MAX_OPEN_BLOCKS = 200

@@ -14,7 +14,7 @@ from offchain.chain.abi import ContractAbi, MalformedDataError
 from offchain.chain.blocks import Blocks, Header
 from offchain.chain.deployment import Deployment
 from offchain.chain.rpc import Rpc, RpcError
-from offchain.domain.hashing import address_bytes, keccak256
+from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.errors import TransientError
 
 INDEXED_CONTRACTS = (

@@ -14,7 +14,7 @@ from offchain.chain.abi import ContractAbi, ErrorDecoder, MalformedDataError
 from offchain.chain.blocks import Blocks
 from offchain.chain.deployment import Deployment
 from offchain.chain.rpc import Rpc, RpcError
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei, Weight
 from offchain.errors import FatalError, SkipError, TransientError
 

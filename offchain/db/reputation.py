@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.db.models import Job, SlotRecord
 from offchain.domain.epochs import EpochClock
 from offchain.domain.reputation import Record

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offchain.errors import UserError
-from offchain.processes import signal_when_parent_ends
+from offchain.runtime.child_processes import signal_when_parent_ends
 
 MARKER = "PARALLELIX_RUN_ID"
 

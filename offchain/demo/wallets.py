@@ -15,7 +15,7 @@ from web3.contract.contract import ContractFunction
 from web3.types import Nonce, TxParams, TxReceipt
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.keys import Signer, create_keystore
+from offchain.crypto.keys import Signer, create_keystore
 from offchain.errors import UserError
 
 ETHER = 10**18

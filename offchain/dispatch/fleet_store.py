@@ -21,8 +21,8 @@ from typing import Any
 
 import orjson
 
-from offchain.dispatch.fleet import NodeReport, Offer
 from offchain.domain.types import NodeId
+from offchain.scheduler.fleet import NodeReport, Offer
 
 PREFIX = "parallelix:fleet:"
 INDEX = "parallelix:fleet"

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from offchain.dispatch.upstream import Call
-from offchain.dispatch.work import NodeError
 from offchain.domain.types import NodeId
+from offchain.scheduler.work import NodeError
 
 
 class Task(Protocol):

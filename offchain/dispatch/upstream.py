@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from offchain.dispatch.work import NodeError
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.types import NodeId
+from offchain.scheduler.work import NodeError
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

@@ -13,7 +13,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import NamedTuple
 
-from offchain.domain.hashing import keccak256, word
+from offchain.domain.eip712 import keccak256, word
 from offchain.domain.types import Epoch, NodeId, Wei
 
 CHOICE_SEPARATOR = b"\x1e"

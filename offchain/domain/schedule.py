@@ -6,8 +6,8 @@ it, the keeper cannot choose it, and the signature in the bundle lets anybody ch
 
 from dataclasses import dataclass
 
+from offchain.domain.eip712 import keccak256, word
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import keccak256, word
 from offchain.domain.types import Epoch, NodeId
 
 _TAG = keccak256(b"parallelix.probe.schedule.v1")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from offchain import compiled
 from offchain.domain.amounts import parse_prlx
 from offchain.errors import UserError
-from offchain.settings import GatewaySettings
+from offchain.runtime import native_code
+from offchain.runtime.settings import GatewaySettings
 
 if TYPE_CHECKING:
-    from offchain.gateway.tenants import TenantAdmin
+    from offchain.gateway.tenants.registry import TenantAdmin
 
 _CONFIG = click.option(
     "--config", "config", type=click.Path(path_type=Path), required=True, help="TOML file of settings."
@@ -36,8 +36,8 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
 def start(config: Path, port: int | None, as_json: bool) -> None:
     """Serve until SIGTERM; then let running answers end."""
-    interpreted = compiled.use()
-    from offchain.gateway.process import run  # noqa: PLC0415  `--help` must not load the server
+    interpreted = native_code.use()
+    from offchain.gateway.main import run  # noqa: PLC0415  `--help` must not load the server
 
     settings = GatewaySettings.load(config)
     if port is not None:
@@ -51,7 +51,7 @@ def start(config: Path, port: int | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
 def worker(config: Path, concurrency: int, as_json: bool) -> None:
     """Work on batches (`/v1/batches`) until SIGTERM. Any number of workers may share one Redis."""
-    from offchain.gateway.batch_worker import run_worker  # noqa: PLC0415  `--help` must not load Celery
+    from offchain.gateway.batches.worker import run_worker  # noqa: PLC0415  `--help` must not load Celery
 
     run_worker(GatewaySettings.load(config), concurrency, announce_json=as_json)
 
@@ -66,7 +66,7 @@ def explain_request(request_id: str, url: str, key: str, again: bool, as_json: b
     """Tell which nodes were candidates for a request, who was tried, and where the time went."""
     import httpx  # noqa: PLC0415
 
-    from offchain.gateway.explain import check, explain  # noqa: PLC0415
+    from offchain.gateway.records.explain import check, explain  # noqa: PLC0415
 
     try:
         answer = httpx.get(
@@ -106,7 +106,7 @@ def key() -> None:
 @click.option("--name", required=True, help="Tenant who will use the key.")
 def create(config: Path | None, file: Path | None, name: str) -> None:
     """Make an API key and print it; it cannot be shown again. A running gateway knows it within a second."""
-    from offchain.gateway.keys import create_key  # noqa: PLC0415
+    from offchain.gateway.tenants.api_keys import create_key  # noqa: PLC0415
 
     if config is not None and file is None:
         file = GatewaySettings.load(config).api_keys_file
@@ -124,7 +124,7 @@ def tenant() -> None:
 def _admin(config: Path) -> Iterator["TenantAdmin"]:
     from redis import Redis  # noqa: PLC0415
 
-    from offchain.gateway.tenants import TenantAdmin  # noqa: PLC0415
+    from offchain.gateway.tenants.registry import TenantAdmin  # noqa: PLC0415
 
     url = GatewaySettings.load(config).redis_url
     if url is None:
@@ -161,7 +161,7 @@ def _limits(function: Any) -> Any:
 
 
 def _changes(priority: str | None, numbers: dict[str, int | None]) -> dict[str, Any]:
-    from offchain.dispatch.work import Priority  # noqa: PLC0415
+    from offchain.scheduler.work import Priority  # noqa: PLC0415
 
     changed: dict[str, Any] = {name: value or None for name, value in numbers.items() if value is not None}
     if priority is not None:
@@ -175,7 +175,7 @@ def _changes(priority: str | None, numbers: dict[str, int | None]) -> dict[str, 
 @_limits
 def tenant_create(config: Path, name: str, priority: str | None, **numbers: int | None) -> None:
     """Make a tenant and its first API key, and print the key."""
-    from offchain.dispatch.admission import TenantLimits  # noqa: PLC0415
+    from offchain.scheduler.quotas import TenantLimits  # noqa: PLC0415
 
     with _admin(config) as admin:
         admin.create(name, replace(TenantLimits(), **_changes(priority, numbers)))

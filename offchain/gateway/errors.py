@@ -2,10 +2,10 @@
 
 import orjson
 
-from offchain.dispatch.admission import QuotaExceededError
-from offchain.dispatch.inference.request import InvalidRequestError
-from offchain.dispatch.openai_errors import error_body
-from offchain.dispatch.work import CallerError, NoCapacityError
+from offchain.protocol.openai_errors import error_body
+from offchain.scheduler.quotas import QuotaExceededError
+from offchain.scheduler.work import CallerError, NoCapacityError
+from offchain.workloads.inference.request import InvalidRequestError
 
 
 class ApiError(Exception):

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from offchain.telemetry.counts import Histogram, Sample, family, labels
+from offchain.runtime.metrics import Histogram, Sample, family, labels
 
 _PREFIX = "parallelix_gateway_"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from offchain.domain.types import Wei
-from offchain.settings import KeeperSettings
+from offchain.runtime.settings import KeeperSettings
 
 _CONFIG = click.option(
     "--config",
@@ -29,7 +29,7 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 def start(config: Path, port: int | None, *, as_json: bool) -> None:
     """Run every part of a keeper until SIGTERM."""
-    from offchain.keeper.run import start as run  # noqa: PLC0415 - `--help` must not load the workers
+    from offchain.keeper.process.start import start as run  # noqa: PLC0415 - `--help` must not load the workers
 
     settings = KeeperSettings.load(config)
     if port is not None:
@@ -46,7 +46,7 @@ def start(config: Path, port: int | None, *, as_json: bool) -> None:
 @click.option("--name", default="extra", show_default=True, help="Name of the worker.")
 def worker(config: Path, queues: str | None, concurrency: int | None, name: str) -> None:
     """Run one more worker of a keeper that is started elsewhere with the same database and broker."""
-    from offchain.keeper.single import run_single_worker  # noqa: PLC0415 - as above
+    from offchain.keeper.process.start import run_single_worker  # noqa: PLC0415 - as above
 
     chosen = None if queues is None else tuple(word.strip() for word in queues.split(",") if word.strip())
     run_single_worker(KeeperSettings.load(config), name, chosen, concurrency)
@@ -56,7 +56,7 @@ def worker(config: Path, queues: str | None, concurrency: int | None, name: str)
 @_CONFIG
 def beat(config: Path) -> None:
     """Run a schedule; a second one stands by until the first is gone."""
-    from offchain.keeper.single import run_single_beat  # noqa: PLC0415 - as above
+    from offchain.keeper.process.start import run_single_beat  # noqa: PLC0415 - as above
 
     run_single_beat(KeeperSettings.load(config))
 
@@ -66,7 +66,7 @@ def beat(config: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 def api(config: Path, *, as_json: bool) -> None:
     """Run the HTTP API alone."""
-    from offchain.keeper.single import run_single_api  # noqa: PLC0415 - as above
+    from offchain.keeper.process.start import run_single_api  # noqa: PLC0415 - as above
 
     run_single_api(KeeperSettings.load(config), as_json=as_json)
 
@@ -76,8 +76,8 @@ def api(config: Path, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a finding.")
 def verify(config: Path, *, as_json: bool) -> None:
     """Check keys, bond, RPC, clock, contracts, database, broker, gas and gateway. Exit status 1 on a failure."""
-    from offchain.keeper.clock import SystemClock  # noqa: PLC0415 - as above
-    from offchain.keeper.verify import Level, Verifier  # noqa: PLC0415 - as above
+    from offchain.keeper.operator.preflight import Level, Verifier  # noqa: PLC0415 - as above
+    from offchain.runtime.clock import SystemClock  # noqa: PLC0415 - as above
 
     findings = Verifier(KeeperSettings.load(config), SystemClock()).run()
     for found in findings:
@@ -99,7 +99,7 @@ def verify(config: Path, *, as_json: bool) -> None:
 )
 def key(keystore: Path, password_file: Path) -> None:
     """Make a signing key in an encrypted keystore and print its address."""
-    from offchain.chain.keys import create_keystore  # noqa: PLC0415 - as above
+    from offchain.crypto.keys import create_keystore  # noqa: PLC0415 - as above
 
     click.echo(create_keystore(keystore, password_file))
 
@@ -116,8 +116,8 @@ def join(
     config: Path, operator_keystore: Path, operator_password_file: Path, bond: int | None, url: str
 ) -> None:
     """Bond this keeper in the registry and list its signer for tickets. It counts from the next epoch."""
-    from offchain.chain.keys import Signer  # noqa: PLC0415 - as above
-    from offchain.keeper.join import join as bond_keeper  # noqa: PLC0415 - as above
+    from offchain.crypto.keys import Signer  # noqa: PLC0415 - as above
+    from offchain.keeper.operator.join import join as bond_keeper  # noqa: PLC0415 - as above
 
     operator = Signer.load(operator_keystore, operator_password_file)
     amount = None if bond is None else Wei(bond * 10**18)
@@ -143,7 +143,7 @@ def outbox() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an intent.")
 def outbox_list(config: Path, statuses: tuple[str, ...], limit: int, *, as_json: bool) -> None:
     """Show intents, newest first."""
-    from offchain.keeper.outbox_view import intents  # noqa: PLC0415 - as above
+    from offchain.keeper.operator.outbox_view import intents  # noqa: PLC0415 - as above
 
     for row in intents(KeeperSettings.load(config), statuses, limit):
         if as_json:
@@ -160,7 +160,7 @@ def outbox_list(config: Path, statuses: tuple[str, ...], limit: int, *, as_json:
 @click.argument("key")
 def outbox_retry(config: Path, key: str) -> None:
     """Put a fault back to pending, after what it complains of was mended."""
-    from offchain.keeper.outbox_view import retry  # noqa: PLC0415 - as above
+    from offchain.keeper.operator.outbox_view import retry  # noqa: PLC0415 - as above
 
     retry(KeeperSettings.load(config), key)
     click.echo(f"{key} is pending again")

@@ -1,14 +1,14 @@
 """What a keeper's services ask about single nodes and requests: small reads of the index, the fleet and the chain."""
 
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.db.models import Node
 from offchain.dispatch.fleet_store import FleetStore
-from offchain.dispatch.heartbeat import NodeRecord
+from offchain.domain.eip712 import keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import keccak256
 from offchain.domain.types import Epoch, NodeId
-from offchain.keeper.chain_view import ChainView
-from offchain.keeper.clock import Clock, seconds
+from offchain.evidence.chain_view import ChainView
+from offchain.protocol.heartbeats import NodeRecord
+from offchain.runtime.clock import Clock, seconds
 
 
 class Lookups:

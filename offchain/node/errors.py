@@ -1,6 +1,6 @@
 """Refusals in the shape that OpenAI's clients understand."""
 
-from offchain.dispatch.openai_errors import error_body
+from offchain.protocol.openai_errors import error_body
 
 
 class ServeError(Exception):

@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from offchain.db import leases
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.db.leases import LeaseLostError
 from offchain.db.models import Broadcast, Intent
 from offchain.outbox.intents import LIVE, PENDING

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from offchain.chain.keys import TransactionSigner
-from offchain.crash import CrashPoint, nowhere
-from offchain.db.engine import Database
+from offchain.crypto.keys import TransactionSigner
+from offchain.db.database import Database
 from offchain.db.models import Broadcast, Intent
 from offchain.outbox import fees
 from offchain.outbox.fees import Fees
@@ -23,6 +22,7 @@ from offchain.outbox.intents import FAULT, FINAL, MINED, PENDING, SENT, SUPERSED
 from offchain.outbox.journal import Journal
 from offchain.outbox.rules import DEFAULT_RULES, RevertRule, Verdict, verdict
 from offchain.outbox.wire import AccountState, Receipt, RefusedError, RevertedError, Wire, is_too_cheap
+from offchain.runtime.crash_points import CrashPoint, nowhere
 
 FILLER = "filler"
 """Kind of the intents that close a gap between nonces."""

@@ -23,12 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 from offchain.chain.deployment import Deployment
 from offchain.chain.indexer import Indexer, Progress
-from offchain.chain.keys import checksum
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import Rpc
-from offchain.db.engine import open_database
+from offchain.crypto.keys import checksum
+from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
-from offchain.domain.hashing import keccak256, word
+from offchain.domain.eip712 import keccak256, word
 
 LOGS_PER_BLOCK = 250
 NODES = 100_000

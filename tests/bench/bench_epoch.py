@@ -23,28 +23,28 @@ from typing import Any, Self
 
 import orjson
 
-from offchain.chain.keys import Signer
 from offchain.chain.reader import EpochStatus, KeeperSet
+from offchain.crypto.keys import Signer
 from offchain.db.cursors import move
-from offchain.db.engine import open_database
+from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job
-from offchain.domain.entries import Answer
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.domain.evidence_entries import Answer
 from offchain.domain.messages import ServiceReceipt, SlotReceipt, proof_of_execution
 from offchain.domain.payout import reward, settle
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, BlockRef, Epoch, NodeId, Wei, Weight
+from offchain.evidence.bundle import judge, read
+from offchain.evidence.canonical_json import canonical
+from offchain.evidence.document import Evidence
+from offchain.evidence.epoch_context import EpochContext, SeedBlock
+from offchain.evidence.epoch_context_reader import FrameReader
+from offchain.evidence.keeper_peers import ProposalReply
 from offchain.keeper import store
-from offchain.keeper.attest import AttestService
-from offchain.keeper.bundle import judge, read
-from offchain.keeper.canonical import canonical
-from offchain.keeper.closing import frozen_at
-from offchain.keeper.context import EpochContext, SeedBlock
-from offchain.keeper.evidence import Evidence
-from offchain.keeper.frame import FrameReader
-from offchain.keeper.peers import ProposalReply
+from offchain.keeper.attestation.open_epochs import frozen_at
+from offchain.keeper.attestation.service import AttestService
 
 EPOCH = Epoch(5)
 CHAIN_ID = 31337

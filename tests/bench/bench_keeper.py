@@ -27,11 +27,11 @@ if "tests" not in sys.modules:  # a distribution named `tests` may be installed;
 
 import httpx
 
-from offchain.chain.keys import Signer
-from offchain.crash import REQUEST_POINTS, SENDER_POINTS
-from offchain.domain.hashing import keccak256
+from offchain.crypto.keys import Signer
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
+from offchain.runtime.crash_points import REQUEST_POINTS, SENDER_POINTS
 from tests.support.anvil import start_anvil
 from tests.support.keeper_rig import OPERATOR, KeeperRig, wait_for
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from offchain.domain.hashing import keccak256
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import keccak256
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.signing import SIGNER, authorize, voucher
 from tests.contracts.support import (
     MIN_STAKE,

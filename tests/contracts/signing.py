@@ -7,7 +7,7 @@ from eth_abi import encode
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
-from offchain.domain.hashing import SigningDomain, keccak256, word
+from offchain.domain.eip712 import SigningDomain, keccak256, word
 from tests.contracts.support import World, compact, key_of, now, sign
 
 SIGNER = key_of(500)

@@ -16,9 +16,9 @@ from eth_abi import decode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from offchain.domain.hashing import SigningDomain, keccak256
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import EpochReport, ServiceReceipt, SlotReceipt, proof_of_execution
+from offchain.domain.uptime_tree import UptimeTree
 from scripts import _compile, _params
 from scripts.deploy import Deployment
 

@@ -5,8 +5,8 @@ from typing import Any
 import ape
 import pytest
 
-from offchain.domain.hashing import SigningDomain, keccak256
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.support import (
     CHALLENGE_WINDOW,
     EPOCH,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ape import chain
 
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.signing import SIGNER, authorize
 from tests.contracts.support import ZERO, World, as_tuple, claim_args, error_of, key_hash, key_of, now, warp
 from tests.contracts.test_contracts_market import CEILING, MODEL, PAYLOAD, RESULT

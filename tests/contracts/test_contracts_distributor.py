@@ -3,7 +3,7 @@
 import ape
 import pytest
 
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.support import (
     CLAIM_WINDOW,
     EMISSION,

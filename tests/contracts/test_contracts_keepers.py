@@ -5,8 +5,8 @@ import pytest
 from eth_abi import encode
 from eth_account import Account
 
-from offchain.domain.hashing import keccak256
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import keccak256
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.governance import through_timelock
 from tests.contracts.signing import permit_signature
 from tests.contracts.support import (

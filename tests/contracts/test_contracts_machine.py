@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.machine import ContractMachine, run
 from tests.contracts.support import (
     CHALLENGE_WINDOW,

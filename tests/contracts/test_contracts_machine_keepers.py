@@ -10,8 +10,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from offchain.domain.hashing import SigningDomain
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import SigningDomain
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.machine import ContractMachine, run
 from tests.contracts.support import (
     CHALLENGE_WINDOW,

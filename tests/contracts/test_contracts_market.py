@@ -7,7 +7,7 @@ import pytest
 from ape import chain
 from eth_abi import encode
 
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, keccak256
 from tests.contracts.governance import through_timelock
 from tests.contracts.support import (
     COOLDOWN,

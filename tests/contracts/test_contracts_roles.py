@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from tests.contracts.support import World, error_of
 
 ADMIN, GUARDIAN, TREASURER, PARAMETERS = range(4)

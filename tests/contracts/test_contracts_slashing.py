@@ -5,7 +5,7 @@ from typing import Any
 import ape
 import pytest
 
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.governance import through_timelock
 from tests.contracts.support import (
     EPOCH,

@@ -5,7 +5,7 @@ from typing import Any
 import ape
 import pytest
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from tests.contracts.support import (
     COOLDOWN,
     EPOCH,

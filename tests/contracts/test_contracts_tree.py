@@ -6,8 +6,8 @@ import ape
 import pytest
 from ape import chain
 
-from offchain.domain.hashing import keccak256
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import keccak256
+from offchain.domain.uptime_tree import UptimeTree
 from tests.contracts.support import EPOCH as LENGTH
 from tests.contracts.support import (
     MIN_STAKE,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from offchain.chain.keys import Signer, create_keystore
+from offchain.crypto.keys import Signer, create_keystore
 from offchain.db.migrations import upgrade
 from offchain.demo.processes import MARKER, marked
 from tests.support.anvil import ROOT, start_anvil

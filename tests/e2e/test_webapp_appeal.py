@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from webapp_desk import OPERATOR, Desk, attest
 
 from offchain.db.models import Probe
-from offchain.domain.entries import Answer
+from offchain.domain.evidence_entries import Answer
 from offchain.domain.messages import ServiceReceipt, SlotReceipt
 from offchain.domain.types import Epoch, NodeId, Wei
 

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from webapp_desk import OPERATOR, Desk, registered
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from tests.support.network import STAKE
 
 pytestmark = [pytest.mark.browser, pytest.mark.anvil]

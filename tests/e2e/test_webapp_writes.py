@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 from webapp_desk import Desk, registered
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from tests.support.anvil import KEYS
 
 pytestmark = [pytest.mark.browser, pytest.mark.anvil]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from tests.support.ports import free_port
 

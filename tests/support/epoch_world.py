@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from offchain.chain.keys import Signer
-from offchain.domain.entries import Answer, Batch, Execution, Miss, in_order, misses_in_order
+from offchain.crypto.keys import Signer
+from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import SigningDomain, address_bytes, keccak256
+from offchain.domain.evidence_entries import Answer, Batch, Execution, Miss, in_order, misses_in_order
+from offchain.domain.execution_tree import BATCH, ExecutionTree
 from offchain.domain.messages import ExecutionBatch, MissReason, ServiceReceipt, proof_of_execution
-from offchain.domain.records import BATCH, ExecutionTree
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, Epoch, KeeperId, NodeId, Wei
-from offchain.keeper.context import EpochContext, KeeperInfo, NodeInfo, SeedBlock
-from offchain.keeper.evidence import Evidence
+from offchain.evidence.document import Evidence
+from offchain.evidence.epoch_context import EpochContext, KeeperInfo, NodeInfo, SeedBlock
 
 ATTESTATION = SigningDomain(31337, "0x" + "aa" * 20)
 MARKET = SigningDomain(31337, "0x" + "bb" * 20)

@@ -14,12 +14,12 @@ from typing import Any
 
 import tomli_w
 
-from offchain.chain.keys import Signer, create_keystore
-from offchain.db.engine import open_database
+from offchain.crypto.keys import Signer, create_keystore
+from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Cursor
-from offchain.domain.hashing import keccak256
-from offchain.gateway.keys import create_key
+from offchain.domain.eip712 import keccak256
+from offchain.gateway.tenants.api_keys import create_key
 from tests.support.factories import make_node
 from tests.support.stub_node import Spec
 from tests.support.web_client import HTTP

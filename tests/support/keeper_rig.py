@@ -20,10 +20,10 @@ import redis
 import tomli_w
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.keys import Signer, create_keystore
-from offchain.crash import VARIABLE as CRASH_VARIABLE
+from offchain.crypto.keys import Signer, create_keystore
+from offchain.domain.eip712 import keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import keccak256
+from offchain.runtime.crash_points import VARIABLE as CRASH_VARIABLE
 from tests.support.anvil import KEYS, Anvil
 from tests.support.gateway_rig import Process, StubProcess, wait_for
 from tests.support.network import Network, deploy

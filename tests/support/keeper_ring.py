@@ -10,23 +10,23 @@ from sqlalchemy.orm import Session
 
 from offchain.chain.reader import EpochStatus, KeeperSet
 from offchain.db.cursors import move
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
-from offchain.domain.entries import Answer, Batch, Miss
+from offchain.domain.evidence_entries import Answer, Batch, Miss
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
+from offchain.evidence.canonical_json import canonical, parse
+from offchain.evidence.document import Evidence
+from offchain.evidence.epoch_context import EpochContext
+from offchain.evidence.epoch_context_reader import NotReadyError
+from offchain.evidence.execution_batches import GatewayAnswer
+from offchain.evidence.keeper_peers import ProposalReply
 from offchain.keeper import store
-from offchain.keeper.attest import AttestService
-from offchain.keeper.ballot import RefusedError
-from offchain.keeper.batches import GatewayAnswer
-from offchain.keeper.canonical import canonical, parse
-from offchain.keeper.closing import frozen_at
-from offchain.keeper.context import EpochContext
-from offchain.keeper.epochs import epoch_summary
-from offchain.keeper.evidence import Evidence
-from offchain.keeper.frame import NotReadyError
-from offchain.keeper.peers import ProposalReply
+from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.epoch_summary import epoch_summary
+from offchain.keeper.attestation.open_epochs import frozen_at
+from offchain.keeper.attestation.service import AttestService
 from tests.support.epoch_world import EPOCH, EpochWorld
 
 

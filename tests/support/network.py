@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.keys import Signer
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import Rpc
-from offchain.domain.hashing import keccak256
+from offchain.crypto.keys import Signer
+from offchain.domain.eip712 import keccak256
 from tests.support.anvil import KEYS, ROOT, Anvil, start_anvil
 
 EPOCH_SECONDS = 600

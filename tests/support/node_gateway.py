@@ -11,12 +11,12 @@ from typing import Any
 
 import tomli_w
 
-from offchain.db.engine import open_database
+from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Cursor
 from offchain.db.models import Node as Row
 from offchain.demo.network import LocalNetwork, Node
-from offchain.gateway.keys import create_key
+from offchain.gateway.tenants.api_keys import create_key
 from tests.support.factories import make_node
 from tests.support.node_kit import until
 from tests.support.ports import free_port

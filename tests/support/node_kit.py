@@ -13,21 +13,21 @@ from typing import Any
 
 import aiohttp
 
-from offchain.chain.keys import Signer, recover
-from offchain.dispatch.http1 import HttpLimits, HttpServer
-from offchain.dispatch.pair_mac import GatewayMacs
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.crypto.keys import Signer, recover
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, Ticket
 from offchain.domain.tiers import Tier
 from offchain.domain.types import NodeId, Wei
-from offchain.node.engine import AttachedEngine
-from offchain.node.manifest import Manifest, ServedModel
-from offchain.node.metrics import NodeMetrics
-from offchain.node.proxy import Backend, Proxy
-from offchain.node.receipts import ReceiptMaker
-from offchain.node.server import AgentServer
-from offchain.node.slots import Slots
-from offchain.node.tickets import ReplayGuard, TicketGate
+from offchain.node.agent.metrics import NodeMetrics
+from offchain.node.agent.proxy import Backend, Proxy
+from offchain.node.agent.receipts import ReceiptMaker
+from offchain.node.agent.server import AgentServer
+from offchain.node.agent.slots import Slots
+from offchain.node.agent.tickets import ReplayGuard, TicketGate
+from offchain.node.engines.model_server import AttachedEngine
+from offchain.node.machine.manifest import Manifest, ServedModel
+from offchain.protocol.pair_mac import GatewayMacs
+from offchain.transport.server import HttpLimits, HttpServer
 from tests.support.ports import free_port
 
 STUB = Path(__file__).with_name("engine_stub.py")

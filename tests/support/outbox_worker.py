@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.keys import Signer
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import Rpc
-from offchain.crash import from_environment
-from offchain.db.engine import open_database
+from offchain.crypto.keys import Signer
+from offchain.db.database import open_database
 from offchain.errors import TransientError
 from offchain.outbox import Sender, SenderSettings, intents
 from offchain.outbox.wire import Wire
+from offchain.runtime.crash_points import from_environment
 
 
 def main(rpc_url: str, deployment: str, database_url: str, key: str, replace_after: str) -> None:

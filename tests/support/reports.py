@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
 from tests.support.network import Network

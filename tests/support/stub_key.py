@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from offchain.chain.keys import Signer, address_of, recover
-from offchain.dispatch.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.crypto.keys import Signer, address_of, recover
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, Ticket, proof_of_execution
 from offchain.domain.types import NodeId, Wei
+from offchain.protocol.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
 
 if TYPE_CHECKING:
     from tests.support.stub_node import Spec

@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat, result_bytes
 from offchain.domain.types import NodeId
 from tests.support.stub_key import StubKey

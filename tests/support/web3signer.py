@@ -15,8 +15,8 @@ from typing import Any
 from coincurve import PrivateKey
 from coincurve._libsecp256k1 import ffi
 
-from offchain.chain.keys import Signer
-from offchain.domain.hashing import keccak256
+from offchain.crypto.keys import Signer
+from offchain.domain.eip712 import keccak256
 
 
 class Web3SignerServer:

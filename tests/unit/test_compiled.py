@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offchain.compiled import MODULES, VARIABLE, folder, source_of
+from offchain.runtime.native_code import MODULES, VARIABLE, folder, source_of
 
 USE = "import sys, pathlib; from offchain import compiled; print(compiled.use(pathlib.Path(sys.argv[1])));"
 ORIGINS = "from importlib.util import find_spec; print(*{find_spec(name).origin for name in compiled.MODULES}, sep='\\n')"
@@ -47,12 +47,12 @@ def test_folder__a_source_changes__is_another(checkout: Path) -> None:
 def test_folder__nothing_that_counts_changes__is_the_same(checkout: Path) -> None:
     before = folder(checkout)
     (checkout / "offchain/keeper").mkdir()
-    (checkout / "offchain/keeper/tasks.py").write_text("A = 1")
+    (checkout / "offchain/keeper/process/tasks.py").write_text("A = 1")
     assert folder(checkout) == before
 
 
 @pytest.mark.parametrize(
-    "change", [("sys.implementation.cache_tag", "x"), ("offchain.compiled._mypy", lambda: "0")]
+    "change", [("sys.implementation.cache_tag", "x"), ("offchain.runtime.native_code._mypy", lambda: "0")]
 )
 def test_folder__another_python_or_mypy__is_another(
     checkout: Path, change: tuple[str, object], monkeypatch: pytest.MonkeyPatch
@@ -94,11 +94,13 @@ def test_use__switched_off__says_so(checkout: Path) -> None:
 
 def test_use__one_was_imported__refuses(checkout: Path) -> None:
     folder(checkout).mkdir(parents=True)
-    answer, *origins = said("import offchain.dispatch.work;" + USE + ORIGINS, checkout)
-    assert answer == "offchain.dispatch.work is imported already"
+    answer, *origins = said("import offchain.scheduler.work;" + USE + ORIGINS, checkout)
+    assert answer == "offchain.scheduler.work is imported already"
     assert all(origin.endswith(".py") for origin in origins)
 
 
 def test_command_line__before_a_gateway_starts__has_imported_none() -> None:
-    program = "import sys, offchain.cli, offchain.gateway.cli; from offchain.compiled import MODULES;"
+    program = (
+        "import sys, offchain.cli, offchain.gateway.cli; from offchain.runtime.native_code import MODULES;"
+    )
     assert said(program + "print({*MODULES} & {*sys.modules})") == ["set()"]

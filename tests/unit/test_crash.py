@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from offchain.crash import LOCAL_CHAINS, VARIABLE, from_environment, nowhere
 from offchain.errors import UserError
+from offchain.runtime.crash_points import LOCAL_CHAINS, VARIABLE, from_environment, nowhere
 
 
 def test_switch__nothing_is_set__is_off_on_every_chain() -> None:
@@ -26,7 +26,7 @@ def test_switch__set_on_a_real_chain__the_process_does_not_start(tmp_path: Path,
 def test_switch__armed_point__kills_once(tmp_path: Path) -> None:
     (tmp_path / "stored").touch()
     program = (
-        "import os; from offchain.crash import from_environment; reach = from_environment(os.environ, 31337);"
+        "import os; from offchain.runtime.crash_points import from_environment; reach = from_environment(os.environ, 31337);"
         "reach('mined'); print('passed', flush=True); reach('stored'); print('alive', flush=True)"
     )
     environment = {**os.environ, VARIABLE: str(tmp_path)}

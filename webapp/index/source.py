@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.errors import TransientError, UserError
 from webapp.index.snapshot import Snapshot
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from webapp import money
 from webapp.index import Head, NodeRow, Snapshot
-from webapp.services.context import Status, latest_slots
-from webapp.services.desk import Desk
-from webapp.services.earnings import Stage
-from webapp.services.live import latest
-from webapp.services.operators import history_of
+from webapp.sources.latest_probes import latest
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status, latest_slots
 from webapp.store import Store
+from webapp.views.earnings import Stage
+from webapp.views.operator import history_of
+from webapp.web import money
 
 LOW_UPTIME_BPS = 9_500
 WINDOW = 14

@@ -8,9 +8,9 @@ from pathlib import Path
 from offchain.errors import TransientError
 from webapp.notify.news import news_of
 from webapp.notify.senders import DeliveryError, Mail, Webhook
-from webapp.services.desk import Desk
-from webapp.services.manifests import ManifestFetcher
 from webapp.settings import WebappSettings
+from webapp.sources.manifests import ManifestFetcher
+from webapp.sources.sources import Desk
 from webapp.store import Channel, Delivery, Store
 
 _LOG = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 
-from webapp.services.hosts import UnreachableHostError, resolve
+from webapp.sources.outbound_hosts import UnreachableHostError, resolve
 from webapp.store import Channel, Delivery
 
 TIMEOUT_SECONDS = 5.0

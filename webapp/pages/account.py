@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, jsonify, redirect, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.errors import PageError
+from webapp.auth.sign_in import SignInService
 from webapp.index import NodeRow
 from webapp.notify.senders import webhook_url_problem
-from webapp.pages.parsing import address_of
-from webapp.rendering import page, private
-from webapp.services.context import Status
-from webapp.services.desk import Desk
-from webapp.services.signin import SignInService
 from webapp.settings import WebappSettings
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
 from webapp.store import EVENTS, Store
+from webapp.web.errors import PageError
+from webapp.web.rendering import page, private
+from webapp.web.url_params import address_of
 
 _MAIL = re.compile(r"[^@\s<>\"',;:\\]{1,64}@[A-Za-z0-9.-]{1,190}\.[A-Za-z]{2,24}")
 

@@ -8,11 +8,11 @@ from flask import Blueprint, Response, current_app, request
 from jinja2 import Template
 
 from webapp.index import IndexUnavailableError
-from webapp.pages.parsing import epoch_of, node_id_of
-from webapp.rendering import page
-from webapp.services.activity import KINDS, ActivityService
-from webapp.services.desk import Desk
 from webapp.settings import WebappSettings
+from webapp.sources.sources import Desk
+from webapp.views.activity import KINDS, ActivityService
+from webapp.web.rendering import page
+from webapp.web.url_params import epoch_of, node_id_of
 
 STREAM_SECONDS = 55
 """A stream ends after this and the browser takes it up again, so that no thread is held for ever."""

@@ -4,15 +4,15 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from webapp.chainview import ChainUnavailableError
-from webapp.errors import PageError
-from webapp.pages.parsing import address_of, epoch_of, node_id_of
-from webapp.services.appeals import AppealService, answers_of
-from webapp.services.claims import ClaimService
-from webapp.services.desk import Desk
-from webapp.services.jsonable import jsonable
-from webapp.services.trees import Trees
 from webapp.settings import WebappSettings
+from webapp.sources.chain import ChainUnavailableError
+from webapp.sources.sources import Desk
+from webapp.sources.uptime_trees import Trees
+from webapp.views.appeals import AppealService, answers_of
+from webapp.views.claims import ClaimService
+from webapp.web.errors import PageError
+from webapp.web.json_view import jsonable
+from webapp.web.url_params import address_of, epoch_of, node_id_of
 
 _CALLED = {
     "ParallelixToken": {"balanceOf", "allowance", "approve", "nonces", "eip712Domain"},

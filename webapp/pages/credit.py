@@ -3,11 +3,11 @@
 from flask import Blueprint, Response
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.pages.asking import ask_address
-from webapp.pages.parsing import address_of
-from webapp.rendering import page
-from webapp.services.credits import CreditsService
-from webapp.services.desk import Desk
+from webapp.pages.ask_address import ask_address
+from webapp.sources.sources import Desk
+from webapp.views.credits import CreditsService
+from webapp.web.rendering import page
+from webapp.web.url_params import address_of
 
 LEDE = "What an account has prepaid for API traffic. It is public: give any address. No wallet is needed to read."
 

@@ -5,13 +5,13 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.errors import PageError
-from webapp.pages.asking import PUBLIC, ask_address
-from webapp.pages.parsing import address_of, epoch_of, node_id_of
-from webapp.rendering import page, wants_json
-from webapp.services.desk import Desk
-from webapp.services.earnings import Stage
-from webapp.services.statement import PAGE_ROWS, Filters, StatementService
+from webapp.pages.ask_address import PUBLIC, ask_address
+from webapp.sources.sources import Desk
+from webapp.views.earnings import Stage
+from webapp.views.earnings_page import PAGE_ROWS, Filters, StatementService
+from webapp.web.errors import PageError
+from webapp.web.rendering import page, wants_json
+from webapp.web.url_params import address_of, epoch_of, node_id_of
 
 EXPORT_ROWS = 1_000_000
 

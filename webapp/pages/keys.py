@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
 
-from webapp.pages.parsing import api_key_of
-from webapp.rendering import page, private
-from webapp.services.context import Status
-from webapp.services.desk import Desk
-from webapp.services.gateway import Gateway, GatewayUnavailableError, UsageLine
+from webapp.sources.gateway import Gateway, GatewayUnavailableError, UsageLine
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
+from webapp.web.rendering import page, private
+from webapp.web.url_params import api_key_of
 
 
 @dataclass(frozen=True, slots=True)

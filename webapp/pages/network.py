@@ -2,11 +2,11 @@
 
 from flask import Blueprint, Response, render_template
 
-from webapp.rendering import page
-from webapp.services.desk import Desk
-from webapp.services.gateway import Gateway
-from webapp.services.network import NetworkService
+from webapp.sources.gateway import Gateway
+from webapp.sources.sources import Desk
 from webapp.store import Store
+from webapp.views.network import NetworkService
+from webapp.web.rendering import page
 
 
 def blueprint(desk: Desk, gateway: Gateway, store: Store) -> Blueprint:

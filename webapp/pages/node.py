@@ -2,15 +2,15 @@
 
 from flask import Blueprint, Response, render_template
 
-from webapp.errors import PageError
-from webapp.pages.parsing import epoch_of, node_id_of, window
-from webapp.rendering import page
-from webapp.services.desk import Desk
-from webapp.services.evidence import EvidenceService
-from webapp.services.gateway import Gateway, GatewayUnavailableError
-from webapp.services.nodes import NodeService
-from webapp.services.operators import WINDOWS
+from webapp.sources.gateway import Gateway, GatewayUnavailableError
+from webapp.sources.sources import Desk
 from webapp.store import Store
+from webapp.views.evidence import EvidenceService
+from webapp.views.node import NodeService
+from webapp.views.operator import WINDOWS
+from webapp.web.errors import PageError
+from webapp.web.rendering import page
+from webapp.web.url_params import epoch_of, node_id_of, window
 
 
 def blueprint(desk: Desk, gateway: Gateway, store: Store) -> Blueprint:

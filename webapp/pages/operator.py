@@ -3,11 +3,11 @@
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.pages.asking import PUBLIC, ask_address
-from webapp.pages.parsing import address_of, window
-from webapp.rendering import page
-from webapp.services.desk import Desk
-from webapp.services.operators import WINDOWS, OperatorService
+from webapp.pages.ask_address import PUBLIC, ask_address
+from webapp.sources.sources import Desk
+from webapp.views.operator import WINDOWS, OperatorService
+from webapp.web.rendering import page
+from webapp.web.url_params import address_of, window
 
 
 def blueprint(desk: Desk) -> Blueprint:

@@ -9,12 +9,12 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from offchain.errors import UserError
-from webapp.errors import PageError
-from webapp.pages.parsing import api_key_of
-from webapp.rendering import page
-from webapp.services.context import Status
-from webapp.services.desk import Desk
-from webapp.services.gateway import MAX_ANSWER_BYTES, Gateway, GatewayUnavailableError, deltas, error_words
+from webapp.sources.gateway import MAX_ANSWER_BYTES, Gateway, GatewayUnavailableError, deltas, error_words
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
+from webapp.web.errors import PageError
+from webapp.web.rendering import page
+from webapp.web.url_params import api_key_of
 
 MAX_PROMPT = 8_000
 MAX_TOKENS = 1_024

@@ -3,9 +3,9 @@
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.rendering import page
-from webapp.services.desk import Desk
-from webapp.services.register import RegisterService, RegisterView, parse_key, parse_stake
+from webapp.sources.sources import Desk
+from webapp.views.register import RegisterService, RegisterView, parse_key, parse_stake
+from webapp.web.rendering import page
 
 
 def blueprint(desk: Desk) -> Blueprint:

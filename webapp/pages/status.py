@@ -5,8 +5,8 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, render_template
 
 from webapp.index import IndexUnavailableError
-from webapp.services.desk import Desk
-from webapp.services.jsonable import jsonable
+from webapp.sources.sources import Desk
+from webapp.web.json_view import jsonable
 
 
 def blueprint(desk: Desk) -> Blueprint:

@@ -4,10 +4,10 @@ import re
 
 from flask import Blueprint, Response, render_template
 
-from webapp.errors import PageError
-from webapp.rendering import page
-from webapp.services.desk import Desk
-from webapp.services.transactions import TransactionService
+from webapp.sources.sources import Desk
+from webapp.views.transactions import TransactionService
+from webapp.web.errors import PageError
+from webapp.web.rendering import page
 
 _HASH = re.compile(r"0x[0-9a-f]{64}")
 

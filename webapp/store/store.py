@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import delete, func, select, update
 
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from webapp.store.models import Base, Channel, Delivery, ManifestCopy, Nonce, SignIn, Watch
 
 NONCE_SECONDS = 300

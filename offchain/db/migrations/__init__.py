@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.errors import FatalError
 
 _LOCK = 0x50524C58  # any constant: the advisory lock that migrations of this package share

@@ -12,8 +12,8 @@ from typing import Any, cast
 import httpx
 import redis
 
-from offchain.gateway.book import Entry
-from offchain.gateway.keys import create_key
+from offchain.gateway.records.request_log import Entry
+from offchain.gateway.tenants.api_keys import create_key
 from tests.bench.gateway.bench_core import RIVALS, Bench, say
 from tests.bench.gateway.bench_parts import Contender, load, start_load, wait_until
 from tests.support.gateway_rig import Process, Rig

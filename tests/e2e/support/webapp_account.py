@@ -7,9 +7,9 @@ from flask.testing import FlaskClient
 from sqlalchemy import create_engine, text
 from webapp_seed import SeededNetwork
 
-from offchain.chain.keys import Signer
-from offchain.domain.hashing import keccak256
-from webapp.services.signin import personal_digest
+from offchain.crypto.keys import Signer
+from offchain.domain.eip712 import keccak256
+from webapp.auth.sign_in import personal_digest
 
 OWNER = Signer.from_key(keccak256(b"an operator's wallet"))
 """Owns the first two nodes of the network that the fixture `net` gives."""

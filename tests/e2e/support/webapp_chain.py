@@ -11,8 +11,8 @@ from typing import Any
 
 from eth_abi.abi import decode, encode
 
-from offchain.chain.keys import checksum
-from offchain.domain.hashing import keccak256
+from offchain.crypto.keys import checksum
+from offchain.domain.eip712 import keccak256
 
 PRLX = 10**18
 GENESIS = 1_780_000_000

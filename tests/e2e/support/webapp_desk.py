@@ -9,10 +9,10 @@ from webapp_live import Follower
 from webapp_wallet import TestWallet
 
 from offchain.db.models import SlotRecord
-from offchain.domain.hashing import keccak256
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Bps, Epoch, NodeId
+from offchain.domain.uptime_tree import UptimeTree
 from tests.support.network import Network
 
 OPERATOR = 3

@@ -10,7 +10,7 @@ from webapp_serving import serving
 from offchain.chain.indexer import Indexer
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import Rpc
-from offchain.db.engine import open_database
+from offchain.db.database import open_database
 from offchain.db.models import Base
 from offchain.errors import TransientError
 from tests.support.network import Network

@@ -18,7 +18,7 @@ from webapp_seed import SeededNetwork, app_of, seed
 from webapp_serving import serving
 from webapp_wallet import TestWallet
 
-from offchain.chain.keys import Signer
+from offchain.crypto.keys import Signer
 from offchain.db.models import Node, SlotRecord
 
 MAX_HEIGHT = {"desktop": 2_000, "phone": 3_600}

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from webapp_chain import GENESIS, POOL, PRLX, SeededNetwork, address_of, hash_of, write_deployment
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.keys import Signer
+from offchain.crypto.keys import Signer
 from offchain.db.models import (
     Base,
     Bundle,
@@ -31,12 +31,12 @@ from offchain.db.models import (
     Report,
     SlotRecord,
 )
-from offchain.domain.hashing import keccak256
-from offchain.domain.merkle import UptimeTree
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import MissReason, SlotMiss
 from offchain.domain.payout import reward
 from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Bps, Epoch, NodeId, Wei, Weight
+from offchain.domain.uptime_tree import UptimeTree
 from webapp import create_app
 from webapp.settings import WebappSettings
 

@@ -15,7 +15,7 @@ from offchain.chain.ranges import AdaptiveRange
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import DisagreementError, Rpc
 from offchain.db import cursors, nodes
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.db.models import Event
 from offchain.errors import FatalError, TransientError
 from tests.support.network import Network

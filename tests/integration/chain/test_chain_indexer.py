@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import delete, select
 
 from offchain.chain.indexer import Indexer
-from offchain.chain.keys import checksum
 from offchain.chain.projection import rebuild
 from offchain.chain.ranges import AdaptiveRange
 from offchain.chain.reader import ChainReader
+from offchain.crypto.keys import checksum
 from offchain.db import cursors, keepers, market, nodes, rewards
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.db.models import Base, Block, Event
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.types import Epoch, NodeId
 from offchain.errors import FatalError, TransientError
 from tests.support.network import BOND, STAKE, Network

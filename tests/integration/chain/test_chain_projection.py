@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, select
 
-from offchain.chain.keys import checksum
 from offchain.chain.logs import ChainEvent
 from offchain.chain.projection import event_row, project, rebuild, undo
-from offchain.db.engine import Database
+from offchain.crypto.keys import checksum
+from offchain.db.database import Database
 from offchain.db.models import Base, Event, Keeper
 
 TABLES = ("nodes", "node_intervals", "keepers", "gateways", "reports", "claims", "market_requests")

@@ -9,7 +9,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import select, text
 
 from offchain.db import cursors, jobs, leases, nodes
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Base, Cursor, Node, NodeInterval
 from offchain.domain.types import BlockRef, Epoch

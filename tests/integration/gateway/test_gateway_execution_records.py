@@ -11,16 +11,16 @@ import httpx
 import pytest
 import redis
 
+from offchain.audit.execution_proof import ServedRecord
 from offchain.chain.deployment import Deployment
-from offchain.chain.keys import recover
+from offchain.crypto.keys import recover
 from offchain.demo.processes import descendants
-from offchain.domain.entries import Batch, Execution, request_of
-from offchain.domain.hashing import SigningDomain
+from offchain.domain.eip712 import SigningDomain
+from offchain.domain.evidence_entries import Batch, Execution, request_of
+from offchain.domain.execution_tree import BATCH, ExecutionProof, verify
 from offchain.domain.messages import ServiceReceipt
-from offchain.domain.records import BATCH, ExecutionProof, verify
-from offchain.gateway.execution_pending import PENDING, SIGNED, TAKEN, FilePending, RedisPending
-from offchain.gateway.executions import CLOSE_SECONDS, WRITE_SECONDS
-from offchain.keeper.record_proof import ServedRecord
+from offchain.gateway.records.execution_log import CLOSE_SECONDS, WRITE_SECONDS
+from offchain.gateway.records.pending_executions import PENDING, SIGNED, TAKEN, FilePending, RedisPending
 from tests.support.epoch_world import receipt_of
 from tests.support.gateway_rig import CHAIN_ID, CONTRACTS, Process, Rig, wait_for
 from tests.support.node_process import command_line

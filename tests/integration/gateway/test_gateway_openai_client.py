@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from offchain.demo.network import LocalNetwork
-from offchain.dispatch.signing import SignedReceipt
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import result_bytes
+from offchain.protocol.receipts import SignedReceipt
 from tests.support.node_gateway import running_gateway
 from tests.support.node_kit import until
 from tests.support.node_network import chain_with_actors

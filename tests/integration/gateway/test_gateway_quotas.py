@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from offchain.dispatch.admission import QuotaExceededError, Quotas, TenantLimits
-from offchain.gateway.keyring import KeyRing
-from offchain.gateway.shared import SharedState
+from offchain.gateway.cluster import SharedState
+from offchain.gateway.tenants.authenticator import KeyRing
+from offchain.scheduler.quotas import QuotaExceededError, Quotas, TenantLimits
 
 LIMITS = TenantLimits(requests_per_minute=10, tokens_per_minute=1_000)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import rfc8785
 
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.types import Epoch
 from tests.support.anvil import start_anvil
 from tests.support.keeper_rig import MODEL, KeeperRig, wait_for

@@ -15,8 +15,8 @@ from functools import partial
 import pytest
 import redis
 
-from offchain.crash import REQUEST_POINTS
-from offchain.keeper.app import TICKS, make_app
+from offchain.keeper.process.celery import TICKS, make_app
+from offchain.runtime.crash_points import REQUEST_POINTS
 from tests.support.anvil import KEYS, start_anvil
 from tests.support.keeper_rig import KeeperRig, alive, wait_for
 from tests.support.redis_server import RedisServer

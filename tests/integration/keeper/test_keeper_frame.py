@@ -4,13 +4,13 @@ import pytest
 
 from offchain.chain.indexer import Indexer
 from offchain.db.cursors import position
-from offchain.db.engine import Database
-from offchain.domain.hashing import address_bytes
+from offchain.db.database import Database
+from offchain.domain.eip712 import address_bytes
 from offchain.domain.types import BlockRef, Epoch, NodeId
-from offchain.keeper.chain_view import ReaderView, last_block_until
-from offchain.keeper.context import LATE_EPOCHS, seed_time
-from offchain.keeper.frame import FrameReader, NotReadyError
-from offchain.keeper.plan import PlanService
+from offchain.evidence.chain_view import ReaderView, last_block_until
+from offchain.evidence.epoch_context import LATE_EPOCHS, seed_time
+from offchain.evidence.epoch_context_reader import FrameReader, NotReadyError
+from offchain.keeper.probing.planner import PlanService
 from tests.support.keeper_ring import Hands
 from tests.support.network import Network
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.domain.types import Wei
 from offchain.errors import UserError
-from offchain.keeper.join import Joiner
+from offchain.keeper.operator.join import Joiner
 from tests.support.network import BOND, Network
 
 pytestmark = pytest.mark.anvil

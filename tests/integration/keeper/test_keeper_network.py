@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from offchain.crash import EPOCH_POINTS
-from offchain.domain.entries import Answer
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
+from offchain.domain.evidence_entries import Answer
+from offchain.domain.execution_tree import BATCH, ExecutionProof
+from offchain.domain.execution_tree import verify as verify_record
 from offchain.domain.messages import ExecutionBatch, ServiceReceipt
-from offchain.domain.records import BATCH, ExecutionProof
-from offchain.domain.records import verify as verify_record
 from offchain.domain.types import Epoch
+from offchain.runtime.crash_points import EPOCH_POINTS
 from tests.support.anvil import KEYS, start_anvil
 from tests.support.keeper_rig import MODEL, KeeperRig, alive, wait_for
 from tests.support.web3signer import start_web3signer

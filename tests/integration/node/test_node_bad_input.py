@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from offchain.chain.keys import create_keystore
+from offchain.crypto.keys import create_keystore
 from offchain.demo.network import LocalNetwork, Node
-from offchain.node.checks import Verifier
-from offchain.node.findings import Verdict
-from offchain.node.keys import node_key_hash
-from offchain.settings import NodeSettings
+from offchain.node.machine.findings import Verdict
+from offchain.node.machine.preflight import Verifier
+from offchain.node.owner.node_key import node_key_hash
+from offchain.runtime.settings import NodeSettings
 from tests.support.node_process import Agent, command, register, settings_of
 from tests.support.ports import free_port
 

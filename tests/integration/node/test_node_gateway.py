@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.keys import Signer
+from offchain.crypto.keys import Signer
 from offchain.demo.network import LocalNetwork
-from offchain.dispatch.pair_mac import GatewayMacs
 from offchain.domain.types import NodeId
+from offchain.protocol.pair_mac import GatewayMacs
 from tests.support.node_gateway import running_gateway
 from tests.support.node_kit import chat, ticket_headers, until
 from tests.support.node_process import Agent, register_nodes, settings_of

@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from offchain.chain.keys import recover
+from offchain.crypto.keys import recover
 from offchain.demo.network import LocalNetwork, Node
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat, result_bytes
 from offchain.domain.types import NodeId
 from tests.support.node_kit import chat, checked_receipt, frames, ticket_headers, until

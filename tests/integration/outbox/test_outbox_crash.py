@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from offchain.crash import SENDER_POINTS, VARIABLE
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.outbox import Outbox, intents
+from offchain.runtime.crash_points import SENDER_POINTS, VARIABLE
 from tests.support.anvil import KEYS, ROOT
 from tests.support.network import Network
 

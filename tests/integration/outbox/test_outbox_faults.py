@@ -12,7 +12,7 @@ from offchain.chain.indexer import Indexer
 from offchain.chain.reader import ChainReader, EpochStatus
 from offchain.chain.rpc import Rpc
 from offchain.db import rewards
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Intent
 from offchain.domain.types import Epoch

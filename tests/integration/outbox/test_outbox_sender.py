@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from offchain.db.engine import Database
+from offchain.db.database import Database
 from offchain.db.models import Broadcast, Intent
 from offchain.errors import UserError
 from offchain.outbox import Outbox, RevertRule, Round, Sender, SenderSettings, intents

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from offchain.chain.abi import ContractAbi, ErrorDecoder, MalformedDataError
 from offchain.chain.ranges import AdaptiveRange
-from offchain.domain.hashing import keccak256, word
+from offchain.domain.eip712 import keccak256, word
 
 OWNER = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 POINT = [

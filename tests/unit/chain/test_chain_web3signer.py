@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offchain.chain.keys import Signer, checksum, recover
-from offchain.chain.web3signer import Web3Signer, rlp
-from offchain.domain.hashing import SigningDomain
+from offchain.crypto.keys import Signer, checksum, recover
+from offchain.crypto.web3signer import Web3Signer, rlp
+from offchain.domain.eip712 import SigningDomain
 from offchain.errors import TransientError, UserError
 from tests.support.ports import free_port
 from tests.support.web3signer import Web3SignerServer, start_web3signer

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from offchain.dispatch.engine import Engine
-from offchain.dispatch.fleet import Fleet, NodeReport, Offer
-from offchain.dispatch.router import Router, RouterLimits
+from offchain.dispatch.dispatcher import Engine
 from offchain.dispatch.upstream import Call
-from offchain.dispatch.work import (
+from offchain.domain.types import NodeId
+from offchain.scheduler.fleet import Fleet, NodeReport, Offer
+from offchain.scheduler.router import Router, RouterLimits
+from offchain.scheduler.work import (
     CallerError,
     FaultKind,
     NoCapacityError,
@@ -22,7 +23,6 @@ from offchain.dispatch.work import (
     Trail,
     WorkUnit,
 )
-from offchain.domain.types import NodeId
 
 
 @dataclass

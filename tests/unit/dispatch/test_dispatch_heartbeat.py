@@ -6,16 +6,16 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from offchain.chain.keys import Signer, recover
+from offchain.crypto.keys import Signer, recover
 from offchain.dispatch.fleet_store import decode, decode_all, encode
-from offchain.dispatch.heartbeat import HeartbeatRefusedError, HeartbeatVerifier, NodeRecord
-from offchain.dispatch.pair_mac import AgreedKeys, GatewayMacs, answer_mac, ticket_mac
-from offchain.dispatch.signing import ReceiptVerifier, SignedReceipt, TicketSigner
 from offchain.dispatch.upstream import Call
-from offchain.dispatch.work import NodeError
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat, ServiceReceipt, Ticket, proof_of_execution
 from offchain.domain.types import NodeId, Wei
+from offchain.protocol.heartbeats import HeartbeatRefusedError, HeartbeatVerifier, NodeRecord
+from offchain.protocol.pair_mac import AgreedKeys, GatewayMacs, answer_mac, ticket_mac
+from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, TicketSigner
+from offchain.scheduler.work import NodeError
 
 NODES = SigningDomain(31337, "0x" + "a1" * 20)
 MARKET = SigningDomain(31337, "0x" + "a2" * 20)

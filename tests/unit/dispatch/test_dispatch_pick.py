@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offchain.dispatch.draw import SplitMix64, WeightedPool, draw
-from offchain.dispatch.fleet import Fleet, NodeReport, Offer
-from offchain.dispatch.pick import Decision, pick, replay
-from offchain.dispatch.work import Requirements
 from offchain.domain.types import NodeId
+from offchain.scheduler.fleet import Fleet, NodeReport, Offer
+from offchain.scheduler.pick import Decision, pick, replay
+from offchain.scheduler.weighted_pool import SplitMix64, WeightedPool, draw
+from offchain.scheduler.work import Requirements
 
 
 def report(node_id: int, **changes: object) -> NodeReport:

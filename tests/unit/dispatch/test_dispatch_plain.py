@@ -7,20 +7,20 @@ from collections.abc import Mapping
 import orjson
 import pytest
 
-from offchain.chain.keys import Signer, recover
-from offchain.dispatch.breaker import BreakerState
-from offchain.dispatch.engine import Engine
-from offchain.dispatch.fleet import Fleet, NodeReport, Offer
-from offchain.dispatch.inference.plain import PlainTask, Proved, cannot_tell
-from offchain.dispatch.inference.request import Kind, parse
-from offchain.dispatch.pair_mac import AgreedKeys, GatewayMacs, answer_mac
-from offchain.dispatch.router import Router
-from offchain.dispatch.signing import DigestMaker, ReceiptVerifier, SignedReceipt
+from offchain.crypto.keys import Signer, recover
+from offchain.dispatch.dispatcher import Engine
 from offchain.dispatch.upstream import Call
-from offchain.dispatch.work import Attempt, NodeError, Requirements, Trail, WorkUnit
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, proof_of_execution
 from offchain.domain.types import NodeId, Wei
+from offchain.protocol.pair_mac import AgreedKeys, GatewayMacs, answer_mac
+from offchain.protocol.receipts import DigestMaker, ReceiptVerifier, SignedReceipt
+from offchain.scheduler.breaker import BreakerState
+from offchain.scheduler.fleet import Fleet, NodeReport, Offer
+from offchain.scheduler.router import Router
+from offchain.scheduler.work import Attempt, NodeError, Requirements, Trail, WorkUnit
+from offchain.workloads.inference.request import Kind, parse
+from offchain.workloads.inference.whole_answer import PlainTask, Proved, cannot_tell
 
 MARKET = SigningDomain(31337, "0x" + "a2" * 20)
 KEY = Signer.from_key(b"\x01" * 32)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offchain.dispatch.inference.request import Kind, parse
-from offchain.dispatch.inference.resume import Ledger, why_not
-from offchain.dispatch.inference.stream import DONE, StreamTask, strip_ids
-from offchain.dispatch.signing import ReceiptVerifier
-from offchain.dispatch.work import NodeError, NotResumableError
-from offchain.domain.hashing import SigningDomain
+from offchain.domain.eip712 import SigningDomain
 from offchain.domain.types import NodeId
+from offchain.protocol.receipts import ReceiptVerifier
+from offchain.scheduler.work import NodeError, NotResumableError
+from offchain.workloads.inference.request import Kind, parse
+from offchain.workloads.inference.resume import Ledger, why_not
+from offchain.workloads.inference.stream import DONE, StreamTask, strip_ids
 from tests.support.stub_model import Generation, expected_text, prompt_ids
 
 NODE = NodeId(1)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.dispatch.admission import QuotaExceededError, Quotas, TenantLimits
-from offchain.dispatch.fleet import Fleet, NodeReport, Offer
-from offchain.dispatch.pick import Decision, replay
-from offchain.dispatch.router import Placement, Router, RouterLimits
-from offchain.dispatch.work import FaultKind, NoCapacityError, Priority, Requirements, WorkUnit
 from offchain.domain.types import NodeId
+from offchain.scheduler.fleet import Fleet, NodeReport, Offer
+from offchain.scheduler.pick import Decision, replay
+from offchain.scheduler.quotas import QuotaExceededError, Quotas, TenantLimits
+from offchain.scheduler.router import Placement, Router, RouterLimits
+from offchain.scheduler.work import FaultKind, NoCapacityError, Priority, Requirements, WorkUnit
 
 
 class World:

@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
+from offchain.domain.answer_text import StreamedAnswer, answer_result, answer_texts
 from offchain.domain.messages import result_bytes
-from offchain.domain.receipts import StreamedAnswer, answer_result, answer_texts
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 

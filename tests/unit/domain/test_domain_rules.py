@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.domain import merkle
+from offchain.domain import uptime_tree
 from offchain.domain.epochs import EpochClock
 from offchain.domain.payout import reward, settle
 from offchain.domain.types import Bps, Epoch, NodeId, Wei, Weight
@@ -70,21 +70,21 @@ def test_uptime_tree__every_kind_of_position__proves_and_nothing_else_does(
     count: int,
 ) -> None:
     epoch = Epoch(7)
-    tree = merkle.UptimeTree(epoch, count, {NodeId(i): Bps(i % 10_001) for i in range(1, count + 1)})
+    tree = uptime_tree.UptimeTree(epoch, count, {NodeId(i): Bps(i % 10_001) for i in range(1, count + 1)})
     for node in {1, count, (count + 1) // 2}:
         leaf, proof = tree.leaf(NodeId(node)), tree.proof(NodeId(node))
         assert tree.uptime(NodeId(node)) == node % 10_001
-        assert merkle.verify(tree.root, epoch, count, NodeId(node), leaf, proof)
-        assert not merkle.verify(tree.root, Epoch(8), count, NodeId(node), leaf, proof)
+        assert uptime_tree.verify(tree.root, epoch, count, NodeId(node), leaf, proof)
+        assert not uptime_tree.verify(tree.root, Epoch(8), count, NodeId(node), leaf, proof)
         raised = leaf[:-1] + bytes([leaf[-1] ^ 1])
-        assert not merkle.verify(tree.root, epoch, count, NodeId(node), raised, proof)
-        assert not merkle.verify(tree.root, epoch, count, NodeId(node), leaf, [*proof[1:], proof[0]])
-        assert not merkle.verify(tree.root, epoch, count, NodeId(node), leaf, proof[:-1])
+        assert not uptime_tree.verify(tree.root, epoch, count, NodeId(node), raised, proof)
+        assert not uptime_tree.verify(tree.root, epoch, count, NodeId(node), leaf, [*proof[1:], proof[0]])
+        assert not uptime_tree.verify(tree.root, epoch, count, NodeId(node), leaf, proof[:-1])
 
 
 def test_uptime_tree__uptime_over_the_whole__is_refused() -> None:
     with pytest.raises(ValueError, match="over 10000"):
-        merkle.UptimeTree(Epoch(0), 3, {NodeId(2): Bps(10_001)})
+        uptime_tree.UptimeTree(Epoch(0), 3, {NodeId(2): Bps(10_001)})
 
 
 def test_tabulate__two_regions_miss_one_region_misses_and_a_receipt_wins__states() -> None:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from offchain.db.engine import open_database
+from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Cursor, Node, SlotRecord
 from offchain.domain.epochs import EpochClock
 from offchain.domain.types import NodeId
-from offchain.gateway.directory import HANDOVER_SECONDS, NodeDirectory
+from offchain.gateway.nodes.directory import HANDOVER_SECONDS, NodeDirectory
 from tests.support.factories import make_node
 
 OLD, NEW = "0x" + "0a" * 20, "0x" + "0b" * 20

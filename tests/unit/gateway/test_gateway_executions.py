@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import structlog
 
-from offchain.chain.keys import Signer
-from offchain.dispatch.signing import SignedReceipt
-from offchain.domain.entries import EXECUTION_SIZE, Execution
+from offchain.crypto.keys import Signer
+from offchain.domain.eip712 import SigningDomain
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import SigningDomain
-from offchain.domain.records import BATCH, ExecutionProof, ExecutionTree, verify
+from offchain.domain.evidence_entries import EXECUTION_SIZE, Execution
+from offchain.domain.execution_tree import BATCH, ExecutionProof, ExecutionTree, verify
 from offchain.domain.types import Epoch, Wei
-from offchain.gateway import execution_process, executions
-from offchain.gateway.execution_pending import FilePending
-from offchain.gateway.execution_process import BatchProcess
-from offchain.gateway.executions import ExecutionLog
+from offchain.gateway.records import execution_batch_process, execution_log
+from offchain.gateway.records.execution_batch_process import BatchProcess
+from offchain.gateway.records.execution_log import ExecutionLog
+from offchain.gateway.records.pending_executions import FilePending
+from offchain.protocol.receipts import SignedReceipt
 from tests.support.epoch_world import receipt_of
 
 CLOCK = EpochClock(genesis=1_700_000_000, length_seconds=60, slots=4)
@@ -148,7 +148,7 @@ def test_close__gateway_was_away_for_epochs__late_records_are_in_the_next_batch(
 def test_close__started_long_after_the_end__leaves_what_waits_to_the_next_batch(world: World) -> None:
     world.serve(1)
     assert world.counts() == {}
-    world.now = CLOCK.end(Epoch(5)) + executions.CLOSE_SECONDS
+    world.now = CLOCK.end(Epoch(5)) + execution_log.CLOSE_SECONDS
     world.restarted().step()
     assert world.counts() == {}
     world.end_epoch()
@@ -236,7 +236,7 @@ def test_close__file_cannot_be_written__is_listed_when_signed_and_made_later(
     assert [(entry["what"], "IsADirectoryError" in entry["reason"]) for entry in logs] == [("close", True)]
     assert world.log.find(made[0].receipt.request_id) is None
     (world.folder / blocked).rmdir()
-    world.now += executions.LOOK_SECONDS
+    world.now += execution_log.LOOK_SECONDS
     world.log.step()
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
@@ -262,7 +262,7 @@ def test_close__process_is_killed__is_said_and_the_batch_is_made_later(
     ]
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
-    world.now += executions.LOOK_SECONDS
+    world.now += execution_log.LOOK_SECONDS
     world.log.step()
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
@@ -281,7 +281,7 @@ def test_stop__batch_in_the_making__is_given_up_at_once_and_made_by_the_next_sta
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
         patch.setattr(BatchProcess, "draft", stopped)
         world.end_epoch()
-        world.now += executions.LOOK_SECONDS
+        world.now += execution_log.LOOK_SECONDS
         world.log.step()
     assert logs == []
     assert world.counts() == {}
@@ -299,7 +299,9 @@ def test_process__gateway_is_killed__ends_at_once_and_leaves_no_batch(world: Wor
     assert world.pending.take(5)
     order = {"folder": str(world.folder), "redis_url": None, "epoch": 5}
     with subprocess.Popen(
-        [sys.executable, "-m", execution_process.__name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", execution_batch_process.__name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -342,7 +344,7 @@ def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
     assert world.counts() == {5: 3}
     assert all(holds(world.log.find(one.receipt.request_id), one) for one in made)
     assert world.log.lost == 0
-    monkeypatch.setattr(executions, "MOST_UNWRITTEN", 2)
+    monkeypatch.setattr(execution_log, "MOST_UNWRITTEN", 2)
     world.restarted()
     world.pending.fails = True
     world.serve(4, 5, 6)
@@ -352,7 +354,7 @@ def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
 def test_write__more_comes_while_the_store_fails__what_is_pushed_out_is_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executions, "MOST_UNWRITTEN", 2)
+    monkeypatch.setattr(execution_log, "MOST_UNWRITTEN", 2)
     world.restarted()
     log, late = world.log, answered(9, world.now)
 
@@ -379,7 +381,7 @@ def test_add__receipt_that_no_contract_reads__is_left_out(world: World) -> None:
 def test_forget__thirty_days_later__files_are_gone(world: World) -> None:
     made = world.serve(1)
     world.end_epoch()
-    world.now += executions.KEEP_SECONDS + 120
+    world.now += execution_log.KEEP_SECONDS + 120
     world.log.step()
     assert world.counts() == {}
     assert world.log.find(made[0].receipt.request_id) is None
@@ -391,7 +393,7 @@ def test_listed__since__the_newest_from_there_on(world: World, monkeypatch: pyte
         world.serve(number)
         world.end_epoch()
     assert [item["epoch"] for item in world.log.listed(7)] == [7, 8]
-    monkeypatch.setattr(executions, "MOST_LISTED", 2)
+    monkeypatch.setattr(execution_log, "MOST_LISTED", 2)
     assert [item["epoch"] for item in world.log.listed(0)] == [7, 8]
 
 

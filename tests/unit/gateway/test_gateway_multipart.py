@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from offchain.gateway.multipart import MalformedError, read_form
+from offchain.gateway.batches.form_data import MalformedError, read_form
 
 KIND = "multipart/form-data; boundary=b"
 BIG = 4 * 1024 * 1024

@@ -11,25 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.chain.keys import Signer, recover
-from offchain.dispatch.admission import TenantLimits
-from offchain.dispatch.draw import Draw
-from offchain.dispatch.pick import Candidate, Decision
-from offchain.dispatch.signing import SignedReceipt
-from offchain.dispatch.work import Attempt, NoCapacityError, Priority, Trail
+from offchain.crypto.keys import Signer, recover
+from offchain.crypto.recovery_cache import CachedRecovery
 from offchain.domain.messages import ServiceReceipt
 from offchain.domain.types import NodeId, Wei
 from offchain.errors import UserError
-from offchain.gateway.book import Entry, RequestBook
-from offchain.gateway.entropy import Entropy
+from offchain.gateway.batches.form_data import MalformedError, read_form
 from offchain.gateway.errors import from_no_capacity
-from offchain.gateway.explain import check, explain
-from offchain.gateway.keyring import KeyRing
-from offchain.gateway.keys import create_key, hash_of, read_keys
-from offchain.gateway.multipart import MalformedError, read_form
-from offchain.gateway.recovery import CachedRecovery
-from offchain.gateway.seal import Seal
-from offchain.gateway.tenants import Tenant, decode_tenants
+from offchain.gateway.records.explain import check, explain
+from offchain.gateway.records.request_log import Entry, RequestBook
+from offchain.gateway.records.route_receipt import Seal
+from offchain.gateway.tenants.api_keys import create_key, hash_of, read_keys
+from offchain.gateway.tenants.authenticator import KeyRing
+from offchain.gateway.tenants.registry import Tenant, decode_tenants
+from offchain.protocol.receipts import SignedReceipt
+from offchain.runtime.entropy import Entropy
+from offchain.scheduler.pick import Candidate, Decision
+from offchain.scheduler.quotas import TenantLimits
+from offchain.scheduler.weighted_pool import Draw
+from offchain.scheduler.work import Attempt, NoCapacityError, Priority, Trail
 
 KEY = Signer.from_key(b"\x03" * 32)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from offchain.dispatch.http1 import Connection, HttpLimits, HttpServer, Request
+from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 
 LIMITS = HttpLimits(
     head_seconds=0.3,

@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy.orm import Session
 
 from offchain.db.leases import LeaseLostError
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import NodeId
+from offchain.evidence.bundle import Bundle, assemble, judge, read
+from offchain.evidence.epoch_context_reader import NotReadyError
+from offchain.evidence.report import report_from_json, report_json, signer_of
 from offchain.keeper import store
-from offchain.keeper.ballot import RefusedError
-from offchain.keeper.bundle import Bundle, assemble, judge, read
-from offchain.keeper.epochs import epoch_summary
-from offchain.keeper.frame import NotReadyError
-from offchain.keeper.renewal import unfenced
-from offchain.keeper.reports import report_from_json, report_json, signer_of
+from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.epoch_summary import epoch_summary
+from offchain.keeper.attestation.lease import unfenced
 from tests.support.epoch_world import EPOCH, EpochWorld
 from tests.support.keeper_ring import Ring
 

@@ -2,12 +2,12 @@
 
 import pytest
 
+from offchain.audit.verify_epoch import MismatchError, signed_report
 from offchain.chain.reader import EpochStatus, OnChainReport
 from offchain.db.models import Report
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import NodeId
-from offchain.keeper.audit import MismatchError, signed_report
 from tests.support.epoch_world import EPOCH, EpochWorld
 
 

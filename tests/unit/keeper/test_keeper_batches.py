@@ -10,23 +10,23 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select
 
+from offchain.audit.execution_proof import ServedRecord, fetch_record, read_record, record_proof, served_proof
+from offchain.audit.verify_epoch import Audit
 from offchain.db.models import Job
-from offchain.domain.entries import Batch, EvidenceError, Execution
-from offchain.domain.hashing import address_bytes, keccak256
+from offchain.domain.eip712 import address_bytes, keccak256
+from offchain.domain.evidence_entries import Batch, EvidenceError, Execution
+from offchain.domain.execution_tree import BATCH, EXECUTIONS, ExecutionProof, verify
 from offchain.domain.messages import ExecutionBatch
-from offchain.domain.records import BATCH, EXECUTIONS, ExecutionProof, verify
 from offchain.domain.types import Epoch
 from offchain.errors import UserError
+from offchain.evidence.bundle import Verdict, assemble, judge, read
+from offchain.evidence.canonical_json import canonical, parse
+from offchain.evidence.document import Evidence
+from offchain.evidence.epoch_context_reader import NotReadyError
+from offchain.evidence.execution_batches import GatewayAnswer, GatewayBatches, equivocations
 from offchain.keeper import store
-from offchain.keeper.audit import Audit
-from offchain.keeper.batches import GatewayAnswer, GatewayBatches, equivocations
-from offchain.keeper.bundle import Verdict, assemble, judge, read
-from offchain.keeper.canonical import canonical, parse
-from offchain.keeper.close import CloseService
-from offchain.keeper.evidence import Evidence
-from offchain.keeper.frame import NotReadyError
-from offchain.keeper.record_proof import ServedRecord, fetch_record, read_record, record_proof, served_proof
-from offchain.keeper.renewal import unfenced
+from offchain.keeper.attestation.lease import unfenced
+from offchain.keeper.attestation.settlement import CloseService
 from tests.support.epoch_world import ATTESTATION, EPOCH, EpochWorld, key
 from tests.support.keeper_ring import Frames, Ring
 from tests.unit.keeper.test_keeper_close import accept

@@ -6,14 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from offchain.domain.entries import Answer, EvidenceError, Execution, Miss, answer_bytes, receipt_hash
+from offchain.domain.evidence_entries import (
+    Answer,
+    EvidenceError,
+    Execution,
+    Miss,
+    answer_bytes,
+    receipt_hash,
+)
 from offchain.domain.network_event import NetworkEvent, regions_of
 from offchain.domain.types import Address, NodeId, Wei
 from offchain.domain.uptime import SlotState
-from offchain.keeper.bundle import Bundle, Verdict, assemble, judge, read
-from offchain.keeper.canonical import canonical, parse
-from offchain.keeper.context import SeedBlock, seed_time
-from offchain.keeper.evidence import Evidence
+from offchain.evidence.bundle import Bundle, Verdict, assemble, judge, read
+from offchain.evidence.canonical_json import canonical, parse
+from offchain.evidence.document import Evidence
+from offchain.evidence.epoch_context import SeedBlock, seed_time
 from tests.support.epoch_world import ATTESTATION, EPOCH, MARKET, EpochWorld, key, receipt_of
 
 
@@ -245,8 +252,8 @@ def test_judge__shared_out_to_processes__same_verdict_and_same_refusals(
     world = EpochWorld(slots=8, down={2: {1}})
     documents = [world.document(i) for i in range(3)]
     alone = judged(world, *documents)
-    monkeypatch.setattr("offchain.keeper.recovery.ALONE_BELOW", 2)
-    monkeypatch.setattr("offchain.keeper.recovery.CHUNK", 5)
+    monkeypatch.setattr("offchain.evidence.signature_pool.ALONE_BELOW", 2)
+    monkeypatch.setattr("offchain.evidence.signature_pool.CHUNK", 5)
     shared = judged(world, *documents)
     assert shared.report == alone.report
     answers = [Answer.unpack(text) for text in documents[1].answers]

@@ -10,15 +10,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from offchain.chain.reader import EpochStatus
-from offchain.crash import VARIABLE, CrashPoint, from_environment, nowhere
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.models import Intent, Job, Report, SlotRecord
 from offchain.db.upsert import insert_or_ignore
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
-from offchain.keeper.close import CloseService
-from offchain.keeper.processes import run_forked
-from offchain.keeper.renewal import unfenced
+from offchain.keeper.attestation.lease import unfenced
+from offchain.keeper.attestation.settlement import CloseService
+from offchain.keeper.process.supervisor import run_forked
+from offchain.runtime.crash_points import VARIABLE, CrashPoint, from_environment, nowhere
 from tests.support.epoch_world import EPOCH, EpochWorld
 from tests.support.keeper_ring import Frames, Ring
 

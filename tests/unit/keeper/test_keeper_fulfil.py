@@ -9,15 +9,15 @@ import pytest
 from sqlalchemy.orm import Session
 
 from offchain.db.cursors import move
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job, MarketRequest
-from offchain.dispatch.signing import SignedReceipt
-from offchain.domain.entries import Execution
+from offchain.domain.evidence_entries import Execution
 from offchain.domain.types import BlockRef
 from offchain.errors import SkipError, TransientError
-from offchain.keeper.executions import FULFIL, read_execution
-from offchain.keeper.fulfil import LEASE_SECONDS, RETRY_SECONDS, STAGGER_SECONDS, FulfilService
+from offchain.keeper.attestation.own_executions import FULFIL, read_execution
+from offchain.keeper.market.fulfil import LEASE_SECONDS, RETRY_SECONDS, STAGGER_SECONDS, FulfilService
+from offchain.protocol.receipts import SignedReceipt
 from tests.support.epoch_world import MARKET, key, receipt_of
 from tests.support.keeper_ring import Hands
 

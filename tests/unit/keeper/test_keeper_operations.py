@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from offchain.db.engine import open_database
+from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Intent
 from offchain.domain.types import BlockRef, Epoch, NodeId
 from offchain.errors import TransientError
 from offchain.keeper import store
-from offchain.keeper.capability import CAPABILITY
-from offchain.keeper.health import Health
-from offchain.keeper.skew import CLOCK
+from offchain.keeper.probing.capability_check import CAPABILITY
+from offchain.keeper.probing.clock_check import CLOCK
+from offchain.keeper.process.health import Health
 from tests.support.epoch_world import EpochWorld
 from tests.support.factories import make_node
 from tests.support.keeper_ring import Hands

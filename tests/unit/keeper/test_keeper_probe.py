@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Probe
-from offchain.domain.entries import Answer, Miss
+from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import address_bytes, keccak256
+from offchain.domain.evidence_entries import Answer, Miss
 from offchain.domain.messages import MissReason, ServiceReceipt, proof_of_execution
 from offchain.domain.tiers import Tier
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
+from offchain.evidence.bundle import signed_by
 from offchain.keeper import store
-from offchain.keeper.bundle import signed_by
-from offchain.keeper.gateway_client import Reply, ReplyKind, decode_envelope, error_code
-from offchain.keeper.probe import Found, ProbedNode, ProbeService, judge_reply
-from offchain.keeper.prompts import probe_body
-from offchain.keeper.skew import ClockCheck
+from offchain.keeper.probing.clock_check import ClockCheck
+from offchain.keeper.probing.gateway_client import Reply, ReplyKind, decode_envelope, error_code
+from offchain.keeper.probing.prober import Found, ProbedNode, ProbeService, judge_reply
+from offchain.keeper.probing.prompts import probe_body
 from tests.support.epoch_world import ATTESTATION, MARKET, key
 from tests.support.factories import make_node
 from tests.support.keeper_ring import Hands

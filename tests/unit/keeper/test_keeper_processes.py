@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from offchain.keeper.processes import RESTART_LIMIT, Child, ChildFailedError, Supervisor, run_forked
+from offchain.keeper.process.supervisor import RESTART_LIMIT, Child, ChildFailedError, Supervisor, run_forked
 
 
 def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -58,7 +58,7 @@ def test_watch_once__child_ends_again_and_again__gives_up() -> None:
 
 
 def test_stop__child_that_ignores_sigterm__is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offchain.keeper.processes.STOP_SECONDS", 0.3)
+    monkeypatch.setattr("offchain.keeper.process.supervisor.STOP_SECONDS", 0.3)
     supervisor = Supervisor()
     reader, writer = os.pipe()
 
@@ -80,7 +80,7 @@ def test_stop__child_that_ignores_sigterm__is_killed(monkeypatch: pytest.MonkeyP
 def test_supervisor__killed__children_die_with_it(tmp_path: Path) -> None:
     out = tmp_path / "pid"
     program = (
-        "import time\nfrom pathlib import Path\nfrom offchain.keeper.processes import Child, Supervisor\n"
+        "import time\nfrom pathlib import Path\nfrom offchain.keeper.process.supervisor import Child, Supervisor\n"
         "s = Supervisor()\nc = Child('orphan', lambda: time.sleep(60))\ns.start(c)\n"
         f"Path({str(out)!r}).write_text(str(c.pid))\ntime.sleep(60)\n"
     )

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.domain.hashing import keccak256
-from offchain.domain.records import ExecutionProof, ExecutionTree, verify
+from offchain.domain.eip712 import keccak256
+from offchain.domain.execution_tree import ExecutionProof, ExecutionTree, verify
 from offchain.domain.types import Epoch
 
 E = Epoch(3)

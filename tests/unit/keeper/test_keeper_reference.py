@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
-from offchain.domain.hashing import address_bytes, keccak256
+from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.domain.messages import ServiceReceipt, proof_of_execution
 from offchain.domain.tiers import Tier
 from offchain.domain.types import Bps, Epoch, NodeId, Wei
-from offchain.keeper.gateway_client import Reply, ReplyKind
-from offchain.keeper.probe import ProbedNode, body_of, judge_reply
-from offchain.keeper.reference import AnswerCheck, NodesReference
+from offchain.keeper.probing.answer_check import AnswerCheck, NodesReference
+from offchain.keeper.probing.gateway_client import Reply, ReplyKind
+from offchain.keeper.probing.prober import ProbedNode, body_of, judge_reply
 from offchain.keeper.store import DueProbe
 from tests.support.epoch_world import MARKET, key
 from tests.support.factories import make_node

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from offchain.db import leases
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.leases import LeaseLostError
 from offchain.db.migrations import upgrade
-from offchain.keeper.renewal import ALONE_MS, alone
+from offchain.keeper.attestation.lease import ALONE_MS, alone
 from tests.support.keeper_ring import Hands
 
 

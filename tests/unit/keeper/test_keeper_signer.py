@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import tomli_w
 
-from offchain.chain.keys import Signer, create_keystore
-from offchain.chain.web3signer import Web3Signer
+from offchain.crypto.keys import Signer, create_keystore
+from offchain.crypto.web3signer import Web3Signer
 from offchain.errors import UserError
-from offchain.keeper.signer import load_signer
-from offchain.settings import KeeperSettings
+from offchain.keeper.operator.keys import load_signer
+from offchain.runtime.settings import KeeperSettings
 from tests.support.web3signer import start_web3signer
 
 KEY = b"\x33" * 32

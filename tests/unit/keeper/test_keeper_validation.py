@@ -11,22 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.crash import VALIDATION_POINTS, VARIABLE, CrashPoint, from_environment, nowhere
 from offchain.db.cursors import move
-from offchain.db.engine import Database, open_database
+from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job, MarketRequest, SlotRecord
 from offchain.db.reputation import VALIDATE, reputations
+from offchain.domain.answer_sampling import BASE_RATE_BPS, MAX_RATE_BPS, Outcome, agree, compare, drawn, rate
+from offchain.domain.eip712 import keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.hashing import keccak256
 from offchain.domain.reputation import MIN_SLOTS, Band, Record
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId
-from offchain.domain.validation import BASE_RATE_BPS, MAX_RATE_BPS, Outcome, agree, compare, drawn, rate
 from offchain.keeper import store
-from offchain.keeper.gateway_client import Reply, ReplyKind
-from offchain.keeper.processes import run_forked
-from offchain.keeper.reputation import reputation_document
-from offchain.keeper.validate import LEASE_SECONDS, ValidateService, comparable
+from offchain.keeper.market.answer_sampling import LEASE_SECONDS, ValidateService, comparable
+from offchain.keeper.probing.gateway_client import Reply, ReplyKind
+from offchain.keeper.process.reputation import reputation_document
+from offchain.keeper.process.supervisor import run_forked
+from offchain.runtime.crash_points import VALIDATION_POINTS, VARIABLE, CrashPoint, from_environment, nowhere
 from tests.support.epoch_world import EpochWorld
 from tests.support.factories import make_node
 from tests.support.keeper_ring import Hands, StillView

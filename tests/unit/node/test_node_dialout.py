@@ -11,18 +11,18 @@ import aiohttp
 import orjson
 import pytest
 
-from offchain.chain.keys import Signer, recover
-from offchain.dispatch.heartbeat import NodeRecord
-from offchain.dispatch.http1 import Connection, HttpLimits, HttpServer, Request
-from offchain.dispatch.signing import TicketSigner
-from offchain.dispatch.transport import HttpExchange
+from offchain.crypto.keys import Signer, recover
+from offchain.dispatch.http_upstream import HttpExchange
 from offchain.dispatch.upstream import Call
-from offchain.dispatch.work import NodeError
-from offchain.domain.hashing import keccak256
+from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat, result_bytes
 from offchain.domain.types import NodeId
-from offchain.gateway.dialin import DialIn, DialInUpstream, dialed_url
-from offchain.node.dialout import DialOut
+from offchain.gateway.nodes.dial_in import DialIn, DialInUpstream, dialed_url
+from offchain.node.agent.dial_out import DialOut
+from offchain.protocol.heartbeats import NodeRecord
+from offchain.protocol.receipts import TicketSigner
+from offchain.scheduler.work import NodeError
+from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 from tests.support.node_kit import (
     GATEWAY,
     LOCKER,

@@ -13,25 +13,25 @@ import rfc8785
 from rich.console import Console
 
 from offchain.chain.deployment import Deployment
-from offchain.domain.capabilities import contradictions, parse_manifest, revision_hashes
 from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Address, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import UserError
-from offchain.node import hardware
-from offchain.node.checks import Verifier
-from offchain.node.cli import cli
-from offchain.node.engine import vllm_arguments, vllm_environment
-from offchain.node.findings import Verdict
-from offchain.node.forecast import forecast
-from offchain.node.initialise import Wanted, initialise
-from offchain.node.keys import parse_key_hash
-from offchain.node.ledger import Ledger
-from offchain.node.lifecycle import Earning, NodeView
-from offchain.node.logs import RotatedFile
-from offchain.node.manifest import model_revision
-from offchain.node.service import unit
-from offchain.node.view import render
-from offchain.settings import NodeSettings
+from offchain.node.agent.logs import RotatedFile
+from offchain.node.cli.main import cli
+from offchain.node.engines.model_server import vllm_arguments, vllm_environment
+from offchain.node.machine import hardware
+from offchain.node.machine.findings import Verdict
+from offchain.node.machine.initialise import Wanted, initialise
+from offchain.node.machine.manifest import model_revision
+from offchain.node.machine.preflight import Verifier
+from offchain.node.machine.systemd import unit
+from offchain.node.machine.terminal_view import render
+from offchain.node.owner.earnings import Ledger
+from offchain.node.owner.forecast import forecast
+from offchain.node.owner.node_key import parse_key_hash
+from offchain.node.owner.stake import Earning, NodeView
+from offchain.protocol.manifests import contradictions, parse_manifest, revision_hashes
+from offchain.runtime.settings import NodeSettings
 from tests.support.node_kit import MANIFEST
 from tests.support.node_network import ROOT
 

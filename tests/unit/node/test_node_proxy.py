@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from offchain.domain.hashing import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import result_bytes
-from offchain.node import proxy
+from offchain.node.agent import proxy
 from tests.support.node_kit import (
     GATEWAY,
     MANIFEST,

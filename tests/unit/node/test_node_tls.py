@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from offchain.dispatch.heartbeat import HeartbeatRefusedError
-from offchain.dispatch.http1 import Connection, HttpLimits, HttpServer, Request
-from offchain.dispatch.pins import pinned, unpinned
-from offchain.dispatch.transport import HttpUpstream
+from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.dispatch.upstream import Call
-from offchain.dispatch.work import NodeError
 from offchain.domain.types import NodeId
 from offchain.errors import UserError
-from offchain.node import tls
-from offchain.node.agent import Agent
-from offchain.node.tls import Certificate
+from offchain.node.agent.agent import Agent
+from offchain.node.machine import tls
+from offchain.node.machine.tls import Certificate
+from offchain.protocol.certificate_pins import pinned, unpinned
+from offchain.protocol.heartbeats import HeartbeatRefusedError
+from offchain.scheduler.work import NodeError
+from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 from tests.support.certificates import self_signed
 from tests.support.node_kit import eventually
 from tests.unit.dispatch.test_dispatch_heartbeat import body, header, verifier

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from offchain.telemetry.logs import without_credentials
+from offchain.runtime.logs import without_credentials
 
 SCRIPT = """
 import logging
 import structlog
-from offchain.telemetry.logs import configure_logs
+from offchain.runtime.logs import configure_logs
 
 configure_logs("info", "test")
 
@@ -65,7 +65,7 @@ def test_without_credentials__text_with_urls__keeps_all_but_users_and_passwords(
 
 
 def test_configure_logs__unknown_level__means_info() -> None:
-    script = "from offchain.telemetry.logs import configure_logs as c; c('loud', 'x'); import logging; print(logging.getLogger().level)"
+    script = "from offchain.runtime.logs import configure_logs as c; c('loud', 'x'); import logging; print(logging.getLogger().level)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )

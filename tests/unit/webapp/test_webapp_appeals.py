@@ -13,7 +13,7 @@ from webapp_seed import app_of
 from offchain.db.models import Event
 from offchain.domain.payout import reward
 from offchain.domain.types import Bps, Wei, Weight
-from webapp.services.chart import uptime_chart
+from webapp.web.chart import uptime_chart
 
 NODE = 1
 

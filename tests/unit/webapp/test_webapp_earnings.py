@@ -9,9 +9,9 @@ from flask.testing import FlaskClient
 from sqlalchemy import create_engine, text
 from webapp_seed import PRLX, SeededNetwork, app_of, seed
 
-from offchain.domain.merkle import verify
 from offchain.domain.types import Epoch, NodeId
-from webapp.services.register import parse_key, parse_stake
+from offchain.domain.uptime_tree import verify
+from webapp.views.register import parse_key, parse_stake
 
 
 def data(client: FlaskClient, path: str) -> dict:
@@ -208,7 +208,7 @@ def test_parse_stake__text__is_exact_or_refused(text_: str, wei: int | None) -> 
 
 
 def test_parse_key__public_key_and_hash__give_the_same() -> None:
-    from offchain.domain.hashing import keccak256
+    from offchain.domain.eip712 import keccak256
 
     key = bytes(range(64))
     expected = "0x" + keccak256(key).hex()

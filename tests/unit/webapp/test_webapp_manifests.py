@@ -13,8 +13,8 @@ from sqlalchemy import create_engine, update
 from webapp_seed import app_of, seed
 
 from offchain.db.models import Node
-from offchain.domain.hashing import keccak256
-from webapp.services.manifests import ManifestFetcher, capabilities_of
+from offchain.domain.eip712 import keccak256
+from webapp.sources.manifests import ManifestFetcher, capabilities_of
 
 EVIL = '"><script>alert(1)</script>'
 MANIFEST = {

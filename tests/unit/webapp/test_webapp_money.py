@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp import money
+from webapp.web import money
 
 PRLX = 10**18
 

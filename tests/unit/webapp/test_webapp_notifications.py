@@ -16,7 +16,7 @@ from webapp_seed import SeededNetwork
 
 from offchain.db.models import Node, Probe
 from webapp.notify.senders import webhook_url_problem
-from webapp.services.hosts import UnreachableHostError, resolve
+from webapp.sources.outbound_hosts import UnreachableHostError, resolve
 from webapp.store.store import BACK_OFF_SECONDS
 
 

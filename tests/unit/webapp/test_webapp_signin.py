@@ -10,9 +10,9 @@ from flask import Flask
 from webapp_account import OWNER, asked, csrf, post, sign_in, signed
 from webapp_seed import SeededNetwork
 
-from offchain.chain.keys import Signer
-from offchain.domain.hashing import keccak256
-from webapp.services.eip4361 import SignInError, SignInMessage
+from offchain.crypto.keys import Signer
+from offchain.domain.eip712 import keccak256
+from webapp.auth.eip4361 import SignInError, SignInMessage
 from webapp.store.models import Nonce
 
 STRANGER = Signer.from_key(keccak256(b"somebody else"))

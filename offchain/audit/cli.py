@@ -1,0 +1,289 @@
+"""`parallelix epoch ...`: what an epoch paid, recomputed from public data."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from offchain.domain.types import FULL_BPS, Epoch, NodeId, Wei
+from offchain.errors import UserError
+
+if TYPE_CHECKING:
+    from offchain.audit.execution_proof import ServedRecord
+    from offchain.audit.statement import Statement
+    from offchain.audit.verify_epoch import Audit
+
+EPOCHS_SEARCHED = 30
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that every command of the group has: where chain, deployment and bundle are."""
+    for option in (
+        click.option(
+            "--keeper-url", multiple=True, help="Keeper to ask for the bundle; default: the registry's."
+        ),
+        click.option("--bundle", default=None, help="File or URL of the bundle; default: keepers are asked."),
+        click.option(
+            "--deployment",
+            type=click.Path(path_type=Path),
+            required=True,
+            help="deployments/<chain_id>.json of the network.",
+        ),
+        click.option("--rpc", "rpc_url", required=True, help="JSON-RPC endpoint of the chain."),
+    ):
+        command = option(command)
+    return command
+
+
+_EPOCH = click.argument("epoch", type=click.IntRange(0, 2**32 - 1))
+
+
+@click.group()
+def cli() -> None:
+    """Verify what an epoch paid, from public data."""
+
+
+@cli.command()
+@_EPOCH
+@_common
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def verify(epoch: int, *, as_json: bool, **where: Any) -> None:
+    """Rebuild every leaf and payout of an epoch and balance its account to the wei. Exit status 1: it does not hold."""
+    with _audited(epoch, as_json=as_json, **where) as audit:
+        click.echo(json.dumps(audit.to_json()) if as_json else _table(audit))
+
+
+@cli.command()
+@click.argument("node", type=click.IntRange(1, 2**17 - 1))
+@_EPOCH
+@_common
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True
+)
+def statement(node: int, epoch: int, form: str, **where: Any) -> None:
+    """Why a node earned what it did: share, tier, uptime, and each lost slot with its evidence."""
+    from offchain.audit.statement import statement as state  # noqa: PLC0415 - `--help` must not load the chain
+
+    with _audited(epoch, as_json=form == "json", **where) as audit:
+        found = state(audit, NodeId(node))
+        if form == "json":
+            click.echo(json.dumps(found.to_json()))
+        elif form == "csv":
+            click.echo(found.to_csv(), nl=False)
+        else:
+            click.echo(_statement_text(found))
+
+
+@cli.command()
+@click.argument("request_id")
+@_common
+@click.option(
+    "--epoch", type=click.IntRange(0, 2**32 - 1), default=None, help="Default: the newest ones are searched."
+)
+@click.option(
+    "--gateway-url",
+    multiple=True,
+    help="Gateway that served the request; default: those that keepers list.",
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="File with the gateway's answer to GET /v1/executions/<request>, instead of asking it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def proof(
+    request_id: str,
+    epoch: int | None,
+    gateway_url: tuple[str, ...],
+    record: Path | None,
+    *,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Prove that a request's execution record is under the root of an epoch's signed report.
+
+    Requests on chain and probes stand in the keepers' bundle itself; those that a gateway served in its batch.
+    """
+    from offchain.audit.execution_proof import (  # noqa: PLC0415 - as above
+        fetch_record,
+        read_record,
+        record_proof,
+        served_proof,
+    )
+
+    try:
+        wanted = bytes.fromhex(request_id.removeprefix("0x"))
+    except ValueError:
+        wanted = b""
+    if len(wanted) != 32:
+        raise UserError(f"{request_id} is not a request id; it is 32 bytes of hex")
+    served = None if record is None else read_record(record, wanted)
+    with _auditor(**where) as auditor:
+        why = list[str]()
+        if served is None:
+            served, why = fetch_record(gateway_url or auditor.gateway_urls(), wanted)
+        for number in [epoch] if epoch is not None else auditor.where(served):
+            try:
+                audit = auditor.audit(number)
+            except UserError:
+                if epoch is not None:
+                    raise
+                continue
+            found = record_proof(audit, wanted)
+            if found is None and served is not None:
+                found = served_proof(audit, served)
+            if found is not None:
+                click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
+                return
+    if served is not None:
+        batch = served.batch.commitment
+        raise UserError(
+            f"the record is in a batch of epoch {batch.epoch}, which no report that was searched carries; "
+            "try again when that epoch's report is final"
+        )
+    raise UserError(
+        "no epoch that was searched has a record of this request; name one with --epoch, or the gateway that served it "
+        f"with --gateway-url{''.join(f' ({reason})' for reason in why[:3])}"
+    )
+
+
+@contextmanager
+def _audited(epoch: int, *, as_json: bool, **where: Any) -> "Iterator[Audit]":
+    """An audited epoch; a mismatch ends the process with status 1."""
+    from offchain.audit.verify_epoch import MismatchError  # noqa: PLC0415 - as above
+
+    try:
+        with _auditor(**where) as auditor:
+            yield auditor.audit(epoch)
+    except MismatchError as mismatch:
+        if as_json:
+            click.echo(json.dumps({"epoch": epoch, "ok": False, "reason": str(mismatch)}))
+        click.echo(f"epoch {epoch} does NOT hold: {mismatch}", err=True)
+        sys.exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Auditor:
+    """Audits epochs over one scan of the chain.
+
+    Attributes:
+        newest: the newest epoch that is over.
+        gateway_urls: gives the base URLs of all gateways that keepers list.
+    """
+
+    audit: "Callable[[int], Audit]"
+    newest: int
+    gateway_urls: Callable[[], list[str]]
+
+    def where(self, served: "ServedRecord | None") -> list[int]:
+        """Epochs that may have the record: those that take its batch, or the newest ones, newest first."""
+        if served is None:
+            return list(range(self.newest, max(0, self.newest - EPOCHS_SEARCHED), -1))
+        from offchain.evidence.epoch_context import LATE_EPOCHS  # noqa: PLC0415 - as above
+
+        first = served.batch.commitment.epoch
+        return list(range(first, min(self.newest, first + LATE_EPOCHS) + 1))
+
+
+@contextmanager
+def _auditor(
+    *, rpc_url: str, deployment: Path, bundle: str | None, keeper_url: tuple[str, ...]
+) -> "Iterator[_Auditor]":
+    from offchain.audit.verify_epoch import (  # noqa: PLC0415 - as above
+        BundleSource,
+        open_reader,
+        scanned,
+        verify_epoch,
+    )
+    from offchain.db.keepers import gateways  # noqa: PLC0415 - as above
+
+    reader = open_reader(rpc_url, deployment)
+    clock, now = reader.deployment.clock(), reader.head_block().timestamp
+    if now < clock.end(Epoch(0)):
+        raise UserError("no epoch is over yet; there is nothing to verify")
+    source = BundleSource(bundle, keeper_url)
+    with scanned(reader) as database:
+
+        def gateway_urls() -> list[str]:
+            with database.read() as session:
+                return [gateway.url for gateway in gateways(session) if "://" in gateway.url]
+
+        yield _Auditor(
+            lambda epoch: verify_epoch(reader, database, Epoch(epoch), source),
+            clock.epoch_at(now) - 1,
+            gateway_urls,
+        )
+
+
+def _table(audit: "Audit") -> str:
+    account, slots = audit.account, audit.context.clock.slots
+    lines = [
+        f"epoch {audit.epoch}  {audit.status.name.lower()}  root 0x{audit.report.uptime_root.hex()}",
+        f"bundle {audit.bundle.hash}",
+        f"{audit.verdict.records} execution records, and {_batches(audit)}",
+        f"signed by {len(audit.signers)} of {len(audit.context.keepers)} keepers, quorum {audit.context.quorum}",
+        "",
+        f"{'node':>8} {'share':>9} {'uptime':>9} {'lost slots':>11} {'earned PRLX':>28} {'paid PRLX':>28}",
+    ]
+    for node in audit.nodes:
+        share = 100 * Decimal(node.weight) / Decimal(audit.total_weight or 1)
+        lost = f"{len(node.missed)}/{slots}"
+        lines.append(
+            f"{node.node_id:>8} {share:>8.3f}% {Decimal(node.uptime) / 100:>8.2f}% "
+            f"{lost:>11} {prlx(node.earned):>28} {prlx(node.paid):>28}"
+        )
+    lines += [
+        "",
+        f"{'paid':>12} {account.paid:>30} wei",
+        f"{'claimable':>12} {account.claimable:>30} wei",
+        f"{'carried':>12} {account.carried:>30} wei",
+        f"{'funded':>12} {account.funded:>30} wei",
+        "paid + claimable + carried = funded: holds to the wei",
+    ]
+    return "\n".join(lines)
+
+
+def _batches(audit: "Audit") -> str:
+    """How much gateways committed to, and whether one said two things."""
+    from offchain.evidence.execution_batches import equivocations  # noqa: PLC0415 - as above
+
+    batches = audit.verdict.batches
+    text = f"{sum(batch.commitment.count for batch in batches)} more in {len(batches)} gateway batches"
+    for gateway, of in equivocations(batches):
+        text += f"\nWARNING: gateway 0x{gateway.hex()} signed different batches of epoch {of}"
+    return text
+
+
+def _statement_text(found: "Statement") -> str:
+    node, audit = found.node, found.audit
+    share = 100 * Decimal(node.weight) / Decimal(audit.total_weight or 1)
+    lines = [
+        f"node {node.node_id}, epoch {audit.epoch} ({audit.status.name.lower()})",
+        f"  pool           {prlx(audit.account.funded)} PRLX",
+        f"  stake          {prlx(found.stake_wei)} PRLX, tier {int(found.tier)}: {share:.4f} % of all weight",
+        f"  uptime         {Decimal(node.uptime) * 100 / FULL_BPS} %, {len(node.missed)} of {len(found.slots)} slots lost",
+        f"  earned         {prlx(node.earned)} PRLX",
+        f"  claimed        {prlx(node.paid)} PRLX",
+        f"  one per cent more uptime would have paid {prlx(found.one_percent_wei)} PRLX",
+    ]
+    for line in found.slots:
+        if line.slot in node.missed:
+            lines.append(f"  slot {line.slot} lost:")
+            lines += [
+                f"    missed at {said.at_ms} ms, seen by {said.keeper} ({said.region}): "
+                f"{said.reason.name.lower() if said.reason else 'answered'}"
+                for said in line.testimonies
+            ]
+    return "\n".join(lines)
+
+
+def prlx(amount: Wei) -> str:
+    """An amount in whole tokens with all 18 decimals."""
+    return f"{amount // 10**18}.{amount % 10**18:018d}"

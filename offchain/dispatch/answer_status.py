@@ -1,0 +1,41 @@
+"""What the beginning of a node's answer means: work, a node's fault, or the caller's own."""
+
+from typing import NoReturn
+
+from offchain.dispatch.upstream import Exchange
+from offchain.scheduler.work import CallerError, FaultKind, NodeError
+
+MOST_ERROR_BYTES = 256 * 1024
+
+
+async def first_bytes(exchange: Exchange) -> bytes:
+    """The first bytes of a good answer; empty for any other."""
+    await exchange.head()
+    return b"" if exchange.status >= 400 else await exchange.read()
+
+
+async def refuse(exchange: Exchange) -> NoReturn:
+    """Raise what an answer with an error status means: NodeError or CallerError."""
+    raise classify(exchange.status, await _whole(exchange))
+
+
+async def _whole(exchange: Exchange) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while data := await exchange.read():
+        parts.append(data)
+        size += len(data)
+        if size > MOST_ERROR_BYTES:
+            raise NodeError(FaultKind.BAD_ANSWER, "an error body without end")
+    return b"".join(parts)
+
+
+def classify(status: int, body: bytes) -> NodeError | CallerError:
+    """What an error status of a node means: its fault (another may do better) or the caller's (all would refuse)."""
+    if status == 429:
+        return NodeError(FaultKind.NO_SLOT, "the node has no free slot")
+    if status in (401, 403, 407, 409):
+        return NodeError(FaultKind.REFUSED, f"status {status}: {body[:200].decode('utf-8', 'replace')}")
+    if 400 <= status < 500 and status not in (404, 405, 408):
+        return CallerError(status, body)
+    return NodeError(FaultKind.SERVER_ERROR, f"status {status}")

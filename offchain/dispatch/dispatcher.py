@@ -1,0 +1,420 @@
+"""Drives one unit through its attempts until it is answered: place, call, watch, rescue.
+
+The engine knows neither HTTP nor what the work is: the `Upstream` carries bytes, the `Task` understands them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offchain.dispatch.answer_status import first_bytes, refuse
+from offchain.dispatch.task import Sink, Task
+from offchain.dispatch.upstream import Call, Exchange, Upstream
+from offchain.domain.types import NodeId
+from offchain.scheduler.breaker import FAULT_LIMIT
+from offchain.scheduler.router import Placement, Router, Tried
+from offchain.scheduler.work import (
+    FAULT_WEIGHT,
+    Attempt,
+    CallerError,
+    FaultKind,
+    NoCapacityError,
+    NodeError,
+    NotResumableError,
+    Trail,
+    WorkUnit,
+)
+
+TICK_SECONDS = 0.025
+
+
+class _Running:
+    """An attempt; `call` and `exchange` are there when it is under watch. Times are seconds of the router's clock."""
+
+    __slots__ = (
+        "answering",
+        "began",
+        "blocked",
+        "call",
+        "exchange",
+        "hedge",
+        "hedge_at",
+        "node_id",
+        "patience",
+        "placement",
+        "progressed",
+    )
+
+    call: Call
+    exchange: Exchange
+
+    def __init__(self, node_id: NodeId, began: float, placement: Placement) -> None:
+        self.node_id = node_id
+        self.began = began
+        self.patience = float("inf")
+        self.progressed = began
+        self.placement = placement
+        self.hedge_at = float("inf")
+        self.hedge: _Hedge | None = None
+        self.blocked = False
+        self.answering = False
+
+
+class Answered:
+    """An answer that is out.
+
+    Attributes:
+        held: the attempt's lease was still held, so that the answer counts for its node.
+    """
+
+    __slots__ = ("attempt", "held", "placement", "task", "unit")
+
+    def __init__(
+        self, unit: WorkUnit, placement: Placement, attempt: Attempt, task: Task, held: bool
+    ) -> None:
+        self.unit = unit
+        self.placement = placement
+        self.attempt = attempt
+        self.task = task
+        self.held = held
+
+
+@dataclass(slots=True, eq=False)
+class _Hedge:
+    """A second attempt that runs beside a slow first one, until either has a byte to show."""
+
+    placement: Placement
+    exchange: Exchange
+    began: float
+    waiting: "asyncio.Task[bytes] | None" = None
+    won: bool = False
+
+
+@dataclass(slots=True)
+class HedgePolicy:
+    """When a second attempt may be started: at the 95th percentile of the time to the first byte.
+
+    Attributes:
+        share: of all work (in units of cost) that may be spent on second attempts; 0 turns hedging off.
+        budget: what is left to spend now.
+        most_budget: what may be saved up.
+    """
+
+    share: float = 0.0
+    budget: float = 0.0
+    most_budget: float = 100_000.0
+
+    def earn(self, cost: int) -> None:
+        """A unit came: its share may be spent."""
+        self.budget = min(self.most_budget, self.budget + self.share * cost)
+
+    def spend(self, cost: int) -> bool:
+        """Pay for a second attempt; False when the budget does not hold it."""
+        if self.share <= 0 or self.budget < cost:
+            return False
+        self.budget -= cost
+        return True
+
+
+class Engine:
+    """Runs units. One event loop; many units at a time."""
+
+    def __init__(
+        self,
+        router: Router,
+        upstream: Upstream,
+        *,
+        most_attempts: int = 4,
+        connect_seconds: float = 0.9,
+        stall_seconds: float = 5.0,
+        record_decisions: bool = True,
+        hedge_share: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            hedge_share: see `HedgePolicy`.
+            most_attempts: tries of one unit.
+            connect_seconds: to reach a node.
+            stall_seconds: without a byte in the middle of an answer, before it is taken for hung.
+        """
+        self.router = router
+        self._upstream = upstream
+        self._most_attempts = most_attempts
+        self._connect_seconds = connect_seconds
+        self._stall_seconds = stall_seconds
+        self._record_decisions = record_decisions
+        self.hedging = HedgePolicy(hedge_share)
+        self._hedges: set[asyncio.Task[bytes]] = set()
+        self._running: set[_Running] = set()
+        self._ticker: asyncio.TimerHandle | None = None
+        self.on_attempt: Callable[[WorkUnit, Attempt], None] | None = None
+
+    @property
+    def running(self) -> int:
+        """Attempts in flight."""
+        return len(self._running)
+
+    async def run(self, unit: WorkUnit, task: Task, sink: Sink, trail: Trail) -> None:
+        """`answer`, and `settle` at once."""
+        answered = await self.answer(unit, task, sink, trail)
+        if answered is not None:
+            self.settle(answered)
+
+    async def answer(self, unit: WorkUnit, task: Task, sink: Sink, trail: Trail) -> "Answered | None":
+        """See a unit through until its answer is out. `trail` fills up as it goes, also when this raises.
+
+        Returns:
+            What is to be given to `settle`, soon; None when an attempt that failed had given the whole answer.
+
+        Raises:
+            NoCapacityError: nobody could take it, or everybody who could has failed.
+            CallerError: the node refused it for a fault of the caller.
+            NotResumableError: output was delivered, the node failed, and going on exactly is impossible.
+        """
+        tried: dict[NodeId, bool] = {}
+        hedge: _Hedge | None = None
+        self.hedging.earn(unit.cost)
+        while True:
+            number = len(trail.attempts)
+            placement = self.router.place(unit, number, tried) if hedge is None else hedge.placement
+            if placement is None:
+                placement = await self._queued(unit, number, tried, trail)
+            node_id = placement.lease.node_id
+            attempt = Attempt(node_id, number, self.router.clock() * 1000, resumed_from=task.delivered)
+            trail.attempts.append(attempt)
+            if self._record_decisions:
+                trail.decisions.append(placement.decision)
+            try:
+                hedge = await self._attempt(placement, attempt, task, sink, hedge)
+                if hedge is None:
+                    return Answered(unit, placement, attempt, task, self.router.answered(placement))
+                tried[node_id] = False
+            except NodeError as fault:
+                hedge = None
+                if fault.kind is not FaultKind.NO_SLOT:
+                    tried[node_id] = FAULT_WEIGHT[fault.kind] >= FAULT_LIMIT
+                if (rest := task.settled()) is not None:
+                    if not sink.write(rest):
+                        await sink.drain()
+                    return None
+                if task.delivered and unit.requirements.revision is None:
+                    offer = placement.node.report.offers[unit.requirements.capability]
+                    wants = unit.requirements._replace(revision=offer.revision)
+                    unit = unit._replace(requirements=wants)
+                if number + 1 >= self._most_attempts:
+                    raise NoCapacityError("failed", f"all of {number + 1} attempts failed") from fault
+                if unit.requirements.node_id is not None and fault.kind is not FaultKind.NO_SLOT:
+                    if task.delivered:
+                        raise NotResumableError("the one node that was asked for failed") from fault
+                    raise NoCapacityError("node_unavailable", f"node {node_id} failed: {fault}") from fault
+            finally:
+                if self.on_attempt is not None and attempt.outcome != "ok":
+                    self.on_attempt(unit, attempt)
+
+    def settle(self, answered: "Answered") -> None:
+        """Check what is left to check of an answer that is out, and judge its node by it."""
+        attempt, placement = answered.attempt, answered.placement
+        fault = answered.task.verdict()
+        if fault is not None:
+            attempt.reason, attempt.detail = fault.kind.value, fault.detail
+            self.router.failed(placement, fault.kind)
+        elif answered.held:
+            self.router.credit(placement)
+        if self.on_attempt is not None:
+            self.on_attempt(answered.unit, attempt)
+
+    async def _queued(self, unit: WorkUnit, number: int, tried: Tried, trail: Trail) -> Placement:
+        """Wait for a place. Raises NoCapacityError."""
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Placement | NoCapacityError] = loop.create_future()
+        began = self.router.clock()
+
+        def placed(outcome: Placement | NoCapacityError) -> None:
+            if not ready.done():
+                ready.set_result(outcome)
+            elif isinstance(outcome, Placement):
+                self.router.abandoned(outcome)
+
+        waiter = self.router.enqueue(unit, number, tried, placed)
+        self._wake_ticker()
+        try:
+            outcome = await ready
+        except asyncio.CancelledError:
+            if ready.done() and not ready.cancelled() and isinstance(ready.result(), Placement):
+                self.router.abandoned(ready.result())  # type: ignore[arg-type]
+            raise
+        finally:
+            self.router.leave(waiter)
+            trail.queue_ms += (self.router.clock() - began) * 1000
+        if isinstance(outcome, NoCapacityError):
+            raise outcome
+        return outcome
+
+    async def _attempt(
+        self, placement: Placement, attempt: Attempt, task: Task, sink: Sink, ready: _Hedge | None
+    ) -> _Hedge | None:
+        """One attempt to its end. Returns None, or the hedge that was faster and goes on as the next attempt.
+
+        Args:
+            ready: a hedge that has won: its exchange is open and its first bytes are there.
+        """
+        router = self.router
+        began = router.clock() if ready is None else ready.began
+        node_id = placement.lease.node_id
+        watch = _Running(node_id, began, placement)
+        exchange: Exchange | None = None
+        try:
+            watch.call = call = task.call(node_id)
+            watch.exchange = exchange = (
+                self._upstream.start(node_id, placement.node.report.url, call)
+                if ready is None
+                else ready.exchange
+            )
+            watch.patience = router.patience(placement.unit, task.initial_patience_seconds)
+            if self.hedging.share and ready is None and not task.delivered:
+                watch.hedge_at = began + (router.timings.p95(placement.unit.timing_class) or float("inf"))
+            self._running.add(watch)
+            if self._ticker is None:
+                self._wake_ticker()
+            await exchange.head()
+            if exchange.status >= 400:
+                await refuse(exchange)
+            task.head(exchange.status, exchange.headers)
+            first = b"" if ready is None or ready.waiting is None else ready.waiting.result()
+            await self._body(exchange, watch, attempt, placement, task, sink, first)
+            attempt.outcome = "ok"
+        except NodeError as fault:
+            attempt.outcome, attempt.reason, attempt.detail = "failed", fault.kind.value, fault.detail
+            router.failed(placement, fault.kind, router.clock() - began)
+            if fault.kind is FaultKind.HEDGE_LOST and watch.hedge is not None:
+                winner, watch.hedge = watch.hedge, None
+                return winner
+            raise
+        except CallerError:
+            attempt.outcome = "refused"
+            router.abandoned(placement)
+            raise
+        except NotResumableError:
+            attempt.outcome, attempt.reason = "failed", "not_resumable"
+            router.abandoned(placement)
+            raise
+        except BaseException:
+            attempt.outcome, attempt.reason = "cancelled", FaultKind.CANCELLED.value
+            if exchange is not None:
+                exchange.close()
+            router.abandoned(placement)
+            raise
+        finally:
+            attempt.ms = (router.clock() - began) * 1000
+            self._running.discard(watch)
+            if watch.hedge is not None:
+                self._call_off(watch)
+            if exchange is not None:
+                exchange.close()
+        return None
+
+    async def _body(
+        self,
+        exchange: Exchange,
+        watch: _Running,
+        attempt: Attempt,
+        placement: Placement,
+        task: Task,
+        sink: Sink,
+        first: bytes,
+    ) -> None:
+        clock = self.router.clock
+        while data := first or await exchange.read():
+            first = b""
+            watch.progressed = now = clock()
+            if not watch.answering:
+                watch.answering = True
+                if watch.hedge is not None:
+                    self._call_off(watch)
+                attempt.first_byte_ms = (now - watch.began) * 1000
+                self.router.first_byte(placement, now - watch.began)
+            out = task.feed(data)
+            if out and not sink.write(out):
+                watch.blocked = True
+                await sink.drain()
+                watch.blocked = False
+                watch.progressed = clock()
+        tail = task.end()
+        if tail and not sink.write(tail):
+            await sink.drain()
+
+    # ----------------------------------------------------------------------------------------------- the hedge
+
+    def _start_hedge(self, watch: _Running) -> None:
+        """Put the unit on a second node; off when anybody waits, when no node is free, or when the budget is spent."""
+        watch.hedge_at = float("inf")
+        unit, router = watch.placement.unit, self.router
+        if unit.requirements.node_id is not None or router.waiting or not self.hedging.spend(unit.cost):
+            return
+        try:
+            placement = router.place(unit, watch.placement.lease.attempt + 1, {watch.node_id: False})
+        except NoCapacityError:
+            placement = None
+        if placement is None:
+            self.hedging.budget += unit.cost
+            return
+        exchange = self._upstream.start(placement.lease.node_id, placement.node.report.url, watch.call)
+        watch.hedge = hedge = _Hedge(placement, exchange, router.clock())
+        hedge.waiting = asyncio.get_running_loop().create_task(first_bytes(exchange))
+        self._hedges.add(hedge.waiting)
+        hedge.waiting.add_done_callback(self._hedges.discard)
+        hedge.waiting.add_done_callback(lambda _: self._hedge_ended(watch, hedge))
+
+    def _hedge_ended(self, watch: _Running, hedge: _Hedge) -> None:
+        if watch.hedge is not hedge or hedge.waiting is None or hedge.waiting.cancelled():
+            return
+        if hedge.waiting.exception() is not None or watch.answering or not hedge.waiting.result():
+            self._call_off(watch)
+            return
+        hedge.won = True
+        watch.exchange.abort(
+            NodeError(FaultKind.HEDGE_LOST, f"node {hedge.placement.lease.node_id} was faster")
+        )
+
+    def _call_off(self, watch: _Running) -> None:
+        """End a hedge that is not needed (any more)."""
+        hedge, watch.hedge = watch.hedge, None
+        if hedge is not None:
+            if hedge.waiting is not None:
+                hedge.waiting.cancel()
+            hedge.exchange.close()
+            self.router.abandoned(hedge.placement)
+
+    # ----------------------------------------------------------------------------------------------- the watch
+
+    def _wake_ticker(self) -> None:
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._ticker = None
+        silent = {node.report.node_id for node in self.router.tick()}
+        now = self.router.clock()
+        for watch in list(self._running):
+            fault = self._overdue(watch, now, silent)
+            if fault is not None:
+                if watch.hedge is None or not watch.hedge.won:
+                    watch.exchange.abort(fault)
+            elif now >= watch.hedge_at and not watch.answering:
+                self._start_hedge(watch)
+        if self._running or self.router.waiting:
+            self._wake_ticker()
+
+    def _overdue(self, watch: _Running, now: float, silent: set[NodeId]) -> NodeError | None:
+        if watch.blocked:
+            return None
+        if not watch.exchange.connected and now - watch.began > self._connect_seconds:
+            return NodeError(FaultKind.UNREACHABLE, f"no connection in {self._connect_seconds:g} s")
+        if watch.answering:
+            if now - watch.progressed > self._stall_seconds:
+                return NodeError(FaultKind.STALLED, f"no byte for {self._stall_seconds:g} s")
+        elif now - watch.began > watch.patience:
+            return NodeError(FaultKind.FIRST_BYTE_TIMEOUT, f"no first byte in {watch.patience:.3g} s")
+        if watch.node_id in silent:
+            return NodeError(FaultKind.SILENT, "its heartbeats stopped")
+        return None

@@ -1,0 +1,229 @@
+"""Builds the `EpochContext` of an epoch from the index and the chain. Two keepers, or an auditor, get the same one."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from offchain.chain.deployment import Deployment
+from offchain.db.database import Database
+from offchain.db.models import Event
+from offchain.domain.eip712 import address_bytes
+from offchain.domain.epochs import EpochClock
+from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei
+from offchain.errors import TransientError
+from offchain.evidence.chain_view import ChainView, last_block_until
+from offchain.evidence.epoch_context import (
+    LATE_EPOCHS,
+    EpochContext,
+    KeeperInfo,
+    NodeInfo,
+    SeedBlock,
+    seed_time,
+)
+
+_GATEWAY_EVENTS = ("GatewayListed", "GatewayRemoved", "KeeperLeaving", "KeeperEjected")
+_NODE_EVENTS = ("NodeRegistered", "UnstakeRequested", "UnstakeCancelled", "NodeKeyRotated")
+_FOREVER = 2**32
+_KEPT = 4
+
+
+class NotReadyError(TransientError):
+    """The frame of the epoch is not settled yet: the chain's final part has not come far enough."""
+
+
+@dataclass(slots=True)
+class _NodeHistory:
+    owner: Address
+    tier: int
+    stake: Wei
+    intervals: list[list[int]]
+    keys: list[tuple[int, bytes]] = field(default_factory=list)
+    """(timestamp from which it holds, address)"""
+
+    def active(self, epoch: Epoch) -> bool:
+        return any(begin <= epoch < end for begin, end in self.intervals)
+
+    def keys_between(self, start: int, end: int) -> frozenset[bytes]:
+        found = set()
+        for (since, key), until in zip(
+            self.keys, [*(since for since, _ in self.keys[1:]), 1 << 62], strict=True
+        ):
+            if since < end and until >= start:
+                found.add(key)
+        return frozenset(found)
+
+
+class FrameReader:
+    """Reads the frame of an epoch.
+
+    Args:
+        database: a keeper's index, or an auditor's own scan.
+        view: the chain.
+        deployment: addresses, for the signing domains.
+    """
+
+    def __init__(self, database: Database, view: ChainView, deployment: Deployment) -> None:
+        self._database = database
+        self._view = view
+        self.clock = deployment.clock()
+        self._attestation = deployment.signing_domain("UptimeAttestation")
+        self._market = deployment.signing_domain("InferenceMarket")
+        self._known: dict[Epoch, EpochContext] = {}
+
+    def read(self, epoch: Epoch, indexed: BlockRef, *, until: int | None = None) -> EpochContext:
+        """The frame of `epoch` as far as block `indexed`, which must be final and indexed.
+
+        Args:
+            until: Unix second that final blocks must have reached; the epoch's end by default. Planning passes an
+                earlier one: who has weight in an epoch is settled before it begins.
+
+        Raises:
+            NotReadyError: `indexed` lies before the time that the frame needs.
+            TransientError: the chain or the database does not answer.
+        """
+        if until is None and epoch in self._known:
+            return self._known[epoch]
+        clock = self.clock
+        horizon = clock.end(epoch) if until is None else until
+        if indexed.timestamp < horizon:
+            raise NotReadyError(f"final blocks reach {indexed.timestamp}, epoch {epoch} needs {horizon}")
+        seed = self.seed_block(epoch, indexed)
+        chosen = self._view.keeper_set(epoch, indexed)
+        with self._database.read() as session:
+            histories = node_histories(session, clock.end(epoch), indexed.number)
+            joined = keeper_directory(session, indexed.number)
+            since = clock.start(Epoch(max(0, epoch - LATE_EPOCHS)))
+            gateways = listed_gateways(session, since, clock.end(epoch), indexed.number)
+        nodes = {
+            node: NodeInfo(
+                node,
+                seen.owner,
+                seen.tier,
+                seen.keys_between(clock.start(epoch), clock.end(epoch)),
+                seen.stake,
+            )
+            for node, seen in histories.items()
+            if seen.active(epoch)
+        }
+        context = EpochContext(
+            clock=clock,
+            epoch=epoch,
+            node_count=max(histories, default=0),
+            nodes=nodes,
+            keepers=tuple(_place(i, signer, joined) for i, signer in enumerate(chosen.signers)),
+            quorum=chosen.quorum,
+            set_digest=chosen.digest,
+            seed_block=seed,
+            attestation=self._attestation,
+            market=self._market,
+            gateways=gateways,
+        )
+        if until is None:  # a whole epoch in final blocks never changes again
+            self._known[epoch] = context
+            while len(self._known) > _KEPT:
+                self._known.pop(next(iter(self._known)))
+        return context
+
+    def seed_block(self, epoch: Epoch, finalized: BlockRef) -> SeedBlock:
+        """The epoch's seed block. Raises NotReadyError while it is not final."""
+        found = last_block_until(self._view, seed_time(self.clock, epoch), finalized)
+        if found is None:
+            raise NotReadyError(f"the seed block of epoch {epoch} is not final yet")
+        return SeedBlock(found.number, found.hash)
+
+
+def node_histories(session: Session, before: int, up_to_block: int) -> dict[NodeId, _NodeHistory]:
+    """Every node registered before Unix second `before`, with its activity intervals and keys."""
+    histories: dict[NodeId, _NodeHistory] = {}
+    for event in _events(session, _NODE_EVENTS, up_to_block):
+        if event.block_timestamp >= before:
+            continue
+        args, node = event.args, NodeId(int(event.args["nodeId"]))
+        if event.name == "NodeRegistered":
+            histories[node] = _NodeHistory(
+                owner=Address(args["owner"]),
+                tier=int(args["tier"]),
+                stake=Wei(int(args["stake"])),
+                intervals=[[int(args["activeFrom"]), _FOREVER]],
+                keys=[(event.block_timestamp, _key(args["nodeKeyHash"]))],
+            )
+        elif event.name == "UnstakeRequested":
+            histories[node].intervals[-1][1] = int(args["activeUntil"])
+        elif event.name == "UnstakeCancelled":
+            histories[node].intervals.append([int(args["activeFrom"]), _FOREVER])
+        else:
+            histories[node].keys.append((event.block_timestamp, _key(args["newKeyHash"])))
+    return histories
+
+
+def keeper_directory(session: Session, up_to_block: int) -> Mapping[str, Mapping[str, Any]]:
+    """Arguments of `KeeperJoined` by lower-case signer."""
+    return {
+        event.args["signer"].lower(): event.args for event in _events(session, ("KeeperJoined",), up_to_block)
+    }
+
+
+def listed_gateways(session: Session, since: int, before: int, up_to_block: int) -> frozenset[bytes]:
+    """Ticket signers (20 bytes) that a keeper vouched for at some time in [since, before), Unix seconds.
+
+    A listing ends when it is removed, and when its keeper asks to leave or is ejected, as `isGateway` has it.
+    """
+    listed: dict[str, int] = {}
+    found = set[str]()
+    for event in _events(session, _GATEWAY_EVENTS, up_to_block):
+        if event.block_timestamp >= before:
+            continue
+        keeper, ended = int(event.args["keeperId"]), set[str]()
+        if event.name == "GatewayListed":
+            listed[event.args["signer"]] = keeper
+        elif event.name == "GatewayRemoved":
+            ended = {event.args["signer"]}
+        else:
+            ended = {signer for signer, by in listed.items() if by == keeper}
+        for signer in ended:
+            if listed.pop(signer, None) is not None and event.block_timestamp >= since:
+                found.add(signer)
+    return frozenset(address_bytes(signer) for signer in found | set(listed))
+
+
+def region_name(word: str) -> str:
+    """Text of a bytes32 label given as 0x-hex, or the label itself when it is text already."""
+    if word.startswith("0x") and len(word) == 66:
+        return bytes.fromhex(word[2:]).rstrip(b"\0").decode(errors="replace")
+    return word
+
+
+def clock_epoch(clock: EpochClock, timestamp: int) -> Epoch | None:
+    """Epoch at a Unix second, None before genesis."""
+    return None if timestamp < clock.genesis else clock.epoch_at(timestamp)
+
+
+def _place(index: int, signer: Address, joined: Mapping[str, Mapping[str, Any]]) -> KeeperInfo:
+    args = joined.get(signer.lower())
+    if args is None:
+        raise NotReadyError(f"keeper {signer} of the signer set is not indexed yet")
+    return KeeperInfo(
+        index=index,
+        keeper_id=KeeperId(int(args["keeperId"])),
+        signer=signer,
+        operator=Address(args["operator"]),
+        region=region_name(args["region"]),
+        url=str(args["url"]),
+    )
+
+
+def _events(session: Session, names: Iterable[str], up_to_block: int) -> Iterable[Any]:
+    """Rows of (name, block_timestamp, args) in the chain's order; entities would cost as much again."""
+    query = (
+        select(Event.name, Event.block_timestamp, Event.args)
+        .where(Event.name.in_(list(names)), Event.block_number <= up_to_block)
+        .order_by(Event.block_number, Event.log_index)
+    )
+    return session.execute(query)
+
+
+def _key(key_hash: str) -> bytes:
+    return bytes.fromhex(key_hash[2:])[12:]

@@ -1,0 +1,1 @@
+"""The HTTP endpoints that requesters call, and their OpenAPI document."""

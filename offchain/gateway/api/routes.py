@@ -1,0 +1,293 @@
+"""What each endpoint does. One instance per process, one event loop."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import orjson
+from redis.exceptions import RedisError
+
+from offchain.domain.types import NodeId
+from offchain.gateway.api.inference import Inference
+from offchain.gateway.api.openapi import document
+from offchain.gateway.batches.routes import BATCHES, FILES
+from offchain.gateway.dependencies import Parts
+from offchain.gateway.errors import ApiError, whole_number
+from offchain.gateway.tenants.registry import Tenant
+from offchain.protocol.heartbeats import HeartbeatRefusedError
+from offchain.transport.server import Connection, Request
+from offchain.workloads.inference.request import Kind
+
+JSON = {"content-type": "application/json"}
+MOST_USAGE_DAYS = 90
+
+Route = Callable[[Request, Connection, Tenant], Awaitable[None]]
+
+
+class GatewayService:
+    """Routes requests to what answers them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._inference = Inference(parts)
+        infer = self._inference.answer
+        self._open: dict[str, tuple[str, Callable[[Request, Connection], None]]] = {
+            "/health": ("GET", self._health),
+            "/ready": ("GET", self._ready),
+            "/metrics": ("GET", self._metrics),
+            "/openapi.json": ("GET", self._openapi),
+            "/v1/executions": ("GET", self._executions),
+            "/internal/heartbeat": ("POST", self._heartbeat),
+        }
+        self._closed: dict[str, tuple[str, Route]] = {
+            **{kind.value: ("POST", partial(infer, kind)) for kind in Kind},
+            "/v1/models": ("GET", self._models),
+            "/v1/usage": ("GET", self._usage),
+        }
+
+    async def handle(self, request: Request, connection: Connection) -> None:
+        """Answer one request."""
+        try:
+            await self._route(request, connection)
+        except ApiError as error:
+            self._p.metrics.requests[
+                request.path if request.path in self._closed else "other", error.status
+            ] += 1
+            connection.reply(error.status, {**JSON, **error.headers}, error.body)
+
+    def settle(self) -> None:
+        """Bring everything that was answered into the records."""
+        self._inference.settle()
+
+    async def _route(self, request: Request, connection: Connection) -> None:
+        path = request.path
+        if request.method == "GET":
+            self.settle()
+        known = self._closed.get(path)
+        if known is not None:
+            method, route = known
+            _need(request, method)
+            await route(request, connection, self._tenant(request))
+            return
+        plain = self._open.get(path)
+        if plain is not None:
+            _need(request, plain[0])
+            plain[1](request, connection)
+            return
+        if path.startswith("/v1/receipts/"):
+            _need(request, "GET")
+            await self._receipt(path[13:], connection, self._tenant(request))
+            return
+        if path.startswith("/v1/nodes/"):
+            _need(request, "GET")
+            self._node(path[10:], connection)
+            return
+        if path.startswith("/v1/executions/"):
+            _need(request, "GET")
+            await self._execution(path[15:], connection)
+            return
+        if path.startswith((FILES, BATCHES)):
+            tenant = self._tenant(request)
+            if self._p.batches is None:
+                raise ApiError(
+                    503, "batches are kept in Redis; this gateway has none", "server_error", code="no_store"
+                )
+            await self._p.batches.answer(request, connection, tenant.name)
+            return
+        if path.startswith("/v1/models/"):
+            _need(request, "GET")
+            self._tenant(request)
+            self._model(unquote(path[11:]), connection)
+            return
+        raise ApiError(404, f"Unknown request URL: {request.method} {path[:200]}", code="unknown_url")
+
+    def _tenant(self, request: Request) -> Tenant:
+        authorization = request.headers.get("authorization")
+        tenant = self._p.keys.tenant_of(authorization)
+        if tenant is None:
+            message = (
+                "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
+                if authorization is None
+                else "Incorrect API key provided. Ask the gateway's operator for one."
+            )
+            raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        return tenant
+
+    # --------------------------------------------------------------------------------------------- the small ones
+
+    async def _models(self, request: Request, connection: Connection, tenant: Tenant) -> None:
+        models = [self._describe(name) for name in sorted(self._p.fleet.capabilities())]
+        _json(connection, {"object": "list", "data": models})
+
+    def _model(self, name: str, connection: Connection) -> None:
+        if name not in self._p.fleet.capabilities():
+            raise ApiError(
+                404, f"The model {name[:256]!r} does not exist", param="model", code="model_not_found"
+            )
+        _json(connection, self._describe(name))
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        nodes = self._p.fleet.capable(name)
+        longest = max(node.report.offers[name].extent for node in nodes.values())
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "parallelix",
+            "max_model_len": longest,
+            "nodes": len(nodes),
+        }
+
+    def _node(self, text: str, connection: Connection) -> None:
+        """What this gateway sees of a node, and what keeps work from it. Open to all: nobody's requests show in it."""
+        node = (
+            self._p.fleet.get(NodeId(int(text)))
+            if text.isascii() and text.isdigit() and len(text) < 10
+            else None
+        )
+        if node is None:
+            raise ApiError(404, "No heartbeat of such a node came lately.", code="node_not_live")
+        report = node.report
+        _json(
+            connection,
+            {
+                "id": int(report.node_id),
+                "object": "node",
+                "region": report.region,
+                "models": sorted(report.offers),
+                "slots": report.slots,
+                "free_slots": max(0, node.free),
+                "queue": report.queue,
+                "draining": node.draining,
+                "breaker": node.breaker.state.value,
+                "reputation_bps": node.reputation_bps,
+                "attempts_running": node.leases,
+                "attempts_succeeded": node.succeeded,
+                "attempts_failed": node.failed,
+                "first_byte_ms": round(node.first_byte_seconds * 1000, 1)
+                if node.first_byte_seconds
+                else None,
+                "round_trip_ms": round(node.rtt_seconds * 1000, 1) if node.rtt_seconds else None,
+            },
+        )
+
+    async def _receipt(self, text: str, connection: Connection, tenant: Tenant) -> None:
+        record = None
+        request_id = _request_id(text)
+        if request_id is not None:
+            record = self._p.book.get(request_id)
+            if record is None and self._p.shared is not None:
+                record = await self._p.shared.record(request_id)
+        if record is None or record["tenant"] != tenant.name:
+            raise ApiError(404, "No such request, or it is forgotten already.", code="request_not_found")
+        _json(connection, self._p.seal(record))
+
+    def _executions(self, request: Request, connection: Connection) -> None:
+        """Commitments to the records of whole epochs. Open to all: keepers and auditors ask."""
+        since = dict(parse_qsl(request.query)).get("since", "0")
+        if not since.isascii() or not since.isdigit() or len(since) > 10:
+            raise ApiError(400, "since must be the number of an epoch", param="since", code="invalid_value")
+        executions = self._p.executions
+        making = executions.making  # asked first: what is ready in between is listed
+        _json(connection, {"object": "list", "making": making, "data": executions.listed(int(since))})
+
+    async def _execution(self, text: str, connection: Connection) -> None:
+        """A request's record and its way to the root of its batch. Open to all who know the request's id."""
+        request_id = _request_id(text)
+        found = None
+        if request_id is not None:
+            found = await asyncio.to_thread(self._p.executions.find, request_id)
+        if found is None:
+            raise ApiError(
+                404,
+                "No batch of execution records has this request: it was not answered here, its epoch is not over, or it is too old.",
+                code="execution_not_found",
+            )
+        _json(connection, found)
+
+    async def _usage(self, request: Request, connection: Connection, tenant: Tenant) -> None:
+        shared = self._p.shared
+        if shared is None:
+            raise ApiError(
+                503, "usage is kept in Redis; this gateway has none", "server_error", code="no_store"
+            )
+        asked = whole_number(dict(parse_qsl(request.query)).get("days", "30"), "days", MOST_USAGE_DAYS)
+        try:
+            days = await shared.usage(tenant.name, asked)
+        except (RedisError, OSError, TimeoutError):
+            raise ApiError(
+                503, "usage cannot be read now", "server_error", code="store_unavailable"
+            ) from None
+        used, credit = self._p.quotas.usage(tenant.name), tenant.limits.credit_wei
+        spent = used.spent_wei + used.spent_elsewhere_wei
+        found = None if credit is None else {"credit_wei": str(credit), "spent_wei": str(spent)}
+        _json(connection, {"object": "list", "tenant": tenant.name, "credit": found, "data": days})
+
+    def _heartbeat(self, request: Request, connection: Connection) -> None:
+        parts = self._p
+        try:
+            report = parts.heartbeats.verify(request.body, request.headers.get("x-parallelix-heartbeat"))
+        except HeartbeatRefusedError as refused:
+            parts.metrics.heartbeats[refused.code] += 1
+            connection.reply(refused.status, JSON, orjson.dumps(refused.to_json()))
+            return
+        parts.fleet.update(report, parts.clock())
+        parts.metrics.heartbeats["accepted"] += 1
+        parts.engine.router.pump()
+        if parts.shared is not None:
+            parts.shared.report(report)
+        connection.reply(204, {}, b"")
+
+    def _openapi(self, request: Request, connection: Connection) -> None:
+        _json(connection, document())
+
+    def _health(self, request: Request, connection: Connection) -> None:
+        _json(connection, {"status": "ok"})
+
+    def _ready(self, request: Request, connection: Connection) -> None:
+        reason = self._p.ready()
+        _json(
+            connection,
+            {
+                "status": "ready" if reason is None else "not_ready",
+                "reason": reason,
+                "nodes": len(self._p.fleet),
+            },
+            200 if reason is None else 503,
+        )
+
+    def _metrics(self, request: Request, connection: Connection) -> None:
+        engine = self._p.engine
+        gauges = {
+            "attempts_running": engine.running,
+            "requests_waiting": engine.router.waiting,
+            "nodes": len(self._p.fleet),
+            "execution_records_lost": self._p.executions.lost,
+            "compiled": int(self._p.compiled),
+        }
+        headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+        connection.reply(200, headers, self._p.metrics.render(gauges))
+
+
+def _need(request: Request, method: str) -> None:
+    if request.method != method:
+        raise ApiError(
+            405, f"{request.path} takes {method}, not {request.method}", code="method_not_allowed",
+            headers={"allow": method},
+        )  # fmt: skip
+
+
+def _request_id(text: str) -> bytes | None:
+    """The 32 bytes of an id in a path, None when it is none."""
+    if not text.startswith("0x") or len(text) != 66:
+        return None
+    try:
+        return bytes.fromhex(text[2:])
+    except ValueError:
+        return None
+
+
+def _json(connection: Connection, document: object, status: int = 200) -> None:
+    connection.reply(status, JSON, orjson.dumps(document))

@@ -1,0 +1,1 @@
+"""OpenAI's Batch API: uploaded files, stored batches, and the worker that runs them."""

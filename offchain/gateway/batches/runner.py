@@ -1,0 +1,344 @@
+"""Works on one batch: reads its lines, asks a gateway for each, keeps every answer once, writes the result files.
+
+::
+
+    validating -> in_progress -> finalizing -> completed
+        |             |  \\-- 24 h are over --> finalizing -> expired
+        |             +-- cancelling ---------> cancelled
+        +-> failed (the file is not what it should be; no line is asked)
+
+A worker may die at any moment. Whoever takes the batch next reads its file again and asks for the lines that have no answer
+yet; a line whose answer was on its way is asked again, and of two answers the first one kept stays.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+import structlog
+from redis.exceptions import LockError, RedisError
+
+from offchain.gateway.batches.store import MOST_RESULT_BYTES, OVER, Batch, BatchStore
+
+log = structlog.get_logger("gateway.batch")
+
+LEASE_SECONDS = 3.0
+SLICE_SECONDS = 60.0
+MOST_LINES = 50_000
+MOST_ERRORS = 20
+MOST_TRIES = 5
+"""Of a line whose nodes fail; a line that merely finds no free node waits until the batch expires."""
+_PATIENCE = httpx.Timeout(150.0, connect=2.0)
+_GOOD, _BAD = b"1", b"0"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request of a batch; `number` counts from 1."""
+
+    number: int
+    custom_id: str
+    body: bytes
+
+
+class _LineError(Exception):
+    """A line is not what it should be."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def read_lines(content: bytes, endpoint: str) -> tuple[list[Line], list[dict[str, Any]]]:
+    """The requests of a file, and what is wrong with it in OpenAI's shape, at most `MOST_ERRORS`."""
+    lines: list[Line] = []
+    errors: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for number, raw in enumerate(content.split(b"\n"), 1):
+        if not raw.strip():
+            continue
+        if len(lines) >= MOST_LINES:
+            errors.append(_fault("too_many_requests", f"at most {MOST_LINES} lines are accepted", number))
+            break
+        try:
+            made = _read_line(raw, number, endpoint, seen)
+        except _LineError as error:
+            errors.append(_fault(error.code, str(error), number))
+            if len(errors) >= MOST_ERRORS:
+                break
+            continue
+        seen.add(made.custom_id)
+        lines.append(made)
+    if not lines and not errors:
+        errors.append(_fault("empty_file", "the file holds no request", None))
+    return lines, errors
+
+
+def _read_line(raw: bytes, number: int, endpoint: str, seen: set[str]) -> Line:
+    """Raises _LineError."""
+    try:
+        data = orjson.loads(raw)
+    except ValueError:
+        raise _LineError("invalid_json_line", "the line is not JSON") from None
+    if not isinstance(data, dict):
+        raise _LineError("invalid_json_line", "the line is not a JSON object")
+    custom_id, body = data.get("custom_id"), data.get("body")
+    if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= 512:
+        raise _LineError("missing_required_parameter", "custom_id must be a text of 1 to 512 characters")
+    if custom_id in seen:
+        raise _LineError("duplicate_custom_id", "custom_id is used twice")
+    if data.get("method") != "POST":
+        raise _LineError("invalid_method", "method must be POST")
+    if data.get("url") != endpoint:
+        raise _LineError("mismatched_endpoint", f"url must be the batch's endpoint {endpoint}")
+    if not isinstance(body, dict):
+        raise _LineError("missing_required_parameter", "body must be an object")
+    if body.get("stream"):
+        raise _LineError("invalid_request", "a batch has no streams")
+    return Line(number, custom_id, orjson.dumps(body))
+
+
+def _fault(code: str, message: str, line: int | None) -> dict[str, Any]:
+    return {"code": code, "message": message, "line": line, "param": None}
+
+
+class BatchRunner:
+    """Works on batches; safe to call from several threads, and from several processes on one Redis.
+
+    Args:
+        token: the credential of a worker for a tenant's requests.
+        concurrency: lines of one batch that are asked at the same time.
+    """
+
+    def __init__(self, store: BatchStore, token: Callable[[str], str], concurrency: int = 8) -> None:
+        self._store = store
+        self._token = token
+        self._concurrency = concurrency
+        self._client = httpx.Client(timeout=_PATIENCE, limits=httpx.Limits(max_connections=None))
+
+    def run(self, tenant: str, batch_id: str) -> None:
+        """Bring a batch forward, unless another worker has it. Raises RedisError when the store is gone."""
+        lease = self._store.lease(batch_id, LEASE_SECONDS)
+        if not lease.acquire():
+            return
+        with _kept(lease) as lost:
+            batch = self._store.batch(tenant, batch_id)
+            if batch is not None and batch.status not in OVER:
+                _Run(self._store, self._client, lambda: self._token(tenant), batch, lost).go(
+                    self._concurrency
+                )
+            elif batch is not None:
+                self._store.done(batch)
+
+
+@contextmanager
+def _kept(lease: Any) -> Iterator[threading.Event]:
+    """Prolong a lease until the block ends. Gives an event that is set when it was lost."""
+    lost, over = threading.Event(), threading.Event()
+
+    def prolong() -> None:
+        while not over.wait(LEASE_SECONDS / 3):
+            try:
+                lease.extend(LEASE_SECONDS, replace_ttl=True)
+            except LockError:
+                lost.set()
+                return
+            except RedisError:
+                continue
+
+    thread = threading.Thread(target=prolong, daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        over.set()
+        thread.join()
+        with suppress(RedisError):
+            lease.release()
+
+
+class _Run:
+    """One turn of work on one batch."""
+
+    def __init__(
+        self,
+        store: BatchStore,
+        client: httpx.Client,
+        token: Callable[[], str],
+        batch: Batch,
+        lost: threading.Event,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._token = token
+        self._batch = batch
+        self._stop = lost
+        self._gateways: list[str] = []
+        self._turn = 0
+        self._kept_bytes = 0
+
+    def go(self, concurrency: int) -> None:
+        store, batch = self._store, self._batch
+        content = store.content(batch.tenant, batch.request["input_file_id"])
+        lines, errors = read_lines(content or b"", batch.request["endpoint"])
+        if content is None:
+            errors = [_fault("file_not_found", "the input file was deleted", None)]
+        if errors:
+            store.change(
+                batch.id, {"status": "failed", "failed_at": store.now(), "errors": orjson.dumps(errors)}
+            )
+            store.done(batch)
+            return
+        if batch.status == "validating":
+            store.change(
+                batch.id, {"status": "in_progress", "in_progress_at": store.now(), "total": len(lines)}
+            )
+        results = store.results(batch.id)
+        self._kept_bytes = sum(map(len, results.values()))
+        end = self._ask_all([line for line in lines if line.number not in results], concurrency)
+        if end is not None and not self._stop.is_set():
+            self._finish(lines, end)
+
+    # ------------------------------------------------------------------------------------------------ asking
+
+    def _ask_all(self, lines: list[Line], concurrency: int) -> str | None:
+        """Ask for lines until all are answered or the turn is over. Returns the status to end with, or None."""
+        store, batch = self._store, self._batch
+        turn_ends = time.monotonic() + SLICE_SECONDS
+        outcome: str | None = "completed"
+        waiting = iter(lines)
+        over = threading.Event()
+        with ThreadPoolExecutor(concurrency, "line") as pool:
+            running: set[Future[None]] = set()
+            try:
+                while True:
+                    status = (store.batch(batch.tenant, batch.id) or batch).status
+                    if status in ("cancelling", *OVER):
+                        outcome = "cancelled"
+                    elif store.now() >= batch.request["expires_at"]:
+                        outcome = "expired"
+                    elif time.monotonic() > turn_ends or self._stop.is_set():
+                        outcome = None
+                    if outcome != "completed":
+                        break
+                    self._gateways = store.gateways() or self._gateways
+                    look_again = time.monotonic() + 0.5
+                    while (left := look_again - time.monotonic()) > 0:
+                        while len(running) < concurrency and (line := next(waiting, None)) is not None:
+                            running.add(pool.submit(self._settle, line, over))
+                        if not running:
+                            return outcome
+                        done, running = wait(running, left, "FIRST_COMPLETED")
+                        for future in done:
+                            future.result()
+            finally:
+                over.set()
+        return outcome
+
+    def _settle(self, line: Line, over: threading.Event) -> None:
+        """Ask for a line until it has an answer that stays."""
+        tries = 0
+        while not over.is_set() and not self._stop.is_set():
+            if self._kept_bytes > MOST_RESULT_BYTES:
+                self._keep(
+                    line,
+                    _BAD,
+                    _output(line, None, "batch_output_too_large", "the batch has answered too much"),
+                )
+                return
+            pause = 0.5
+            try:
+                answer = self._ask(line)
+            except httpx.HTTPError as error:
+                log.info("batch.gateway_failed", batch=self._batch.id, error=type(error).__name__)
+            else:
+                if answer is not None:
+                    code = _code(answer)
+                    tries += code == "nodes_failed"
+                    if answer.status_code not in (429, 500, 502, 503, 504) or tries >= MOST_TRIES:
+                        good = _GOOD if answer.status_code == 200 else _BAD
+                        self._keep(line, good, _output(line, answer))
+                        return
+                    pause = min(5.0, float(answer.headers.get("retry-after", 1)))
+            over.wait(pause)
+
+    def _ask(self, line: Line) -> httpx.Response | None:
+        gateways = self._gateways
+        if not gateways:
+            return None
+        self._turn += 1
+        return self._client.post(
+            gateways[self._turn % len(gateways)] + self._batch.request["endpoint"],
+            content=line.body,
+            headers={"Authorization": "Bearer " + self._token(), "Content-Type": "application/json"},
+        )
+
+    def _keep(self, line: Line, good: bytes, output: bytes) -> None:
+        if not self._stop.is_set() and self._store.commit(self._batch.id, line.number, good + output):
+            self._kept_bytes += len(output)
+
+    # ---------------------------------------------------------------------------------------------- the end
+
+    def _finish(self, lines: list[Line], end: str) -> None:
+        store, batch = self._store, self._batch
+        if end != "cancelled":
+            store.change(batch.id, {"status": "finalizing", "finalizing_at": store.now()})
+        results = store.results(batch.id)
+        good = [results[n.number][1:] for n in lines if results.get(n.number, b"")[:1] == _GOOD]
+        bad = [results[n.number][1:] for n in lines if results.get(n.number, b"")[:1] == _BAD]
+        bad += [
+            _output(n, None, f"batch_{end}", f"the batch was {end} before this request had an answer")
+            for n in lines
+            if n.number not in results
+        ]
+        changes: dict[str, str | int | bytes] = {"completed": len(good), "failed": len(bad)}
+        suffix = batch.id.removeprefix("batch_")
+        for name, rows in (("output", good), ("error", bad)):
+            if rows:
+                file_id = f"file-{suffix}-{name}"
+                store.put_file(
+                    batch.tenant,
+                    b"\n".join(rows) + b"\n",
+                    f"{batch.id}_{name}.jsonl",
+                    "batch_output",
+                    file_id,
+                )
+                changes[f"{name}_file_id"] = file_id
+        store.change(batch.id, {**changes, "status": end, f"{end}_at": store.now()})
+        store.done(batch)
+        log.info("batch.over", batch=batch.id, status=end, completed=len(good), failed=len(bad))
+
+
+def _code(answer: httpx.Response) -> object:
+    with suppress(ValueError, KeyError, TypeError):
+        return orjson.loads(answer.content)["error"]["code"]
+    return None
+
+
+def _output(line: Line, answer: httpx.Response | None, code: str = "", message: str = "") -> bytes:
+    """A line of a result file."""
+    response = None
+    if answer is not None:
+        try:
+            body = orjson.loads(answer.content)
+        except ValueError:
+            body = None
+        response = {
+            "status_code": answer.status_code,
+            "request_id": answer.headers.get("x-request-id", ""),
+            "body": body,
+        }
+    return orjson.dumps(
+        {
+            "id": f"batch_req_{line.number}",
+            "custom_id": line.custom_id,
+            "response": response,
+            "error": {"code": code, "message": message} if answer is None else None,
+        }
+    )

@@ -1,0 +1,111 @@
+"""Celery workers for batches: `parallelix gateway worker`, as many as one likes, on any machine that reaches Redis.
+
+The broker only carries the news. What is due stands in Redis and each worker asks for it every second, so a worker that is
+killed loses nothing: its lease on the batch runs out after three seconds and another goes on.
+"""
+
+import secrets
+import threading
+import time
+from typing import Any
+
+import structlog
+from celery import Celery
+from celery.signals import worker_ready
+from kombu import Queue
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from offchain.errors import UserError
+from offchain.gateway.batches.runner import SLICE_SECONDS, BatchRunner
+from offchain.gateway.batches.store import BatchStore
+from offchain.gateway.tenants.authenticator import BATCH_SECRET, batch_token
+from offchain.runtime.celery_policy import policy
+from offchain.runtime.logs import configure_logs
+from offchain.runtime.ready import announce_ready
+from offchain.runtime.settings import GatewaySettings
+
+log = structlog.get_logger("gateway.batch")
+
+QUEUE = "gateway.batch"
+SWEEP_SECONDS = 1.0
+_LIMIT_SECONDS = int(SLICE_SECONDS) + 180
+TOKEN_SECONDS = 300
+
+
+def make_app(broker_url: str) -> Celery:
+    """The application, without its task."""
+    app = Celery("parallelix-gateway", set_as_current=False)
+    app.conf.update(
+        **policy(broker_url, _LIMIT_SECONDS + 60, "parallelix:celery:"),
+        task_queues=[Queue(QUEUE, routing_key=QUEUE)],
+        task_default_queue=QUEUE,
+        task_default_exchange="parallelix-gateway",
+    )
+    return app
+
+
+def sweep_forever(app: Celery, store: BatchStore) -> None:
+    """Tell of every batch that is due and that nobody works on. Runs in a thread that ends with the worker: Celery's own
+    beat would be a process, and would outlive a worker that is killed."""
+    while True:
+        try:
+            for tenant, batch_id in store.due():
+                # somebody works on it, or was told of it a moment ago
+                if not store.redis.exists(f"parallelix:lease:{batch_id}") and store.redis.set(
+                    f"parallelix:told:{batch_id}", 1, nx=True, px=int(SWEEP_SECONDS * 1000)
+                ):
+                    app.send_task("batch.run", (tenant, batch_id), expires=10, retry=False)
+        except (RedisError, OperationalError) as error:
+            log.warning("batch.store_unavailable", error=type(error).__name__)
+        time.sleep(SWEEP_SECONDS)
+
+
+def register(app: Celery, runner: BatchRunner) -> None:
+    """Add the task: thin, it calls one service."""
+
+    def run(tenant: str, batch_id: str) -> None:
+        try:
+            runner.run(tenant, batch_id)
+        except RedisError as error:
+            log.warning("batch.interrupted", batch=batch_id, error=type(error).__name__)
+
+    app.task(name="batch.run")(run)
+
+
+def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bool) -> None:
+    """Work on batches in this process until it is told to end.
+
+    Raises:
+        UserError: there is no Redis in the settings, or it does not answer.
+    """
+    if settings.redis_url is None:
+        raise UserError("batches are kept in Redis; set redis_url in the gateway's settings")
+    configure_logs(settings.log_level, "gateway-worker")
+    client = Redis.from_url(settings.redis_url, socket_timeout=10, socket_connect_timeout=5)
+    try:
+        client.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)
+        secret: bytes = client.get(BATCH_SECRET)  # type: ignore[assignment]
+    except RedisError as error:
+        raise UserError(f"Redis cannot be used ({type(error).__name__}); check redis_url") from None
+    store = BatchStore(client)
+    runner = BatchRunner(store, lambda tenant: batch_token(secret, tenant, store.now() + TOKEN_SECONDS))
+    app = make_app(settings.redis_url)
+    register(app, runner)
+
+    def ready(**_: Any) -> None:
+        announce_ready("gateway worker", "", None, as_json=announce_json)
+
+    worker_ready.connect(ready, weak=False)
+    threading.Thread(target=sweep_forever, args=(app, store), name="sweep", daemon=True).start()
+    app.Worker(
+        queues=[QUEUE],
+        pool="threads",
+        concurrency=concurrency,
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    ).start()

@@ -1,0 +1,273 @@
+"""Nodes behind NAT: they connect to us, prove who they are, and the connection turns round.
+
+::
+
+    agent                                   gateway
+      | GET  /internal/dial                    |
+      | <- {"challenge"}                       |     once, for 30 s
+      | POST /internal/dial  signed            |     node key over challenge, node id and our address
+      | <- 101                                 |
+      | <============ requests ==============  |     plain HTTP/1.1 with tickets, one at a time a connection
+      | ============= answers ==============>  |
+
+From the 101 on the gateway is the client. A dialled connection lies in the node's pool like one that the gateway opened
+itself, so everything above (leases, rescue, cancellation) knows no difference. The agent opens another whenever one is
+taken. A node is found under an address that exists nowhere else, `http://node-<id>.dial.invalid`, which it gives in its
+heartbeats to fronts that hold connections of it. Who cannot hold any (a keeper's workers) reaches the node through us:
+`POST /internal/dial/<id>/v1/...` relays down a dialled connection, which the node's own ticket check guards, and
+`GET /internal/dial/<id>/manifest` shows what the node declares.
+
+Connections count for the key that was proved on them. When a node has moved to another key, the first connection of that
+one takes the place of those idle under the old one; an old key's are dropped in any case when its time is over.
+
+The signature binds our address, so a front that a node also dials cannot pass the challenge of ours on and be taken for the
+node here.
+"""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection
+
+import orjson
+
+from offchain.dispatch.http_upstream import HostPool, HttpExchange, HttpUpstream
+from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.messages import Heartbeat
+from offchain.domain.types import NodeId
+from offchain.protocol.heartbeats import NodeRecord
+from offchain.protocol.openai_errors import error_body
+from offchain.protocol.receipts import DigestMaker, Recover
+from offchain.scheduler.work import FaultKind, NodeError
+from offchain.transport.client_connection import Connection as ClientConnection
+from offchain.transport.server import Connection, Handler, Request
+
+PATH = "/internal/dial"
+WAIT_SECONDS = 1.0
+CHALLENGE_SECONDS = 30.0
+MOST_CHALLENGES = 10_000
+_MOST_WAITING = 1024
+_RELAY = re.compile(PATH + r"/(\d{1,10})(/manifest|/v1/(?:chat/completions|completions|embeddings))")
+_JSON = {"content-type": "application/json"}
+_PASSED = ("content-type", "cache-control", "x-parallelix-receipt", "x-parallelix-proof", "retry-after")
+_SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: parallelix-dial\r\n\r\n"
+
+
+def dialed_url(node_id: int) -> str:
+    """The address of a node that has dialled in."""
+    return f"http://node-{node_id}.dial.invalid"
+
+
+def is_dialed(url: str) -> bool:
+    """Whether an address is one of `dialed_url`, which means something only here."""
+    return url.endswith(".dial.invalid")
+
+
+def node_of(url: str) -> NodeId:
+    """Inverse of `dialed_url`."""
+    return NodeId(int(url.removeprefix("http://node-").removesuffix(".dial.invalid")))
+
+
+class _DialedConnection(ClientConnection):
+    __slots__ = ("key",)
+
+    def __init__(self, on_free: Callable[[ClientConnection], None], key: str) -> None:
+        super().__init__(on_free)
+        self.key = key
+
+
+class DialedPool(HostPool):
+    """Connections that a node opened to us. When none is idle a request waits a moment for the next.
+
+    Attributes:
+        key: address of the key that the node last proved.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, None)
+        self.key = ""
+        self._waiting: list[HttpExchange] = []
+
+    def adopt(self, transport: asyncio.Transport, key: str) -> None:
+        """Take a connection over from the HTTP server; those of another key are used no more."""
+        if key != self.key:
+            self.close()
+            self.key = key
+        connection = _DialedConnection(self.give, key)
+        connection.used = True  # so that one which idled out unseen is retried on another
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        self.give(connection)
+
+    def connect(self, exchange: HttpExchange) -> None:
+        """Wait for a connection; the agent opens one when it sees another taken."""
+        if len(self._waiting) >= _MOST_WAITING:
+            exchange.fail(NodeError(FaultKind.UNREACHABLE, "too many requests wait for the node to connect"))
+            return
+        self._waiting.append(exchange)
+        asyncio.get_running_loop().call_later(WAIT_SECONDS, self._give_up, exchange)
+
+    def _give_up(self, exchange: HttpExchange) -> None:
+        if exchange in self._waiting:
+            self._waiting.remove(exchange)
+            exchange.fail(NodeError(FaultKind.UNREACHABLE, "the node keeps no connection to this gateway"))
+
+    def give(self, connection: ClientConnection) -> None:
+        """Give a connection to who waits, or keep it."""
+        if isinstance(connection, _DialedConnection) and connection.key != self.key:
+            connection.drop()
+        elif self._waiting and not connection.closed:
+            # an exchange that has ended meanwhile gives the connection back here
+            self._waiting.pop(0).attach(connection)
+        else:
+            super().give(connection)
+
+
+class DialInUpstream(HttpUpstream):
+    """`HttpUpstream` that also reaches nodes which dialled in."""
+
+    def _open(self, node_id: NodeId, url: str) -> HostPool:
+        return DialedPool(url) if is_dialed(url) else super()._open(node_id, url)
+
+    def dialed(self, node_id: int) -> DialedPool:
+        """The pool of a node's dialled connections."""
+        url = dialed_url(node_id)
+        pool = self._pools.get(url)
+        if not isinstance(pool, DialedPool):
+            pool = self._pools[url] = DialedPool(url)
+        return pool
+
+    def revoke(self, keys_of: Callable[[NodeId], Collection[str]]) -> None:
+        """Drop idle connections that were proved with a key that is a node's no more."""
+        for url, pool in self._pools.items():
+            if isinstance(pool, DialedPool) and pool.key and pool.key not in keys_of(node_of(url)):
+                pool.key = ""
+                pool.close()
+
+
+class DialIn:
+    """The routes under `/internal/dial`, in front of the gateway's own.
+
+    Args:
+        own_urls: addresses under which nodes know this gateway; compared without a trailing slash.
+        lookup: the chain's record of a node.
+    """
+
+    def __init__(
+        self,
+        upstream: DialInUpstream,
+        nodes_domain: SigningDomain,
+        recover: Recover,
+        lookup: Callable[[NodeId], NodeRecord | None],
+        own_urls: Callable[[], Collection[str]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._upstream = upstream
+        self._digest = DigestMaker(nodes_domain)
+        self._recover = recover
+        self._lookup = lookup
+        self._own_urls = own_urls
+        self._clock = clock
+        self._challenges: dict[str, float] = {}
+
+    def before(self, handler: Handler) -> Handler:
+        """A handler that answers what is ours and leaves the rest to `handler`."""
+
+        def handle(request: Request, connection: Connection) -> Awaitable[None]:
+            if not request.path.startswith(PATH):
+                return handler(request, connection)
+            return self._handle(request, connection)
+
+        return handle
+
+    async def _handle(self, request: Request, connection: Connection) -> None:
+        if request.path == PATH:
+            self._dial(request, connection)
+        else:
+            await self._relay(request, connection)
+
+    def _dial(self, request: Request, connection: Connection) -> None:
+        if request.method == "GET":
+            connection.reply(200, _JSON, orjson.dumps({"challenge": self._challenge()}))
+            return
+        try:
+            record = self._check(request)
+        except ValueError as error:
+            connection.reply(401, _JSON, error_body(str(error), "invalid_request_error", code="invalid_dial"))
+            return
+        transport = connection.detach()
+        if transport is not None:
+            transport.write(_SWITCH)
+            self._upstream.dialed(record.node_id).adopt(transport, record.key_address)
+
+    def _challenge(self) -> str:
+        now = self._clock()
+        while self._challenges:
+            oldest = next(iter(self._challenges))
+            if self._challenges[oldest] > now and len(self._challenges) < MOST_CHALLENGES:
+                break
+            del self._challenges[oldest]
+        challenge = "0x" + secrets.token_hex(32)
+        self._challenges[challenge] = now + CHALLENGE_SECONDS
+        return challenge
+
+    def _check(self, request: Request) -> NodeRecord:
+        """The record of the node that proved itself. Raises ValueError saying why not."""
+        try:
+            data = orjson.loads(request.body)
+            node_id, challenge, front = int(data["node_id"]), str(data["challenge"]), str(data["front"])
+            raw = bytes.fromhex(request.headers.get("x-parallelix-heartbeat", "").removeprefix("0x"))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError("the body must name node_id, challenge and front, and be signed") from None
+        if self._challenges.pop(challenge, 0.0) <= self._clock():
+            raise ValueError("the challenge is unknown, used or too old; ask for another")
+        if front.rstrip("/") not in {url.rstrip("/") for url in self._own_urls()}:
+            raise ValueError(f"this gateway is not {front[:200]}; set its public_url, or the node's fronts")
+        record = self._lookup(NodeId(node_id))
+        if record is None or not record.routable:
+            raise ValueError(f"node {node_id} is not registered, or has left")
+        if len(raw) != 73:
+            raise ValueError("X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature")
+        message = Heartbeat(NodeId(node_id), keccak256(request.body), int.from_bytes(raw[:8], "big"))
+        signer = self._recover(self._digest(message.struct_hash()), raw[8:])
+        if signer.lower() != record.key_address.lower():
+            raise ValueError(f"it is not signed with node {node_id}'s current key")
+        return record
+
+    async def _relay(self, request: Request, connection: Connection) -> None:
+        """Pass one request of another process down a dialled connection."""
+        found = _RELAY.fullmatch(request.path)
+        if found is None or request.method != ("GET" if found[2] == "/manifest" else "POST"):
+            connection.reply(404, _JSON, error_body("there is nothing here", "invalid_request_error"))
+            return
+        record = self._lookup(NodeId(int(found[1])))
+        if record is None or not record.routable:
+            connection.reply(404, _JSON, error_body(f"there is no node {found[1]}", "invalid_request_error"))
+            return
+        pool = self._upstream.dialed(record.node_id)
+        names = ("x-parallelix-request-id", "x-parallelix-ticket")
+        extra = "".join(f"{name}: {request.headers[name]}\r\n" for name in names if name in request.headers)
+        head = (
+            f"{request.method} {found[2]} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(request.body)}\r\n{extra}\r\n"
+        )
+        exchange = HttpExchange(pool, head.encode("latin-1"), request.body)
+        pool.dispatch(exchange)
+        try:
+            await exchange.head()
+            headers = {name: exchange.headers[name] for name in _PASSED if name in exchange.headers}
+            connection.begin(exchange.status, headers)
+            while data := await exchange.read():
+                if not connection.write(data):
+                    await connection.drain()
+            connection.finish()
+        except NodeError as fault:
+            if connection.started:
+                connection.cut()
+            else:
+                connection.reply(
+                    503, _JSON, error_body(fault.detail, "server_error", code="node_unavailable")
+                )
+        finally:
+            exchange.close()

@@ -1,0 +1,1 @@
+"""What the gateway writes about each request: log, route receipt, explanation, execution records and their batches."""

@@ -1,0 +1,272 @@
+"""The execution record of every answered request, and the batch that commits to those of an epoch.
+
+::
+
+    requests    x  x x   x x | x  x
+    written      |    |    | |  |         twice a second, in a thread
+    epoch  e ----------------|-|------- e+1
+                               `- close: all that is written and in no batch becomes the batch of e, in a process of its own
+
+A record is a node's signed receipt. Gateways on one Redis have one batch; whoever closes first signs it. An epoch is
+closed in the first seconds after its end, when keepers ask, or not at all: what no batch has is in the next one.
+"""
+
+import asyncio
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from offchain.crypto.keys import recover
+from offchain.domain.eip712 import SigningDomain
+from offchain.domain.epochs import EpochClock
+from offchain.domain.evidence_entries import Batch, Execution
+from offchain.domain.types import Epoch
+from offchain.gateway.records import execution_batch_file as files
+from offchain.gateway.records.execution_batch_process import BatchProcess
+from offchain.gateway.records.pending_executions import Pending
+from offchain.protocol.receipts import SignedReceipt
+
+log = structlog.get_logger("gateway")
+
+WRITE_SECONDS = 0.5
+"""What a gateway has answered in the last so many seconds has no record if it is killed."""
+SETTLE_SECONDS, CLOSE_SECONDS = 1, 10
+"""From when after an epoch's end until when its batch is made: so that the others' last records are in it, too."""
+KEEP_SECONDS = 30 * 86400
+LOOK_SECONDS = 10
+MOST_UNWRITTEN = 100_000
+MOST_AT_ONCE = 10_000
+MOST_LISTED = 64
+MOST_SEARCHED = 64
+
+
+class ExecutionLog:
+    """One gateway's records. `add` only notes down; `run` does the work, in a thread.
+
+    Args:
+        folder: where the files of batches lie; this gateway's alone.
+        domain: EIP-712 domain of UptimeAttestation.
+        sign: signs messages with the ticket key.
+        begin: starts the process that makes an epoch's batch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pending: Pending,
+        clock: EpochClock,
+        domain: SigningDomain,
+        sign: Callable[[bytes], bytes],
+        now_ms: Callable[[], int],
+        begin: Callable[[Epoch], BatchProcess],
+    ) -> None:
+        self._folder = folder
+        self._pending = pending
+        self._clock = clock
+        self._domain = domain
+        self._sign = sign
+        self._now_ms = now_ms
+        self._begin = begin
+        self._new: deque[bytes] = deque(maxlen=MOST_UNWRITTEN)
+        self._batches = files.stored(folder)
+        self._signed: dict[Epoch, Batch] = {}
+        self._making = False
+        self._process: BatchProcess | None = None
+        self._stopped = False
+        self._gateways: dict[bytes, str] = {}
+        self._storing, self._closing = threading.Lock(), threading.Lock()
+        self._failing = set[str]()
+        self._unsure = False
+        self._closed: Epoch | None = None
+        self._look_at = 0
+        self.lost = 0
+        """Records that were not written: the store was away for too long, or no contract could read the receipt."""
+
+    def add(self, signed: SignedReceipt) -> None:
+        """A request was answered."""
+        try:
+            record = Execution(signed.receipt, signed.signature).to_bytes()
+        except (struct.error, OverflowError):  # a node may sign any numbers; contracts take them up to a size
+            self.lost += 1
+            return
+        if len(self._new) == MOST_UNWRITTEN:
+            self.lost += 1
+        self._new.append(record)
+
+    def stop(self) -> None:
+        """Make no more batches. One in the making is given up; another gateway or the next start makes it."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+    async def run(self) -> None:
+        """Work until cancelled. Batches are made beside the writing, which must not wait for them."""
+        await asyncio.gather(self._every(self.write_new), self._every(self.close_over))
+
+    def step(self) -> None:
+        """What `run` does, once."""
+        self.write_new()
+        self.close_over()
+
+    def write_new(self) -> None:
+        """Write what is new. A store that does not answer is logged once."""
+        with self._storing:
+            self._attempt("write", self.write)
+
+    def close_over(self) -> None:
+        """Close the epoch that is over. A store that does not answer is logged once."""
+        with self._closing:
+            self._attempt("close", self.close)
+
+    async def _every(self, work: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            await asyncio.to_thread(work)
+
+    def _attempt(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (RedisError, OSError) as error:
+            if what not in self._failing:
+                log.warning(
+                    "executions.unavailable", what=what, error=type(error).__name__, reason=str(error)
+                )
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                log.info("executions.back", what=what)
+            self._failing.discard(what)
+
+    def write(self) -> None:
+        """Write down what is new. Raises OSError or RedisError; it is then kept for the next time."""
+        while self._new:
+            records = [self._new.popleft() for _ in range(min(len(self._new), MOST_AT_ONCE))]
+            try:
+                self._pending.add(records, self._over() if self._unsure else None)
+            except (RedisError, OSError):
+                self.lost += max(0, len(self._new) + len(records) - MOST_UNWRITTEN)
+                self._new.extendleft(reversed(records))
+                self._unsure = True
+                raise
+            self._unsure = False
+
+    def close(self) -> None:
+        """Make the batch of the newest epoch that is over, and those that this gateway should have and has not."""
+        epoch = self._over()
+        if epoch is None or self._stopped:
+            return
+        if epoch != self._closed:
+            in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_SECONDS
+            if in_time and epoch not in self._batches and self._take(epoch):
+                self._make(epoch)
+                self._drop_copied(epoch)
+            self._forget(epoch)
+            self._closed = epoch
+        if self._now_ms() >= self._look_at:
+            self._look_at = self._now_ms() + LOOK_SECONDS * 1000
+            for number in self._pending.unfinished():
+                if Epoch(number) not in self._batches:
+                    self._make(Epoch(number))
+                self._drop_copied(Epoch(number))
+
+    @property
+    def making(self) -> bool:
+        """Whether a batch is being made, which `listed` does not have yet."""
+        return self._making
+
+    def listed(self, since: int) -> list[dict[str, Any]]:
+        """Commitments from an epoch on, the newest `MOST_LISTED` at most, oldest first."""
+        known = {**self._batches, **self._signed}
+        newest = sorted(epoch for epoch in known if epoch >= since)[-MOST_LISTED:]
+        return [self._json(known[epoch]) for epoch in newest]
+
+    def find(self, request_id: bytes) -> dict[str, Any] | None:
+        """A request's record with its proof, None when no batch that is kept here has it. Blocks for some reads."""
+        begun = int.from_bytes(request_id[:4], "big") * 60  # an id begins with its minute
+        first = self._clock.epoch_at(max(begun, self._clock.genesis)) - 1
+        known = self._batches
+        for epoch in sorted(epoch for epoch in known if epoch >= first)[:MOST_SEARCHED]:
+            try:
+                found = files.find(self._folder, known[epoch], request_id)
+            except FileNotFoundError:
+                continue  # it was just removed
+            if found is not None:
+                return {
+                    "object": "execution",
+                    "request_id": "0x" + request_id.hex(),
+                    "receipt": found.execution.receipt.to_json(),
+                    "signature": "0x" + found.execution.node_signature.hex(),
+                    "batch": self._json(found.batch),
+                    "index": found.proof.index,
+                    "count": found.proof.count,
+                    "siblings": ["0x" + item.hex() for item in found.proof.siblings],
+                }
+        return None
+
+    def _over(self) -> Epoch | None:
+        settled = self._now_ms() // 1000 - SETTLE_SECONDS
+        if settled < self._clock.end(Epoch(0)):
+            return None
+        return Epoch(self._clock.epoch_at(settled) - 1)
+
+    def _take(self, epoch: Epoch) -> bool:
+        with self._storing:  # what is being written when a file gets another name would be in neither
+            return self._pending.take(epoch)
+
+    def _make(self, epoch: Epoch) -> None:
+        self._making = True
+        try:
+            with self._begin(epoch) as self._process:
+                if not self._stopped:  # asked once `stop` can see the process
+                    self._commit(epoch, self._process)
+        except OSError:
+            if not self._stopped:
+                raise
+        finally:
+            self._making = False
+            self._process = None
+            self._signed = {}
+
+    def _commit(self, epoch: Epoch, process: BatchProcess) -> None:
+        """Sign an epoch's batch, show it at once, because keepers wait for it, and have its file written."""
+        commitment = process.draft()
+        if not commitment.count:
+            return
+        message = self._domain.message(commitment.struct_hash())
+        signed = Batch(commitment, self._sign(message))
+        stands = Batch.from_bytes(self._pending.commit(epoch, signed.to_bytes()))
+        if stands.commitment != commitment:
+            log.error("executions.differ", epoch=epoch)
+            return
+        self._signed = {epoch: stands}
+        self._making = False
+        process.write(stands)
+        self._batches = {**self._batches, epoch: stands}
+        log.info("executions.committed", epoch=epoch, records=commitment.count)
+
+    def _drop_copied(self, epoch: Epoch) -> None:
+        """Drop records from the store that have been in files for long enough."""
+        until = self._clock.end(epoch) + self._pending.copy_seconds
+        if epoch in self._batches and self._now_ms() // 1000 >= until:
+            self._pending.done(epoch)
+
+    def _forget(self, over: Epoch) -> None:
+        oldest = Epoch(over - KEEP_SECONDS // self._clock.length_seconds)
+        for batch in [batch for epoch, batch in self._batches.items() if epoch < oldest]:
+            files.remove(self._folder, batch)
+        self._batches = {epoch: batch for epoch, batch in self._batches.items() if epoch >= oldest}
+        self._gateways = {}
+        self._pending.forget(oldest)
+
+    def _json(self, batch: Batch) -> dict[str, Any]:
+        gateway = self._gateways.get(batch.signature)
+        if gateway is None:
+            gateway = recover(self._domain.digest(batch.commitment.struct_hash()), batch.signature)
+            self._gateways[batch.signature] = gateway
+        return {**batch.to_json(), "gateway": gateway}

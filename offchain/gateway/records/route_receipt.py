@@ -1,0 +1,35 @@
+"""A gateway's signature under the record of a request: the signed route receipt.
+
+`signature` is over keccak256("parallelix.route.v1" || canonical JSON (RFC 8785) of the record without `signature`), as a
+raw 32-byte digest. Whoever has the record can recover the gateway's address and look it up in KeeperRegistry.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import rfc8785
+
+from offchain.domain.eip712 import keccak256
+
+_TAG = b"parallelix.route.v1"
+
+
+def route_digest(record: dict[str, Any]) -> bytes:
+    """The 32 bytes that are signed for a record."""
+    return keccak256(
+        _TAG + rfc8785.dumps({name: value for name, value in record.items() if name != "signature"})
+    )
+
+
+class Seal:
+    """Signs records with a gateway's key."""
+
+    def __init__(self, address: str, sign: Callable[[bytes], bytes]) -> None:
+        self._address = address
+        self._sign = sign
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record with `gateway` and `signature`."""
+        sealed = {**record, "gateway": self._address}
+        sealed["signature"] = "0x" + self._sign(route_digest(sealed)).hex()
+        return sealed

@@ -1,0 +1,118 @@
+"""Who a request comes from: the API keys and tenants of a running gateway, from its file and from Redis."""
+
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from offchain.errors import UserError
+from offchain.gateway.tenants.api_keys import hash_of, read_keys
+from offchain.gateway.tenants.registry import Tenant
+from offchain.scheduler.work import Priority
+
+BATCH_SECRET = "parallelix:batch_secret"  # noqa: S105  a name
+"""Redis key of 32 random bytes, known to gateways and batch workers: who holds them may ask for any tenant."""
+_BATCH_PREFIX = "plx-batch."
+
+
+def batch_token(secret: bytes, tenant: str, expires: int) -> str:
+    """What a batch worker shows instead of an API key: the tenant it asks for, until when (Unix seconds), a MAC."""
+    claim = f"{tenant}.{expires}"
+    return f"{_BATCH_PREFIX}{claim}.{hmac.new(secret, claim.encode(), 'sha256').hexdigest()}"
+
+
+class KeyRing:
+    """Keys by hash. Lookups are dictionary reads; what changed comes in through `refresh` and `take_shared`.
+
+    Args:
+        path: the API key file.
+        salt_secret: of this operator's gateways; cache salts follow from it.
+        now: Unix seconds.
+
+    Attributes:
+        batch_secret: see `BATCH_SECRET`; None until it was read: then no batch token holds.
+    """
+
+    def __init__(self, path: Path, salt_secret: bytes, now: Callable[[], float] = time.time) -> None:
+        """Raises UserError when the file cannot be used."""
+        self._path = path
+        self._secret = salt_secret
+        self._stamp = self._stat()
+        self._file_keys = read_keys(path)
+        self._shared_keys: dict[str, str] = {}
+        self._tenants: dict[str, Tenant] = {}
+        self._salts: dict[str, str] = {}
+        self._now = now
+        self.batch_secret: bytes | None = None
+
+    def tenant_of(self, authorization: str | None) -> Tenant | None:
+        """The tenant of an `Authorization: Bearer ...` header; None for a stranger or a disabled tenant."""
+        if authorization is None or authorization[:7].lower() != "bearer ":
+            return None
+        key = authorization[7:].strip()
+        if key.startswith(_BATCH_PREFIX):
+            return self._tenant_of_batch(key)
+        digest = hash_of(key)
+        name = self._file_keys.get(digest) or self._shared_keys.get(digest)
+        if name is None:
+            return None
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            if digest not in self._file_keys:
+                return None
+            tenant = self._tenants[name] = Tenant(name)
+        return None if tenant.disabled else tenant
+
+    def _tenant_of_batch(self, token: str) -> Tenant | None:
+        """The tenant that a batch worker asks for, in the class of batches."""
+        name, _, rest = token.removeprefix(_BATCH_PREFIX).rpartition(".")[0].rpartition(".")
+        if self.batch_secret is None or not rest.isascii() or not rest.isdigit() or len(rest) > 12:
+            return None
+        if not hmac.compare_digest(token.encode(), batch_token(self.batch_secret, name, int(rest)).encode()):
+            return None
+        tenant = self._tenants.get(name)
+        if tenant is None and name in self._file_keys.values():
+            tenant = Tenant(name)
+        if tenant is None or tenant.disabled or int(rest) < self._now():
+            return None
+        return replace(tenant, limits=replace(tenant.limits, priority=Priority.BATCH))
+
+    def salt_of(self, tenant: str, wish: object = None) -> str:
+        """Prefix-cache salt of a tenant: unguessable by others, the same on all gateways with this secret.
+
+        Args:
+            wish: salt that the caller itself asked for; divides its own cache further.
+        """
+        if wish is not None:
+            return hmac.new(self._secret, f"{tenant}\0{wish}".encode(), "sha256").hexdigest()[:32]
+        salt = self._salts.get(tenant)
+        if salt is None:
+            salt = self._salts[tenant] = hmac.new(self._secret, tenant.encode(), "sha256").hexdigest()[:32]
+        return salt
+
+    def take_shared(self, keys: dict[str, str], tenants: dict[str, Tenant]) -> None:
+        """Replace what came from Redis."""
+        self._shared_keys = keys
+        self._tenants = tenants
+
+    def credited(self) -> list[str]:
+        """Tenants whose credit is limited."""
+        return [name for name, tenant in self._tenants.items() if tenant.limits.credit_wei is not None]
+
+    def refresh(self) -> None:
+        """Read the file again if it changed; a file that cannot be read changes nothing."""
+        stamp = self._stat()
+        if stamp != self._stamp:
+            try:
+                self._file_keys = read_keys(self._path)
+                self._stamp = stamp
+            except UserError:
+                return
+
+    def _stat(self) -> tuple[int, int]:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_mtime_ns, status.st_size)

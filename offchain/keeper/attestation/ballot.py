@@ -1,0 +1,90 @@
+"""What keepers put their names under: one report an epoch and keeper, ever."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from offchain.db.database import Database
+from offchain.domain.messages import EpochReport
+from offchain.domain.types import Epoch
+from offchain.evidence.bundle import Bundle
+from offchain.evidence.document import MessageSigner
+from offchain.evidence.epoch_context import EpochContext
+from offchain.evidence.report import report_from_json, report_json, signer_of
+from offchain.keeper import store
+from offchain.keeper.attestation.lease import Fence
+from offchain.runtime.clock import Clock, seconds
+
+log = structlog.get_logger(__name__)
+
+
+class RefusedError(Exception):
+    """This keeper does not sign. `disagreement` says in which fields its own report differs, if it got that far."""
+
+    def __init__(self, reason: str, disagreement: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.disagreement = dict(disagreement or {})
+
+
+class Ballot:
+    """Signs for one keeper, and keeps its own and the others' signatures and refusals."""
+
+    def __init__(self, database: Database, signer: MessageSigner, clock: Clock) -> None:
+        self._database = database
+        self._signer = signer
+        self._clock = clock
+
+    def own(self, epoch: Epoch) -> tuple[EpochReport, str] | None:
+        """The report of an epoch that this keeper has signed, and its signature as 0x-hex."""
+        with self._database.read() as session:
+            found = store.own_report(session, epoch, self._signer.address)
+        return None if found is None else (report_from_json(found[0]), found[1])
+
+    def sign(self, context: EpochContext, report: EpochReport, bundle: Bundle, fence: Fence) -> str:
+        """Sign a report and keep its bundle; the signature as 0x-hex.
+
+        Raises:
+            RefusedError: this keeper has signed another report of the epoch.
+            LeaseLostError: of `fence`.
+        """
+        signature = "0x" + self._signer.sign(context.attestation.message(report.struct_hash())).hex()
+        with self._database.write() as session:
+            fence(session)
+            store.save_bundle(session, context.epoch, bundle.hash, bundle.raw)
+            kept = store.add_signature(
+                session, context.epoch, self._signer.address, report_json(report), signature
+            )
+            if not kept:
+                raise RefusedError("this keeper has signed another report of the epoch")
+        log.info("report_signed", epoch=context.epoch, root=report.uptime_root.hex(), bundle=bundle.hash)
+        return signature
+
+    def publish(self, epoch: Epoch, report: EpochReport, error: Exception) -> None:
+        """Keep a refusal where everybody can read it (GET /v1/epochs/<e>)."""
+        disagreement = error.disagreement if isinstance(error, RefusedError) else {}
+        log.error("report_refused", epoch=epoch, reason=str(error), disagreement=disagreement)
+        with self._database.write() as session:
+            store.mark(
+                session,
+                store.REFUSAL,
+                f"{epoch}:0x{report.bundle_hash.hex()}",
+                seconds(self._clock),
+                {"reason": str(error), "report": report_json(report), "disagreement": disagreement},
+            )
+
+    def keep(
+        self, context: EpochContext, report: EpochReport, signatures: Sequence[bytes]
+    ) -> dict[str, bytes]:
+        """Store those signatures that keepers of the set gave under this report. Returns them by signer."""
+        found = {}
+        for signature in signatures:
+            keeper = signer_of(context, report, signature)
+            if keeper is None:
+                continue
+            found[keeper.signer.lower()] = signature
+            text = "0x" + signature.hex()
+            with self._database.write() as session:
+                if not store.add_signature(session, context.epoch, keeper.signer, report_json(report), text):
+                    log.error("keeper_signed_two_reports", epoch=context.epoch, keeper=keeper.signer)
+        return found

@@ -1,0 +1,63 @@
+"""What this keeper tells of an epoch: the chain's report, per-node uptime, signatures, refusals."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from offchain.db.database import Database
+from offchain.db.models import Job, SlotRecord
+from offchain.db.rewards import report as accepted_report
+from offchain.domain.types import Address, Epoch
+from offchain.keeper import store
+
+
+def epoch_summary(database: Database, epoch: Epoch, me: Address) -> dict[str, Any]:
+    """The document behind GET /v1/epochs/<e>."""
+    with database.read() as session:
+        accepted = accepted_report(session, epoch)
+        own = store.own_report(session, epoch, me)
+        signatures = store.signatures(session, epoch)
+        slots = session.scalars(
+            select(SlotRecord).where(SlotRecord.epoch == epoch).order_by(SlotRecord.node_id)
+        ).all()
+        refusals = session.scalars(
+            select(Job).where(Job.kind == store.REFUSAL, Job.ref.startswith(f"{epoch}:")).order_by(Job.ref)
+        ).all()
+        closed = session.get(Job, ("closed", str(epoch)))
+        told = None if accepted is None else session.get(Job, ("slots", f"{epoch}:{accepted.bundle_hash}"))
+    return {
+        "epoch": int(epoch),
+        "keeper": me,
+        "status": _status(accepted is not None, closed),
+        "report": None
+        if accepted is None
+        else {
+            "uptimeRoot": accepted.uptime_root,
+            "nodeCount": accepted.node_count,
+            "executionRoot": accepted.execution_root,
+            "bundleHash": accepted.bundle_hash,
+            "signerBitmap": str(accepted.signer_bitmap),
+            "submittedAt": accepted.submitted_at,
+            "finalAt": accepted.final_at,
+            "txHash": accepted.tx_hash,
+        },
+        "signed": None if own is None else {"report": own[0], "signature": own[1]},
+        "signatures": [
+            {
+                "signer": row.signer,
+                "bundleHash": row.report.get("bundleHash"),
+                "uptimeRoot": row.report.get("uptimeRoot"),
+                "signature": row.signature,
+            }
+            for row in signatures
+        ],
+        "nodes": [{"nodeId": row.node_id, "uptimeBps": row.uptime_bps, "slots": row.states} for row in slots],
+        "networkEvents": (told.result or {}).get("networkEvents", []) if told is not None else [],
+        "disagreements": [row.result for row in refusals],
+    }
+
+
+def _status(accepted: bool, closed: Job | None) -> str:
+    if closed is not None and closed.result:
+        return str(closed.result.get("outcome"))
+    return "pending" if accepted else "open"

@@ -1,0 +1,153 @@
+"""After the vote: what the chain accepted becomes slot records, and a lapsed epoch's pool moves on."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import structlog
+from sqlalchemy.orm import Session
+
+from offchain.db.database import Database
+from offchain.db.models import Report
+from offchain.db.rewards import report as accepted_report
+from offchain.domain.evidence_entries import EvidenceError
+from offchain.domain.types import Epoch
+from offchain.evidence.chain_view import ChainView, EpochStatus
+from offchain.evidence.epoch_context_reader import FrameReader, NotReadyError
+from offchain.evidence.execution_batches import equivocations
+from offchain.keeper import store
+from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.open_epochs import EPOCHS_BACK
+from offchain.keeper.attestation.service import AttestService
+from offchain.runtime.clock import Clock, seconds
+from offchain.runtime.crash_points import CrashPoint, nowhere
+
+log = structlog.get_logger(__name__)
+
+ROLLOVER_STAGGER_SECONDS = 10
+"""Keepers try one after another, so that one transaction does it."""
+PROBES_KEPT_EPOCHS = 7
+
+
+class RollOver(Protocol):
+    """The way to the outbox."""
+
+    def roll_over(self, session: Session, epoch: Epoch) -> None:
+        """Write the intent `rollover:<epoch>` in the caller's transaction; twice is once."""
+
+
+class CloseService:
+    """Settles epochs that are over, once each. Safe to run twice."""
+
+    def __init__(
+        self,
+        database: Database,
+        view: ChainView,
+        frames: FrameReader,
+        attest: AttestService,
+        outbox: RollOver,
+        clock: Clock,
+        peer_urls: Sequence[str] = (),
+        *,
+        reached: CrashPoint = nowhere,
+    ) -> None:
+        self._database = database
+        self._view = view
+        self._frames = frames
+        self._attest = attest
+        self._outbox = outbox
+        self._clock = clock
+        self._peer_urls = tuple(peer_urls)
+        self._reached = reached
+
+    def step(self) -> None:
+        """Look at the last epochs and settle those that can be."""
+        epochs, now = self._frames.clock, seconds(self._clock)
+        if now < epochs.genesis:
+            return
+        last = epochs.epoch_at(now) - 1
+        for number in range(max(1, last - EPOCHS_BACK + 1), last + 1):
+            epoch = Epoch(number)
+            with self._database.read() as session:
+                if store.is_marked(session, "closed", str(epoch)):
+                    continue
+            status = self._view.status(epoch)
+            if status in (EpochStatus.PENDING, EpochStatus.FINAL):
+                self._record(epoch, final=status is EpochStatus.FINAL)
+            elif status is EpochStatus.LAPSED:
+                self._lapse(epoch, now)
+
+    def _record(self, epoch: Epoch, *, final: bool) -> None:
+        with self._database.read() as session:
+            report = accepted_report(session, epoch)
+            if report is None:
+                return
+            known = store.is_marked(session, "slots", f"{epoch}:{report.bundle_hash}")
+        if not known and not self._record_slots(epoch, report):
+            return
+        if final:
+            self._mark(epoch, "final")
+
+    def _record_slots(self, epoch: Epoch, report: Report) -> bool:
+        """Judge the accepted report's bundle and keep its slots. Returns whether the report stands."""
+        try:
+            context = self._attest.context(epoch)
+            urls = self._peer_urls or [keeper.url.rstrip("/") for keeper in context.keepers]
+            bundle, verdict = self._attest.judged_bundle(context, report.bundle_hash, urls)
+        except (NotReadyError, RefusedError) as waiting:
+            log.info("close_waits", epoch=epoch, reason=str(waiting))
+            return False
+        except EvidenceError as error:
+            log.exception("accepted_bundle_invalid", epoch=epoch, error=str(error))
+            self._mark(epoch, "invalid")
+            return False
+        if "0x" + verdict.report.uptime_root.hex() != report.uptime_root:
+            log.error("accepted_root_differs", epoch=epoch, root=report.uptime_root)
+            self._mark(epoch, "differs")
+            return False
+        if verdict.suspended:
+            log.warning("network_event", epoch=epoch, where=[asdict(event) for event in verdict.suspended])
+        now = seconds(self._clock)
+        with self._database.write() as session:
+            for gateway, of in equivocations(verdict.batches):
+                log.error("gateway_signed_two_batches", epoch=epoch, gateway="0x" + gateway.hex(), of=of)
+                store.mark(session, store.TWO_BATCHES, f"0x{gateway.hex()}:{of}", now)
+            store.save_bundle(session, epoch, bundle.hash, bundle.raw)
+            store.save_slots(session, epoch, verdict.table)
+            store.mark(
+                session,
+                "slots",
+                f"{epoch}:{report.bundle_hash}",
+                now,
+                {
+                    "networkEvents": [asdict(event) for event in verdict.suspended],
+                    "batches": ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches],
+                },
+            )
+        self._reached("slots-saved")
+        return True
+
+    def _lapse(self, epoch: Epoch, now: int) -> None:
+        try:
+            closing = self._attest.closing(epoch)
+        except NotReadyError:
+            return
+        if closing is not None:
+            size = len(closing.context.keepers)
+            rank = (closing.me.index - epoch) % size
+            deadline = self._view.submit_deadline(epoch)
+            if now < deadline + rank * ROLLOVER_STAGGER_SECONDS:
+                return
+            if self._view.pool(epoch) > 0:
+                with self._database.write() as session:
+                    self._outbox.roll_over(session, epoch)
+                self._reached("rollover-enqueued")
+        self._mark(epoch, "lapsed")
+
+    def _mark(self, epoch: Epoch, outcome: str) -> None:
+        with self._database.write() as session:
+            store.mark(session, "closed", str(epoch), seconds(self._clock), {"outcome": outcome})
+            store.drop_probes(session, Epoch(epoch - PROBES_KEPT_EPOCHS))
+            store.drop_frozen(session, Epoch(epoch - PROBES_KEPT_EPOCHS))
+        self._reached("epoch-closed")
+        log.info("epoch_closed", epoch=epoch, outcome=outcome)

@@ -1,0 +1,1 @@
+"""Requests that come over the chain: fulfilled once, and a sample of the answers is run again."""

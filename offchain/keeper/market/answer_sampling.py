@@ -1,0 +1,286 @@
+"""Validation of real work: a drawn share of the answers is run again on an independent node.
+
+::
+
+    fulfilled in block b --b + DRAW_DEPTH final--> drawn? --no--> done
+                                                     | yes
+                            second node of another owner, --agree--> both held
+                                                     | differ
+                            third node --> majority; the odd one out, or all three, are flagged
+
+Answers that were paid on chain are drawn by one keeper each; every keeper draws from its own probes, which travel
+through gateways like everything else. Only answers that can be compared are drawn: temperature 0 and one choice.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from offchain.db import jobs
+from offchain.db.cursors import position
+from offchain.db.database import Database
+from offchain.db.models import Event, Job, MarketRequest, Node, Probe
+from offchain.db.reputation import VALIDATE
+from offchain.domain.answer_sampling import Finding, Outcome, compare, drawn, rate
+from offchain.domain.answer_text import answer_texts
+from offchain.domain.eip712 import keccak256
+from offchain.domain.epochs import EpochClock
+from offchain.domain.types import Bps, Epoch, NodeId
+from offchain.evidence.chain_view import ChainView
+from offchain.keeper import store
+from offchain.keeper.probing.gateway_client import Asker, ReplyKind
+from offchain.keeper.store import DueProbe
+from offchain.runtime.clock import Clock, seconds
+from offchain.runtime.crash_points import CrashPoint, nowhere
+
+log = structlog.get_logger(__name__)
+
+DRAW_DEPTH = 1
+"""Blocks after the answer whose hash draws it."""
+LEASE_SECONDS = 60
+RETRY_SECONDS = 20
+MAX_ATTEMPTS = 10
+RECENT = 200
+SLOT_DRAWN = "validate-slot"
+LOOKED_AT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An answer that can be run again; `ref` is an on-chain request's id, or `probe:<epoch>:<slot>:<node>`."""
+
+    ref: str
+    node_id: NodeId
+    payload: bytes
+    result: bytes
+
+
+class ValidateService:
+    """Draws and runs validations.
+
+    Args:
+        open_gateway: client for pinned requests.
+        alive: ids of nodes that could answer now.
+        mine: whether a request (0x-hex id) is this keeper's to check; one keeper checks each.
+        epochs: slot times.
+        body: the request body of a probe of this keeper.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        view: ChainView,
+        open_gateway: Callable[[], AbstractAsyncContextManager[Asker]],
+        alive: Callable[[], Sequence[NodeId]],
+        clock: Clock,
+        mine: Callable[[str], bool],
+        epochs: EpochClock,
+        body: Callable[[DueProbe], bytes],
+        *,
+        reached: CrashPoint = nowhere,
+    ) -> None:
+        self._database = database
+        self._view = view
+        self._open_gateway = open_gateway
+        self._alive = alive
+        self._clock = clock
+        self._mine = mine
+        self._epochs = epochs
+        self._body = body
+        self._reached = reached
+
+    def step(self) -> None:
+        """Draw from what has become final, then work on one drawn answer. Safe to run twice."""
+        self._draw()
+        self._draw_probes()
+        self._reached("validation-drawn")
+        with self._database.read() as session:
+            due = jobs.due(session, VALIDATE, seconds(self._clock), limit=1)
+        for request_id in due:
+            self._work(request_id)
+
+    # ------------------------------------------------------------------------------------------------------- drawing
+
+    def _draw(self) -> None:
+        with self._database.read() as session:
+            final = position(session, "finalized")
+            if final is None:
+                return
+            seen = set(session.scalars(select(Job.ref).where(Job.kind == VALIDATE)))
+            events = session.scalars(
+                select(Event)
+                .where(
+                    Event.name == "InferenceFulfilled",
+                    Event.block_number + DRAW_DEPTH <= final.number,
+                )
+                .order_by(Event.block_number.desc())
+                .limit(LOOKED_AT)
+            ).all()
+        share = self._rate()
+        for event in events:
+            request_id = str(event.args["requestId"])
+            if request_id in seen:
+                continue
+            block_hash = bytes.fromhex(self._view.block(event.block_number + DRAW_DEPTH).hash[2:])
+            served = self._served(request_id)
+            chosen = (
+                served is not None
+                and comparable(served.payload)
+                and self._mine(request_id)
+                and drawn(bytes.fromhex(request_id[2:]), block_hash, share)
+            )
+            now = seconds(self._clock)
+            with self._database.write() as session:
+                if chosen:
+                    jobs.enqueue(session, VALIDATE, request_id, now)
+                else:
+                    store.mark(session, VALIDATE, request_id, now)
+
+    def _draw_probes(self) -> None:
+        """Draw from this keeper's answered probes of the last slot that lies below the newest final block."""
+        with self._database.read() as session:
+            final = position(session, "finalized")
+        if final is None or final.timestamp <= self._epochs.genesis:
+            return
+        epoch, slot = self._epochs.slot_at(final.timestamp)
+        epoch, slot = (epoch, slot - 1) if slot else (Epoch(epoch - 1), self._epochs.slots - 1)
+        ref, block_hash, share = f"{epoch}:{slot}", bytes.fromhex(final.hash[2:]), self._rate()
+        with self._database.read() as session:
+            if epoch < 0 or store.is_marked(session, SLOT_DRAWN, ref):
+                return
+            nodes = session.scalars(
+                select(Probe.node_id).where(
+                    Probe.epoch == epoch, Probe.slot == slot, Probe.outcome == "answered"
+                )
+            ).all()
+        chosen = [
+            name
+            for name in (f"probe:{epoch}:{slot}:{node}" for node in nodes)
+            if drawn(keccak256(name.encode()), block_hash, share)
+        ]
+        now = seconds(self._clock)
+        with self._database.write() as session:
+            store.mark(session, SLOT_DRAWN, ref, now)
+            for name in chosen:
+                jobs.enqueue(session, VALIDATE, name, now)
+
+    def _rate(self) -> Bps:
+        with self._database.read() as session:
+            recent = session.scalars(
+                select(Job.result)
+                .where(Job.kind == VALIDATE, Job.status == "done")
+                .order_by(Job.created_at.desc())
+                .limit(RECENT)
+            ).all()
+        outcomes = [row.get("outcome") for row in recent if row]
+        return rate(len(outcomes), sum(1 for item in outcomes if item != Outcome.AGREED))
+
+    def _served(self, ref: str) -> Served | None:
+        if ref.startswith("probe:"):
+            return self._served_probe(ref)
+        with self._database.read() as session:
+            row = session.get(MarketRequest, ref)
+        if row is None or row.node_id is None or row.result is None:
+            return None
+        return Served(ref, NodeId(row.node_id), bytes(row.payload), bytes(row.result))
+
+    def _served_probe(self, ref: str) -> Served | None:
+        epoch, slot, node = (int(part) for part in ref.split(":")[1:])
+        with self._database.read() as session:
+            row = session.get(Probe, (epoch, slot, node))
+        text = (row.evidence or {}).get("text") if row is not None else None
+        if row is None or text is None:
+            return None
+        body = self._body(DueProbe(Epoch(epoch), slot, NodeId(node), row.due_at_ms))
+        return Served(ref, NodeId(node), body, str(text).encode())
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def _work(self, request_id: str) -> None:
+        now = seconds(self._clock)
+        with self._database.write() as session:
+            attempt = jobs.lease(session, VALIDATE, request_id, now, LEASE_SECONDS)
+        if attempt is None:
+            return
+        self._reached("validation-leased")
+        served = self._served(request_id)
+        if served is None:
+            self._end(request_id, attempt, "the request is gone")
+            return
+        finding = asyncio.run(self._compare(served))
+        self._reached("validation-compared")
+        if finding is None:
+            if attempt >= MAX_ATTEMPTS:
+                self._end(request_id, attempt, "no independent node could answer")
+                return
+            with self._database.write() as session:
+                retry_at = seconds(self._clock) + RETRY_SECONDS
+                jobs.release(
+                    session, VALIDATE, request_id, attempt, "no independent node could answer", retry_at
+                )
+            return
+        result = {
+            "outcome": finding.outcome.value,
+            "agreed": [int(node) for node in finding.agreed],
+            "flagged": [int(node) for node in finding.flagged],
+        }
+        with self._database.write() as session:
+            jobs.finish(session, VALIDATE, request_id, attempt, result)
+        log.info("answer_validated", request=request_id, **result)
+
+    async def _compare(self, served: Served) -> Finding | None:
+        """Ask a second node and, if it differs, a third; None when there were not enough that answered."""
+        answers: dict[NodeId, Sequence[str]] = {served.node_id: words(served.result.decode(errors="replace"))}
+        async with self._open_gateway() as gateway:
+            for node in self._independent(served):
+                reply = await gateway.ask(node, served.payload)
+                if reply.kind is not ReplyKind.ANSWER:
+                    continue
+                try:
+                    answers[node] = words("\x1e".join(answer_texts(reply.answer)))
+                except ValueError:
+                    continue
+                finding = compare(answers)
+                if finding is not None:
+                    return finding
+        return None
+
+    def _independent(self, served: Served) -> list[NodeId]:
+        """Nodes alive now, of other owners, at most one an owner, in an order that the request's id gives."""
+        alive = [node for node in self._alive() if node != served.node_id]
+        with self._database.read() as session:
+            owners = {
+                NodeId(row.node_id): row.owner
+                for row in session.scalars(select(Node).where(Node.node_id.in_([*alive, served.node_id])))
+            }
+        taken = {owners.get(served.node_id)}
+        chosen = []
+        for node in sorted(alive, key=lambda item: keccak256(f"{served.ref}{item}".encode())):
+            if owners.get(node) not in taken:
+                taken.add(owners.get(node))
+                chosen.append(node)
+        return chosen
+
+    def _end(self, request_id: str, attempt: int, reason: str) -> None:
+        with self._database.write() as session:
+            jobs.fail(session, VALIDATE, request_id, attempt, reason)
+
+
+def comparable(payload: bytes) -> bool:
+    """Whether two honest nodes must give the same answer to this body."""
+    try:
+        body: Any = json.loads(payload)
+    except ValueError:
+        return False
+    return isinstance(body, Mapping) and body.get("temperature") == 0 and body.get("n", 1) == 1
+
+
+def words(text: str) -> list[str]:
+    """What is compared: words stand for tokens, which the chain does not carry."""
+    return text.split()

@@ -1,0 +1,202 @@
+"""The dispatch core for callers that block, such as Celery tasks: one whole answer, with its receipt.
+
+::
+
+    dispatcher = BlockingDispatcher(
+        fleet_store=FleetStore(redis, now_ms), sign=signer.sign, recover=recover, key_of=key_of,
+        nodes_domain=deployment.signing_domain("NodeRegistryLocker"),
+        market_domain=deployment.signing_domain("InferenceMarket"), now_ms=now_ms, regions=["eu"],
+    )
+    answer = dispatcher.dispatch(chat_unit(request_id, payload), payload)
+
+The payload goes to the node byte for byte, so that the receipt's request hash is the payload's. Nothing is delivered
+before the answer is whole, so every retry is a whole new attempt. Safe to use from several threads.
+"""
+
+import asyncio
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from offchain.dispatch.dispatcher import Engine
+from offchain.dispatch.fleet_store import FleetStore
+from offchain.dispatch.http_upstream import HttpUpstream
+from offchain.domain.eip712 import SigningDomain
+from offchain.domain.types import NodeId
+from offchain.protocol.receipts import ReceiptVerifier, Recover, SignedReceipt, SignMessage, TicketSigner
+from offchain.scheduler.fleet import Fleet, NodeReport
+from offchain.scheduler.router import Router, RouterLimits
+from offchain.scheduler.work import Attempt, FaultKind, NodeError, Priority, Requirements, Trail, WorkUnit
+from offchain.workloads.inference.request import InvalidRequestError, Kind, parse
+from offchain.workloads.inference.whole_answer import PlainTask
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        body: the node's JSON document.
+        result: the bytes that the receipt binds (`messages.result_bytes`); what `InferenceMarket.fulfil` wants.
+        receipt: verified: of this node, this request, these bytes, the node's current key.
+        node_id: who answered.
+        attempts: all of them, the last one good.
+    """
+
+    body: bytes
+    result: bytes
+    receipt: SignedReceipt
+    node_id: NodeId
+    attempts: tuple[Attempt, ...]
+
+
+def chat_unit(
+    request_id: bytes, payload: bytes, *, max_price_wei: int | None = None, tenant: str = "chain"
+) -> WorkUnit:
+    """Work unit of a chat request.
+
+    Args:
+        request_id: 32 bytes.
+        payload: UTF-8 JSON body of an OpenAI chat request, not streamed.
+        max_price_wei: highest accepted price per token.
+
+    Raises:
+        SkipError: the payload is no such request, so that no node could ever serve it.
+    """
+    request = parse(Kind.CHAT, payload)
+    if request.stream:
+        raise InvalidRequestError("an on-chain request cannot be streamed", "stream")
+    return WorkUnit(
+        request_id,
+        Requirements(request.model, max_price_wei=max_price_wei),
+        tenant,
+        Priority.STANDARD,
+        request.cost,
+        request.timing_class,
+    )
+
+
+class _NoSink:
+    def write(self, data: bytes) -> bool:
+        return True
+
+    async def drain(self) -> None:
+        return None
+
+
+class BlockingDispatcher:
+    """Dispatches whole requests over the fleet that its front publishes in Redis.
+
+    What one call learns of a node (breakers, times) serves the later ones of the same process.
+    """
+
+    def __init__(
+        self,
+        *,
+        fleet_store: FleetStore,
+        sign: SignMessage,
+        recover: Recover,
+        key_of: Callable[[NodeId], str | None],
+        nodes_domain: SigningDomain,
+        market_domain: SigningDomain,
+        now_ms: Callable[[], int],
+        regions: Sequence[str] = (),
+        most_attempts: int = 4,
+        queue_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        entropy: Callable[[], int] = lambda: secrets.randbits(64),
+    ) -> None:
+        """
+        Args:
+            sign: of a key that a bonded keeper has listed as gateway.
+            key_of: a node's current key address, or None.
+            now_ms: Unix milliseconds.
+        """
+        self._store = fleet_store
+        self._ticket = TicketSigner(nodes_domain, sign, now_ms)
+        self._verifier = ReceiptVerifier(
+            market_domain, recover, lambda node_id: [key for key in (key_of(node_id),) if key is not None]
+        )
+        self._most_attempts = most_attempts
+        self._clock = clock
+        self._fleet = Fleet(silence_seconds=10.0)
+        self._router = Router(
+            self._fleet, tuple(regions), clock, entropy, RouterLimits(queue_seconds=queue_seconds)
+        )
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._engine: Engine | None = None
+        self._upstream: HttpUpstream | None = None
+        self._worker: threading.Thread | None = None
+        self._pid = 0
+
+    def dispatch(
+        self, unit: WorkUnit, payload: bytes, kind: Kind = Kind.CHAT, timeout_seconds: float = 120.0
+    ) -> Answer:
+        """Get an answer from some capable node.
+
+        Raises:
+            NoCapacityError: nobody can serve it now, or everybody who could failed; try again later (transient).
+            CallerError: a node refused the payload for its own fault (skip: it would be refused anywhere).
+            InvalidRequestError: the payload is no such request (skip).
+            TimeoutError: no answer in time.
+            redis.RedisError: the fleet cannot be read.
+        """
+        request = parse(kind, payload)
+        nodes = self._store.read_all()
+        task = PlainTask(request, payload, unit.request_id, self._verifier)
+        trail = Trail(unit.request_id)
+        loop, engine = self._running_loop()
+        future = asyncio.run_coroutine_threadsafe(
+            self._run(engine, unit, task, trail, nodes, timeout_seconds), loop
+        )
+        future.result(timeout_seconds + 5)
+        if task.receipt is None or trail.node_id is None:
+            raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
+        return Answer(task.answer, task.result(), task.receipt, trail.node_id, tuple(trail.attempts))
+
+    async def _run(
+        self,
+        engine: Engine,
+        unit: WorkUnit,
+        task: PlainTask,
+        trail: Trail,
+        nodes: list[tuple[NodeReport, float]],
+        seconds: float,
+    ) -> None:
+        now = self._clock()
+        for report, age in nodes:
+            known = self._fleet.get(report.node_id)
+            if known is None or now - age > known.seen_at + 0.05:
+                self._fleet.update(report, now - age)
+        self._fleet.expire(now)
+        async with asyncio.timeout(seconds):
+            await engine.run(unit, task, _NoSink(), trail)
+
+    def _running_loop(self) -> tuple[asyncio.AbstractEventLoop, Engine]:
+        """One loop in a thread of its own for this process; made anew after a fork."""
+        with self._lock:
+            if self._loop is None or self._engine is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._loop = asyncio.new_event_loop()
+                self._upstream = HttpUpstream(self._ticket)
+                self._engine = Engine(
+                    self._router, self._upstream, most_attempts=self._most_attempts, record_decisions=False
+                )
+                self._worker = threading.Thread(target=self._loop.run_forever, name="dispatch", daemon=True)
+                self._worker.start()
+            return self._loop, self._engine
+
+    def close(self) -> None:
+        """Close all connections and end the thread."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            if loop is None or self._pid != os.getpid() or self._worker is None or self._upstream is None:
+                return
+            loop.call_soon_threadsafe(self._upstream.close)
+            loop.call_soon_threadsafe(loop.call_soon, loop.stop)
+            self._worker.join(5)
+            loop.close()

@@ -1,0 +1,176 @@
+"""On-chain requests: from the event to the fulfilment's intent, exactly once, whoever dies in between.
+
+::
+
+    InferenceRequested --scan--> job --sweep--> message --run--> node --> receipt --> intent fulfil:<id>
+                                  ^                |
+                                  +--lease ran out-+
+
+The job's row is the truth. A message may come twice, late or never: `run` works only while it holds the job's lease,
+which it renews; the sweep enqueues again what nobody holds.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from offchain.db import jobs, market
+from offchain.db.cursors import position
+from offchain.db.database import Database
+from offchain.db.models import Event, MarketRequest
+from offchain.errors import SkipError, TransientError
+from offchain.keeper import store
+from offchain.keeper.attestation.lease import renewed
+from offchain.keeper.attestation.own_executions import FULFIL
+from offchain.runtime.clock import Clock, seconds
+from offchain.runtime.crash_points import CrashPoint, nowhere
+
+log = structlog.get_logger(__name__)
+
+LEASE_SECONDS = 3
+RENEW_SECONDS = 0.8
+RETRY_SECONDS = 2
+STAGGER_SECONDS = 8
+"""Keepers of higher rank wait this long each: one works, the others stand by."""
+
+
+class Answered(Protocol):
+    """A whole answer of a node."""
+
+    @property
+    def result(self) -> bytes:
+        """The bytes that go on chain."""
+
+    @property
+    def receipt(self) -> Any:
+        """Verified `SignedReceipt`."""
+
+
+class Dispatch(Protocol):
+    """The dispatch core as fulfilment sees it."""
+
+    def __call__(self, request_id: bytes, payload: bytes, seconds: float) -> Answered:
+        """A whole answer. Raises TransientError, or SkipError for a request that nobody can ever serve."""
+
+
+class Fulfiller(Protocol):
+    """The way to the outbox."""
+
+    def fulfil(
+        self, session: Session, request_id: str, receipt: Any, signature: bytes, result: bytes
+    ) -> None:
+        """Write the intent `fulfil:<id>` in the caller's transaction; twice is once."""
+
+
+class FulfilService:
+    """One keeper's work on on-chain requests.
+
+    Args:
+        depth: blocks below the head from which a request is worked on; it is paid for only if it stays.
+        rank: this keeper's place in the queue for a request, 0 for the first.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        dispatch: Dispatch,
+        outbox: Fulfiller,
+        clock: Clock,
+        *,
+        depth: int,
+        rank: Callable[[str], int],
+        reached: CrashPoint = nowhere,
+    ) -> None:
+        self._database = database
+        self._dispatch = dispatch
+        self._outbox = outbox
+        self._clock = clock
+        self._depth = depth
+        self._rank = rank
+        self._reached = reached
+
+    def scan(self) -> int:
+        """Make a job of every open request whose turn has come. Returns how many are new."""
+        now, new = seconds(self._clock), 0
+        with self._database.read() as session:
+            head = position(session, "head")
+            if head is None:
+                return 0
+            found = market.open_requests(session, up_to_block=head.number - self._depth, now=now)
+            rows = session.execute(
+                select(Event.block_number, Event.block_timestamp).where(
+                    Event.name == "InferenceRequested",
+                    Event.block_number.in_({row.requested_block for row in found}),
+                )
+            )
+            times = {row.block_number: row.block_timestamp for row in rows}
+        for row in found:
+            asked_at = times.get(row.requested_block, 0)
+            if now < asked_at + self._rank(row.request_id) * STAGGER_SECONDS:
+                continue
+            with self._database.write() as session:
+                new += jobs.enqueue(session, FULFIL, row.request_id, now)
+            self._reached("job-enqueued")
+        return new
+
+    def due(self) -> list[str]:
+        """Requests whose job nobody works on; the sweep sends a message for each."""
+        with self._database.read() as session:
+            return list(jobs.due(session, FULFIL, seconds(self._clock)))
+
+    def run(self, request_id: str) -> bool:
+        """Work on one job if its lease can be had. Returns whether this call finished it. Safe at any repetition."""
+        now = seconds(self._clock)
+        with self._database.write() as session:
+            attempt = jobs.lease(session, FULFIL, request_id, now, LEASE_SECONDS)
+            request = market.get(session, request_id) if attempt is not None else None
+        if attempt is None:
+            return False
+        self._reached("job-leased")
+        if request is None:
+            return self._end(request_id, attempt, "the request was reorganised away", for_good=False)
+        if request.status != "open":
+            return self._end(request_id, attempt, f"already {request.status}", for_good=True)
+        if request.deadline <= now:
+            return self._end(request_id, attempt, "the deadline has passed", for_good=True)
+        return self._work(request, attempt, now)
+
+    def _work(self, request: MarketRequest, attempt: int, now: int) -> bool:
+        request_id = request.request_id
+        log.info("fulfilment_started", request=request_id, attempt=attempt)
+        try:
+            with renewed(RENEW_SECONDS, lambda: self._extend(request_id, attempt), request_id):
+                answer = self._dispatch(
+                    bytes.fromhex(request_id[2:]), bytes(request.payload), float(request.deadline - now)
+                )
+        except SkipError as error:
+            return self._end(request_id, attempt, str(error), for_good=True)
+        except TransientError as error:
+            return self._end(request_id, attempt, str(error), for_good=False)
+        self._reached("job-answered")
+        signed = answer.receipt
+        with self._database.write() as session:
+            finished = jobs.finish(session, FULFIL, request_id, attempt, signed.to_json())
+            if finished:
+                self._outbox.fulfil(session, request_id, signed.receipt, signed.signature, answer.result)
+        self._reached("job-finished")
+        log.info("fulfilment_answered", request=request_id, node=signed.receipt.node_id, kept=finished)
+        return finished
+
+    def _end(self, request_id: str, attempt: int, reason: str, *, for_good: bool) -> bool:
+        log.info("fulfilment_ended", request=request_id, attempt=attempt, reason=reason, for_good=for_good)
+        with self._database.write() as session:
+            if for_good:
+                jobs.fail(session, FULFIL, request_id, attempt, reason[:500])
+            else:
+                retry_at = seconds(self._clock) + RETRY_SECONDS
+                jobs.release(session, FULFIL, request_id, attempt, reason[:500], retry_at)
+        return False
+
+    def _extend(self, request_id: str, attempt: int) -> bool:
+        until = seconds(self._clock) + LEASE_SECONDS
+        with self._database.write() as session:
+            return store.extend_job(session, FULFIL, request_id, attempt, until)

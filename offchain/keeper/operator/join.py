@@ -1,0 +1,134 @@
+"""Joining the registry: approve the bond, join with the keeper's signer, list the signer for tickets.
+
+The three transactions go through the operator's own outbox in the keeper's database, so a command that was cut off is
+simply given again: what was done is not done twice.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from offchain.chain.deployment import Deployment
+from offchain.chain.reader import ChainReader
+from offchain.chain.rpc import Rpc
+from offchain.crypto.keys import Signer
+from offchain.db.database import Database, open_database
+from offchain.db.migrations import upgrade
+from offchain.domain.types import Wei
+from offchain.errors import TransientError, UserError
+from offchain.keeper.operator.keys import load_signer
+from offchain.outbox import Outbox, Sender, SenderSettings
+from offchain.outbox.intents import FAULT, FINAL, MINED, SUPERSEDED, get
+from offchain.outbox.wire import Wire
+from offchain.runtime.settings import KeeperSettings
+
+STEP_SECONDS = 0.3
+PATIENCE_SECONDS = 180.0
+
+
+class Joiner:
+    """Bonds a keeper.
+
+    Args:
+        operator: account that owns the bond; pays gas here and never again.
+        signer: the keeper's signing address.
+        say: told of each step.
+    """
+
+    def __init__(
+        self,
+        reader: ChainReader,
+        database: Database,
+        operator: Signer,
+        signer: str,
+        max_fee_gwei: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._reader = reader
+        self._database = database
+        self._operator = operator
+        self._signer = signer
+        self._say = say
+        self._outbox = Outbox(reader.deployment, operator.address)
+        self._sender = Sender(
+            database, Wire(reader), operator, SenderSettings(max_fee_wei=max_fee_gwei * 10**9)
+        )
+
+    def join(self, bond: Wei | None, region: str, url: str) -> int:
+        """Join and list the signer; what is done already is skipped.
+
+        Args:
+            bond: in wei; None means the registry's minimum.
+            region: free label of at most 32 bytes.
+            url: base URL at which other keepers and nodes reach this keeper's API.
+
+        Returns:
+            The keeper's id.
+
+        Raises:
+            UserError: too few tokens, a bond below the minimum, or a transaction that reverts.
+        """
+        label = region.encode()
+        if not 0 < len(label) <= 32:
+            raise UserError("a region has 1 to 32 bytes; shorten it")
+        reads = self._reader.at(self._reader.head_block())
+        keeper_id = int(reads.one("KeeperRegistry", "keeperOfSigner", self._signer))
+        if keeper_id == 0:
+            minimum = int(reads.one("KeeperRegistry", "minBond"))
+            amount = minimum if bond is None else int(bond)
+            if amount < minimum:
+                raise UserError(f"the bond must be at least {minimum} wei")
+            held = int(reads.one("ParallelixToken", "balanceOf", self._operator.address))
+            if held < amount:
+                raise UserError(
+                    f"{self._operator.address} has {held} wei of PRLX, the bond is {amount} wei; fund it first"
+                )
+            registry = self._reader.deployment.contract("KeeperRegistry").address
+            self._do(f"approve-bond:{self._signer}", "ParallelixToken", "approve", (registry, amount))
+            self._do(
+                f"join:{self._signer}",
+                "KeeperRegistry",
+                "join",
+                (amount, self._signer, label.ljust(32, b"\0"), url),
+            )
+            reads = self._reader.at(self._reader.head_block())
+            keeper_id = int(reads.one("KeeperRegistry", "keeperOfSigner", self._signer))
+        if reads.gateway_keeper(self._signer) is None:
+            self._do(f"list:{self._signer}", "KeeperRegistry", "setGateway", (keeper_id, self._signer, url))
+        return keeper_id
+
+    def _do(self, key: str, contract: str, function: str, args: tuple[Any, ...]) -> None:
+        with self._database.write() as session:
+            self._outbox.enqueue(session, key, contract, function, args)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            self._sender.run_once()
+            with self._database.read() as session:
+                intent = get(session, key)
+            if intent is not None and intent.status in (MINED, FINAL):
+                self._say(f"{function}: {intent.tx_hash}")
+                return
+            if intent is not None and intent.status in (FAULT, SUPERSEDED):
+                raise UserError(f"{function} fails: {intent.error}")
+            time.sleep(STEP_SECONDS)
+        raise TransientError(
+            f"{function} was not mined within {PATIENCE_SECONDS:.0f} s; give the command again"
+        )
+
+
+def join(
+    settings: KeeperSettings, operator: Signer, bond: Wei | None, url: str, say: Callable[[str], None]
+) -> int:
+    """Bond the keeper of these settings. Returns its id; errors as `Joiner.join`."""
+    signer = load_signer(settings)
+    reader = ChainReader(
+        Rpc(settings.rpc_url), Deployment.load(settings.deployment), confirmations=settings.confirmations
+    )
+    reader.check()
+    upgrade(settings.database_url)
+    database = open_database(settings.database_url)
+    try:
+        joiner = Joiner(reader, database, operator, signer.address, settings.max_fee_gwei, say)
+        return joiner.join(bond, settings.region, url)
+    finally:
+        database.close()

@@ -1,0 +1,46 @@
+"""What the outbox commands show and do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from offchain.chain.deployment import Deployment
+from offchain.db.database import open_database
+from offchain.outbox.intents import Outbox, listed
+from offchain.runtime.settings import KeeperSettings
+
+
+def intents(settings: KeeperSettings, statuses: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """The newest intents as JSON-ready rows. Raises UserError when there is no such database."""
+    database = open_database(settings.database_url, read_only=True)
+    try:
+        with database.read() as session:
+            return [
+                {
+                    "key": row.key,
+                    "status": row.status,
+                    "contract": row.contract,
+                    "function": row.function,
+                    "nonce": row.nonce,
+                    "tx_hash": row.tx_hash,
+                    "mined_block": row.mined_block,
+                    "gas_used": row.gas_used,
+                    "attempts": row.attempts,
+                    "error": row.error,
+                    "created_at": row.created_at,
+                    "updated_at": row.updated_at,
+                }
+                for row in listed(session, statuses, limit)
+            ]
+    finally:
+        database.close()
+
+
+def retry(settings: KeeperSettings, key: str) -> None:
+    """Put a fault back to pending. Raises UserError when it is none."""
+    outbox = Outbox(Deployment.load(settings.deployment), "")
+    database = open_database(settings.database_url)
+    try:
+        with database.write() as session:
+            outbox.retry(session, key)
+    finally:
+        database.close()

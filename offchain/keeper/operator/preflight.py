@@ -1,0 +1,252 @@
+"""`parallelix keeper verify`: everything that would stop a keeper or cost it money, looked at before it starts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+import httpx
+import redis
+
+from offchain.chain.deployment import Deployment
+from offchain.chain.reader import ChainReader
+from offchain.chain.rpc import Rpc, RpcError
+from offchain.crypto.keys import TransactionSigner
+from offchain.db.migrations import upgrade
+from offchain.domain.types import Wei
+from offchain.errors import ParallelixError
+from offchain.keeper.operator.keys import load_signer, read_api_key
+from offchain.keeper.probing.clock_check import BEHIND_MS
+from offchain.runtime.clock import Clock, seconds
+from offchain.runtime.settings import KeeperSettings
+
+MAX_BLOCK_AGE_SECONDS = 60
+GAS_OF_A_SUBMISSION = 600_000
+SUBMISSIONS_AHEAD = 20
+_T = TypeVar("_T")
+
+
+class Level(StrEnum):
+    """How bad a finding is; a keeper with a failure should not start."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check; `text` says what was found and, if bad, what to do."""
+
+    check: str
+    level: Level
+    text: str
+
+
+class Verifier:
+    """Runs the checks in an order in which each builds on those before."""
+
+    def __init__(self, settings: KeeperSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.findings: list[Finding] = []
+
+    def run(self) -> list[Finding]:
+        """All findings. A check whose ground is missing is left out."""
+        deployment = self._try("deployment", lambda: Deployment.load(self._settings.deployment))
+        signer = self._try("key", lambda: load_signer(self._settings))
+        if deployment is not None:
+            self._note("deployment", Level.OK, f"{deployment.network}, chain {deployment.chain_id}")
+        if signer is not None:
+            self._note("key", Level.OK, f"signs as {signer.address}")
+        if deployment is not None:
+            self._chain(deployment, signer)
+        self._database()
+        self._broker()
+        self._gateway()
+        self._peers()
+        return self.findings
+
+    # --------------------------------------------------------------------------------------------------------- checks
+
+    def _chain(self, deployment: Deployment, signer: TransactionSigner | None) -> None:
+        reader = ChainReader(
+            Rpc(self._settings.rpc_url), deployment, confirmations=self._settings.confirmations
+        )
+
+        def check() -> bool:
+            reader.check()
+            return True
+
+        if self._try("chain", check) is None:
+            return
+        self._note(
+            "chain", Level.OK, f"chain id and {len(deployment.contracts)} code hashes are the deployment's"
+        )
+        head = self._try("blocks", reader.head_block)
+        final = self._try("finality", reader.finalized_block)
+        if head is None:
+            return
+        skew = seconds(self._clock) - head.timestamp
+        if skew < -BEHIND_MS // 1000:
+            self._note(
+                "clock", Level.FAILURE, f"this clock is {-skew} s behind the newest block; set it by NTP"
+            )
+        elif skew > MAX_BLOCK_AGE_SECONDS:
+            self._note(
+                "clock",
+                Level.FAILURE,
+                f"the newest block is {skew} s old: this clock is ahead (set it by NTP), or the RPC endpoint stands still",
+            )
+        else:
+            self._note("clock", Level.OK, f"newest block {head.number} is {skew} s old")
+        if final is not None:
+            self._note(
+                "finality", Level.OK, f"block {final.number} is final, {head.number - final.number} behind"
+            )
+        if signer is not None:
+            self._membership(reader, deployment, signer)
+            self._gas(reader, signer)
+
+    def _membership(self, reader: ChainReader, deployment: Deployment, signer: TransactionSigner) -> None:
+        reads = reader.at(reader.head_block())
+        keeper_id = self._try(
+            "bond", lambda: int(reads.one("KeeperRegistry", "keeperOfSigner", signer.address))
+        )
+        if keeper_id is None:
+            return
+        if keeper_id == 0:
+            self._note(
+                "bond",
+                Level.FAILURE,
+                f"{signer.address} is no keeper's signer; join the registry with a bond first",
+            )
+            return
+        view = reads.one("KeeperRegistry", "keepers", keeper_id)
+        minimum = int(reads.one("KeeperRegistry", "minBond"))
+        epoch = deployment.clock().epoch_at(reads.block.timestamp)
+        if view["bond"] < minimum:
+            self._note(
+                "bond", Level.FAILURE, f"the bond of {view['bond']} wei is below the minimum of {minimum} wei"
+            )
+        elif view["activeUntil"] <= epoch:
+            self._note("bond", Level.FAILURE, f"keeper {keeper_id} has left at epoch {view['activeUntil']}")
+        elif view["activeFrom"] > epoch:
+            self._note(
+                "bond",
+                Level.WARNING,
+                f"keeper {keeper_id} counts from epoch {view['activeFrom']}, now is {epoch}",
+            )
+        else:
+            self._note("bond", Level.OK, f"keeper {keeper_id} is bonded with {view['bond']} wei")
+        region = bytes(view["region"]).rstrip(b"\0").decode(errors="replace")
+        if region != self._settings.region:
+            self._note(
+                "region",
+                Level.WARNING,
+                f"settings say {self._settings.region!r}, the registry {region!r}, which counts",
+            )
+        listed = reads.gateway_keeper(signer.address)
+        if listed is None:
+            self._note(
+                "tickets",
+                Level.WARNING,
+                "the signer is not listed as a gateway, so nodes refuse its on-chain work; call setGateway",
+            )
+        else:
+            self._note("tickets", Level.OK, f"keeper {listed} lists the signer: nodes take its tickets")
+
+    def _gas(self, reader: ChainReader, signer: TransactionSigner) -> None:
+        def balance() -> Wei:
+            answer = reader.rpc.call("eth_getBalance", signer.address, "latest")
+            return Wei(int(answer, 16))
+
+        found = self._try("gas", balance)
+        if found is None:
+            return
+        price = self._settings.max_fee_gwei * 10**9
+        lasts = found // (GAS_OF_A_SUBMISSION * price)
+        text = f"{found} wei: {lasts} submissions at the highest fee of the settings"
+        if lasts == 0:
+            self._note("gas", Level.FAILURE, f"{text}; send ether to {signer.address}")
+        elif lasts < SUBMISSIONS_AHEAD:
+            self._note("gas", Level.WARNING, f"{text}; send ether to {signer.address}")
+        else:
+            self._note("gas", Level.OK, text)
+
+    def _database(self) -> None:
+        def check() -> bool:
+            self._settings.data_dir.mkdir(parents=True, exist_ok=True)
+            upgrade(self._settings.database_url)
+            return True
+
+        if self._try("database", check):
+            self._note("database", Level.OK, "reachable, tables are up to date")
+
+    def _broker(self) -> None:
+        url = self._settings.redis_url
+        if url is None:
+            self._note("broker", Level.OK, "embedded, started with the keeper")
+            return
+        try:
+            client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+            client.ping()
+            client.close()
+        except (redis.RedisError, ValueError) as error:
+            self._note(
+                "broker", Level.FAILURE, f"redis_url does not answer: {type(error).__name__}; start it"
+            )
+        else:
+            self._note("broker", Level.OK, "redis_url answers")
+
+    def _gateway(self) -> None:
+        key = self._try("gateway", lambda: read_api_key(self._settings))
+        if key is None:
+            return
+        url = f"{self._settings.gateway_url.rstrip('/')}/v1/models"
+        try:
+            answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=5)
+        except httpx.HTTPError as error:
+            self._note(
+                "gateway",
+                Level.WARNING,
+                f"{url} does not answer: {type(error).__name__}; probes will abstain",
+            )
+            return
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            self._note("gateway", Level.FAILURE, "the gateway refuses the API key; ask its operator for one")
+        elif answer.status_code != httpx.codes.OK:
+            self._note(
+                "gateway", Level.WARNING, f"{url} answers HTTP {answer.status_code}; probes will abstain"
+            )
+        elif self._settings.probe_model not in answer.text:
+            self._note(
+                "gateway", Level.WARNING, f"the gateway does not serve {self._settings.probe_model} now"
+            )
+        else:
+            self._note("gateway", Level.OK, f"answers and serves {self._settings.probe_model}")
+
+    def _peers(self) -> None:
+        for url in self._settings.peers:
+            try:
+                answer = httpx.get(f"{url.rstrip('/')}/health", timeout=5)
+                level, text = (
+                    (Level.OK, "answers")
+                    if answer.status_code == httpx.codes.OK
+                    else (Level.WARNING, f"answers HTTP {answer.status_code}")
+                )
+            except httpx.HTTPError as error:
+                level, text = Level.WARNING, f"does not answer: {type(error).__name__}"
+            self._note("peer", level, f"{url} {text}")
+
+    # --------------------------------------------------------------------------------------------------------- inside
+
+    def _try(self, check: str, call: Callable[[], _T]) -> _T | None:
+        try:
+            return call()
+        except (ParallelixError, RpcError) as error:
+            self._note(check, Level.FAILURE, str(error))
+            return None
+
+    def _note(self, check: str, level: Level, text: str) -> None:
+        self.findings.append(Finding(check, level, text))

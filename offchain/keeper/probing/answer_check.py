@@ -1,0 +1,192 @@
+"""Whether a probed node said what its model says: its answer against a reference, never on one mismatch alone.
+
+::
+
+    answer --same as the reference?--yes--> holds
+              | no
+    a second prompt, to the node and to the reference --same?--yes--> holds (rounding, or a tie between two tokens)
+              | no
+    WRONG_ANSWER
+
+Probes are greedy and a few tokens long, so honest nodes of one model revision agree to the token. Where there is no
+reference the answer holds. One keeper's verdict is a signed miss like any other: it costs the node its slot only if a
+keeper of another region came to the same one with its own prompt, and nobody holds a receipt.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import aiohttp
+import structlog
+from sqlalchemy import select
+
+from offchain.db.database import Database
+from offchain.db.models import Node
+from offchain.domain.answer_text import answer_result
+from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.messages import ServiceReceipt
+from offchain.domain.types import FULL_BPS, Bps, NodeId
+from offchain.evidence.document import MessageSigner
+from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind, read_body
+from offchain.keeper.probing.prober import Found, ProbedNode, body_of, judge_reply, probe_seed
+from offchain.keeper.store import DueProbe
+from offchain.runtime.clock import Clock
+
+log = structlog.get_logger(__name__)
+
+MAJORITY = 2
+MOST_ASKED = 3
+
+
+class Reference(Protocol):
+    """Where the right answer comes from."""
+
+    async def result(
+        self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
+    ) -> bytes | None:
+        """The result bytes of a greedy request under a model revision, None when nobody can say.
+
+        Args:
+            subject: the node in question, which is not asked, nor is any other of its owner.
+            seed: secret of this keeper and new for each probe; decides who is asked.
+        """
+
+
+class NodesReference:
+    """The majority of other nodes of the same model revision, each of another owner, asked through the gateway.
+
+    Args:
+        serving: nodes alive now with the hash of the revision that they serve.
+    """
+
+    def __init__(self, database: Database, serving: Callable[[], Sequence[tuple[NodeId, bytes]]]) -> None:
+        self._database = database
+        self._serving = serving
+
+    async def result(
+        self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
+    ) -> bytes | None:
+        chosen = self._independent(subject, revision, seed)[:MOST_ASKED]
+        votes = Counter[bytes]()
+        for batch in (chosen[:MAJORITY], chosen[MAJORITY:]):
+            replies = await asyncio.gather(*(gateway.ask(node, body) for node in batch))
+            votes.update(found for reply in replies if (found := _result_of(reply, revision)) is not None)
+            if votes and votes.most_common(1)[0][1] >= MAJORITY:
+                return votes.most_common(1)[0][0]
+        return None
+
+    def _independent(self, subject: NodeId, revision: bytes, seed: bytes) -> list[NodeId]:
+        alive = [node for node, served in self._serving() if served == revision and node != subject]
+        with self._database.read() as session:
+            rows = session.execute(
+                select(Node.node_id, Node.owner).where(Node.node_id.in_([*alive, subject]))
+            )
+            owners = {NodeId(node): owner for node, owner in rows}
+        taken, chosen = {owners.get(subject)}, list[NodeId]()
+        for node in sorted(alive, key=lambda item: keccak256(seed + item.to_bytes(4, "big"))):
+            if node in owners and owners[node] not in taken:
+                taken.add(owners[node])
+                chosen.append(node)
+        return chosen
+
+
+class EndpointReference:
+    """An OpenAI-compatible server that this keeper's operator trusts, with the model that is probed.
+
+    Args:
+        url: base URL.
+        api_key: sent as a bearer token unless empty; never logged.
+        revision: hash of the model revision that it serves, None when it may speak for any.
+    """
+
+    def __init__(self, url: str, api_key: str, timeout_seconds: float, revision: bytes | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._revision = revision
+
+    async def result(
+        self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
+    ) -> bytes | None:
+        if self._revision not in (None, revision):
+            return None
+        whole = json.dumps({**json.loads(body), "stream": False}, separators=(",", ":")).encode()
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=self._timeout) as session,
+                session.post(
+                    f"{self._url}/v1/chat/completions", data=whole, headers=self._headers
+                ) as response,
+            ):
+                if response.status != 200:
+                    log.warning("reference_refused", status=response.status)
+                    return None
+                return answer_result(json.loads(await read_body(response)))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            log.warning("reference_failed", error=type(error).__name__)
+            return None
+
+
+class AnswerCheck:
+    """Decides whether an answered probe was answered wrongly.
+
+    Args:
+        share_bps: share of the answers that are checked, drawn by this keeper's secret.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        signer: MessageSigner,
+        market: SigningDomain,
+        clock: Clock,
+        model: str,
+        share_bps: Bps = Bps(FULL_BPS),  # noqa: B008
+    ) -> None:
+        self._reference = reference
+        self._signer = signer
+        self._market = market
+        self._clock = clock
+        self._model = model
+        self._share_bps = share_bps
+
+    async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: Found) -> str:
+        """Why the answer is wrong, empty when it holds or nothing speaks against it."""
+        seed = keccak256(b"parallelix.probe.reference" + probe_seed(probe, self._signer))
+        if int.from_bytes(seed[:8], "big") % FULL_BPS >= self._share_bps:
+            return ""
+        if await self._holds(gateway, probe, found, seed, again=False):
+            return ""
+        body = body_of(probe, self._model, self._signer, again=True)
+        reply = await gateway.ask(probe.node_id, body)
+        second = judge_reply(reply, body, node, self._market, self._clock.now_ms())
+        if second.receipt is None or await self._holds(gateway, probe, second, seed, again=True):
+            log.info("answer_differs_once", epoch=probe.epoch, slot=probe.slot, node=probe.node_id)
+            return ""
+        return "differs from the reference in two prompts"
+
+    async def _holds(
+        self, gateway: Asker, probe: DueProbe, found: Found, seed: bytes, *, again: bool
+    ) -> bool:
+        if found.receipt is None:
+            return True
+        body = body_of(probe, self._model, self._signer, again=again)
+        revision = found.receipt.model_revision
+        expected = await self._reference.result(gateway, probe.node_id, revision, body, seed)
+        return expected is None or expected == found.result
+
+
+def _result_of(reply: Reply, revision: bytes) -> bytes | None:
+    """The result of a reference's reply, if its receipt is of this revision and binds it."""
+    if reply.kind is not ReplyKind.ANSWER:
+        return None
+    try:
+        receipt, result = ServiceReceipt.from_json(reply.envelope["receipt"]), answer_result(reply.answer)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return result if (receipt.model_revision, receipt.result_hash) == (revision, keccak256(result)) else None

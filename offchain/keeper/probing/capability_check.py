@@ -1,0 +1,155 @@
+"""What each node declared on chain, against the manifest that it serves, its heartbeats and its receipts.
+
+::
+
+    capabilityHash on chain --+
+    GET /manifest ------------+-> contradictions --> kept with the time since when --a slot later--> FALSE_MANIFEST
+    latest heartbeat ---------+
+
+A node that changes its manifest needs a moment for the chain, its server and its heartbeats to agree; what does not fit
+counts only once it has lasted `grace_ms`. A node that declares nothing, or that cannot be reached, is not judged here.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import structlog
+from sqlalchemy import select
+
+from offchain.db.database import Database
+from offchain.db.models import Job, Node
+from offchain.domain.tiers import Tier
+from offchain.domain.types import NodeId
+from offchain.keeper import store
+from offchain.keeper.probing.gateway_client import read_body
+from offchain.protocol.certificate_pins import unpinned
+from offchain.protocol.manifests import contradictions, parse_manifest, revision_hashes
+from offchain.runtime.clock import Clock
+from offchain.scheduler.fleet import NodeReport
+
+log = structlog.get_logger(__name__)
+
+CAPABILITY = "capability"
+BATCH, WIDTH = 128, 16
+FETCH_SECONDS = 2.0
+
+
+class CapabilityService:
+    """Keeps a finding for each node that declared a manifest.
+
+    Args:
+        fleet: latest heartbeats.
+        model: name of the model that is probed.
+        grace_ms: how long a contradiction must last before `contradiction` tells it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        fleet: Callable[[], Sequence[NodeReport]],
+        clock: Clock,
+        *,
+        model: str,
+        grace_ms: int,
+    ) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._clock = clock
+        self._model = model
+        self._grace_ms = grace_ms
+        self._looked_at: dict[NodeId, int] = {}
+        self._regions: dict[NodeId, str] = {}
+
+    def step(self) -> int:
+        """Look at nodes that were not looked at for half the grace. Returns how many."""
+        now_ms = self._clock.now_ms()
+        due = [
+            report
+            for report in self._fleet()
+            if now_ms - self._looked_at.get(report.node_id, 0) >= self._grace_ms // 2
+        ]
+        due = sorted(due, key=lambda report: self._looked_at.get(report.node_id, 0))[:BATCH]
+        with self._database.read() as session:
+            rows = session.scalars(select(Node).where(Node.node_id.in_({report.node_id for report in due})))
+            nodes = {NodeId(row.node_id): row for row in rows if row.manifest_hash}
+        self._looked_at |= {report.node_id: now_ms for report in due}
+        self._note_regions(due, now_ms // 1000)
+        declared = [report for report in due if report.node_id in nodes]
+        for report, document in zip(declared, asyncio.run(_fetch_all(declared)), strict=True):
+            if document is not None:
+                self._keep(report.node_id, judge_node(document, nodes[report.node_id], report))
+        return len(due)
+
+    def _note_regions(self, reports: Sequence[NodeReport], now: int) -> None:
+        moved = {r.node_id: r.region for r in reports if self._regions.get(r.node_id) != r.region}
+        if not moved:
+            return
+        with self._database.write() as session:
+            for node, region in moved.items():
+                store.note_region(session, node, region, now)
+        self._regions |= moved
+
+    def contradiction(self, node: NodeId, revision: bytes) -> str:
+        """What speaks against a node long enough, given the model revision that its receipt names; empty for nothing."""
+        with self._database.read() as session:
+            row = session.get(Job, (CAPABILITY, str(node)))
+        finding: Mapping[str, Any] = (row.result if row is not None else None) or {}
+        if not finding or self._clock.now_ms() - int(finding["since_ms"]) < self._grace_ms:
+            return ""
+        if finding["found"]:
+            return str(finding["found"][0])
+        declared = finding["revisions"].get(self._model)
+        if declared not in (None, revision.hex()):
+            return "the receipt names another model revision than the manifest"
+        return ""
+
+    def _keep(self, node: NodeId, finding: dict[str, Any]) -> None:
+        now_ms = self._clock.now_ms()
+        with self._database.write() as session:
+            row = session.get(Job, (CAPABILITY, str(node)))
+            known = dict(row.result or {}) if row is not None else {}
+            if finding == {name: known.get(name) for name in finding}:
+                return
+            store.replace_mark(session, CAPABILITY, str(node), now_ms // 1000, finding | {"since_ms": now_ms})
+        if finding["found"]:
+            log.warning("capability_mismatch", node=node, found=finding["found"])
+
+
+def judge_node(document: bytes, node: Node, report: NodeReport) -> dict[str, Any]:
+    """`found`: what does not fit; `revisions`: hex of each declared model's revision hash, if the manifest holds."""
+    served: dict[str, Any] = {
+        "models": [
+            {"name": name, "revision": offer.revision, "context_length": offer.extent}
+            for name, offer in report.offers.items()
+        ],
+        "slots": report.slots,
+        "price_per_token_wei": str(report.price_per_token_wei),
+    }
+    declared = bytes.fromhex((node.manifest_hash or "").removeprefix("0x"))
+    try:
+        found = list(contradictions(document, declared, Tier(node.tier), served))
+        revisions = {} if found else revision_hashes(parse_manifest(document))
+    except (ValueError, TypeError, KeyError) as error:
+        return {"found": [f"the manifest is malformed: {type(error).__name__}"], "revisions": {}}
+    return {"found": found, "revisions": {name: value.hex() for name, value in revisions.items()}}
+
+
+async def _fetch_all(reports: Sequence[NodeReport]) -> list[bytes | None]:
+    limit = asyncio.Semaphore(WIDTH)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=FETCH_SECONDS)) as session:
+
+        async def fetch(url: str) -> bytes | None:
+            bare, pins = unpinned(url)
+            checks = [aiohttp.Fingerprint(bytes.fromhex(pin)) for pin in sorted(pins)]
+            for check in checks or (True,):
+                try:
+                    where = f"{bare}/manifest"
+                    async with limit, session.get(where, ssl=check, allow_redirects=False) as response:
+                        return await read_body(response) if response.status == 200 else None
+                except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+                    continue
+            return None
+
+        return list(await asyncio.gather(*(fetch(report.url) for report in reports)))

@@ -1,0 +1,267 @@
+"""Asks a gateway the way any requester does, with the node pinned; tells apart whose failure a failure is."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import aiohttp
+
+from offchain.domain.answer_text import StreamedAnswer
+from offchain.domain.types import NodeId
+from offchain.protocol.receipts import decode_header
+
+REQUEST_ID_HEADER = "X-Request-Id"
+NODE_HEADER = "X-Parallelix-Node"
+RECEIPT_HEADER = "X-Parallelix-Receipt"
+NODE_UNAVAILABLE = "node_unavailable"
+_HEALTH_SECONDS = 1.0
+_MAX_ANSWER_BYTES = 1 << 20
+_RECEIPT_TRIES, _RECEIPT_PAUSE_SECONDS = 10, 0.05
+_BUSY_REASONS = frozenset({"no_slot", "busy", "full"})
+
+
+class ReplyKind(StrEnum):
+    """What came back."""
+
+    ANSWER = "answer"
+    NODE_FAILED = "node_failed"
+    """The gateway says that the node could not be reached, failed, or is not known to be alive."""
+    TIMED_OUT = "timed_out"
+    """No answer in time, though the gateway itself answers."""
+    GATEWAY_FAILED = "gateway_failed"
+    """Nothing that says anything about the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A gateway's reply.
+
+    Attributes:
+        request_id: 32 bytes, empty when there is none.
+        answer: decoded body of an answer.
+        envelope: decoded receipt envelope, None when the header is missing or malformed.
+        elapsed_ms: as this keeper measured it.
+        first_token_ms: time to the first piece of text of a streamed answer, None for a whole one.
+        detail: for logs.
+    """
+
+    kind: ReplyKind
+    elapsed_ms: int
+    request_id: bytes = b""
+    answer: Any = None
+    envelope: Any = None
+    detail: str = ""
+    first_token_ms: int | None = None
+
+
+class Asker(Protocol):
+    """The part that probes need."""
+
+    async def ask(self, node: NodeId, body: bytes) -> Reply:
+        """Send one chat request to one node; a body with `stream` is read as a stream."""
+
+
+class GatewayClient:
+    """One pooled connection to a gateway; use as an async context manager.
+
+    Args:
+        url: base URL.
+        api_key: this keeper's key at the gateway; never logged.
+        timeout_seconds: for one whole request.
+    """
+
+    def __init__(self, url: str, api_key: str, timeout_seconds: float) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        self._timeout = timeout_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def ask(self, node: NodeId, body: bytes) -> Reply:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def elapsed() -> int:
+            return int((loop.time() - began) * 1000)
+
+        try:
+            async with self._open().post(
+                f"{self._url}/v1/chat/completions",
+                data=body,
+                headers={**self._headers, NODE_HEADER: str(node)},
+                timeout=aiohttp.ClientTimeout(total=self._timeout),
+            ) as response:
+                status, headers = response.status, response.headers
+                streamed = status == 200 and headers.get("Content-Type", "").startswith("text/event-stream")
+                stream = await _Stream().read(response, elapsed) if streamed else None
+                raw = b"" if streamed else await read_body(response)
+        except TimeoutError:
+            if await self._healthy():
+                return Reply(ReplyKind.TIMED_OUT, elapsed())
+            return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail="no answer, nor from /health")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail=type(error).__name__)
+        took = elapsed()
+        request_id = _request_id(headers.get(REQUEST_ID_HEADER, ""))
+        if stream is not None:
+            return await self._streamed(stream, request_id, took)
+        data = _json(raw)
+        if status == 200:
+            envelope = decode_envelope(headers.get(RECEIPT_HEADER, ""))
+            return Reply(ReplyKind.ANSWER, took, request_id, data, envelope)
+        code = error_code(data)
+        if status == 503 and code == NODE_UNAVAILABLE:
+            if await self._was_busy(headers.get(REQUEST_ID_HEADER, "")):
+                return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail="the node's slots are taken")
+            return Reply(ReplyKind.NODE_FAILED, took, request_id, detail=code)
+        return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail=f"HTTP {status} {code}")
+
+    async def _streamed(self, stream: "_Stream", request_id: bytes, took: int) -> Reply:
+        """What a stream came to; its receipt is asked for, because clients' streams do not carry it."""
+        if stream.error:
+            return Reply(ReplyKind.NODE_FAILED, took, request_id, detail=stream.error)
+        if not stream.done:
+            return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail="the stream has no end")
+        for _ in range(_RECEIPT_TRIES):
+            record = await self._record("0x" + request_id.hex())
+            if record is not None and record.get("status") == "answered":
+                break
+            await asyncio.sleep(_RECEIPT_PAUSE_SECONDS)
+        else:
+            return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail="no record of the request")
+        choices = [{"index": i, "text": text} for i, text in enumerate(stream.answer.texts())]
+        return Reply(
+            ReplyKind.ANSWER,
+            took,
+            request_id,
+            {"choices": choices},
+            record.get("receipt"),
+            first_token_ms=took if stream.first_token_ms is None else stream.first_token_ms,
+        )
+
+    async def _healthy(self) -> bool:
+        try:
+            async with self._open().get(
+                f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS)
+            ) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def _was_busy(self, request_id: str) -> bool:
+        """Whether the pinned node was refused for want of a free slot, which is no failure of the node."""
+        data = await self._record(request_id)
+        attempts = None if data is None else data.get("attempts")
+        if not isinstance(attempts, list) or not attempts:
+            return False
+        reasons = {str(item.get("reason")) for item in attempts if isinstance(item, dict)}
+        return bool(reasons & _BUSY_REASONS)
+
+    async def _record(self, request_id: str) -> dict[str, Any] | None:
+        """The gateway's record of a request, None when it cannot be had."""
+        try:
+            async with self._open().get(
+                f"{self._url}/v1/receipts/{request_id}",
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS),
+            ) as response:
+                data = _json(await read_body(response)) if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return None
+        return data if isinstance(data, dict) else None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("use GatewayClient as an async context manager")
+        return self._session
+
+
+class _Stream:
+    """Reads a streamed answer, and when its first text came.
+
+    Attributes:
+        error: what the gateway says of an answer that broke off.
+        done: the end came.
+    """
+
+    def __init__(self) -> None:
+        self.answer = StreamedAnswer()
+        self.first_token_ms: int | None = None
+        self.error = ""
+        self.done = False
+
+    async def read(self, response: aiohttp.ClientResponse, elapsed: Callable[[], int]) -> Self:
+        """Read to the end. Raises ValueError for what is no stream of chunks, or too long a one."""
+        size = 0
+        async for line in response.content:
+            size += len(line)
+            if size > _MAX_ANSWER_BYTES:
+                raise ValueError("the stream is too long")
+            if not line.startswith(b"data: "):
+                continue
+            payload = line[6:].strip()
+            if payload == b"[DONE]":
+                self.done = True
+                continue
+            chunk = json.loads(payload)
+            if "error" in chunk:
+                self.error = error_code(chunk) or "interrupted"
+                continue
+            self.answer.add(chunk)
+            if self.first_token_ms is None and any(self.answer.texts()):
+                self.first_token_ms = elapsed()
+        return self
+
+
+async def read_body(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body, which may come in pieces. Raises ValueError when it is too large."""
+    raw = bytearray()
+    async for piece in response.content.iter_any():
+        raw += piece
+        if len(raw) > _MAX_ANSWER_BYTES:
+            raise ValueError("the answer is too large")
+    return bytes(raw)
+
+
+def decode_envelope(header: str) -> Any:
+    """The receipt envelope of a header's base64url, None when it is none."""
+    try:
+        return json.loads(decode_header(header))
+    except ValueError:
+        return None
+
+
+def error_code(data: Any) -> str:
+    """`code` or `type` of an OpenAI error body."""
+    error = data.get("error") if isinstance(data, dict) else None
+    if not isinstance(error, dict):
+        return ""
+    return str(error.get("code") or error.get("type") or "")
+
+
+def _request_id(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        return b""
+    return raw if len(raw) == 32 else b""
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None

@@ -1,0 +1,308 @@
+"""Probing: due probes go through the gateway as ordinary requests; what comes back becomes signed evidence.
+
+A probe ends as an *answer* (the node's receipt holds in every respect, in its tier's time), as a *miss* (the node failed,
+timed out, signed something false, answered wrongly, or is not what it declared), or it *abstains*: then nothing was learnt about the node, and the probe is tried
+again as long as its slot lasts.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from sqlalchemy import select
+
+from offchain.db.database import Database
+from offchain.db.models import Node
+from offchain.domain.answer_text import answer_result
+from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256
+from offchain.domain.epochs import EpochClock
+from offchain.domain.evidence_entries import Answer, Miss
+from offchain.domain.messages import (
+    MissReason,
+    ServiceReceipt,
+    SlotMiss,
+    SlotReceipt,
+    proof_of_execution,
+)
+from offchain.domain.tier_floors import FLOORS
+from offchain.domain.tiers import Tier
+from offchain.domain.types import NodeId
+from offchain.errors import TransientError
+from offchain.evidence.bundle import CLOCK_TOLERANCE_MS, signed_by
+from offchain.evidence.document import MessageSigner
+from offchain.keeper import store
+from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind
+from offchain.keeper.probing.prompts import probe_body
+from offchain.keeper.store import DueProbe
+from offchain.runtime.clock import Clock
+from offchain.runtime.crash_points import CrashPoint, nowhere
+
+log = structlog.get_logger(__name__)
+
+MAX_COMPLETION_TOKENS = 64
+RETRY_MS = 1_000
+MAX_KEPT_TEXT = 2_000
+_ASKS_IN_A_ROW = 6
+"""Probe, two rounds of references, and the same for a second prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedNode:
+    """What the index says of a node now."""
+
+    node_id: NodeId
+    key: bytes
+    tier: Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Result of one probe: an accepted receipt, a reason for a miss, or neither (abstained).
+
+    Attributes:
+        why: for logs.
+        result: the answer's bytes, kept for validation.
+    """
+
+    receipt: ServiceReceipt | None = None
+    node_signature: bytes = b""
+    miss: MissReason | None = None
+    why: str = ""
+    result: bytes = b""
+
+
+def judge_reply(reply: Reply, body: bytes, node: ProbedNode, market: SigningDomain, now_ms: int) -> Found:
+    """What a reply says about the node. Pure.
+
+    Args:
+        body: the request's bytes, whose hash the receipt must bind.
+        now_ms: Unix milliseconds by this keeper's clock, when the reply was complete.
+    """
+    if reply.kind is ReplyKind.GATEWAY_FAILED:
+        return Found(why=reply.detail)
+    if reply.kind is ReplyKind.NODE_FAILED:
+        return Found(miss=MissReason.UNREACHABLE, why=reply.detail)
+    if reply.kind is ReplyKind.TIMED_OUT:
+        return Found(miss=MissReason.TIMEOUT, why="timed out")
+    try:
+        receipt = ServiceReceipt.from_json(reply.envelope["receipt"])
+        signature = bytes.fromhex(str(reply.envelope["signature"]).removeprefix("0x"))
+        result = answer_result(reply.answer)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Found(miss=MissReason.BAD_RECEIPT, why=f"malformed: {error}")
+    began = now_ms - reply.elapsed_ms
+    failures = {
+        "of another node": receipt.node_id != node.node_id,
+        "of another request": receipt.request_id != reply.request_id,
+        "of another body": receipt.request_hash != keccak256(body),
+        "of another answer": receipt.result_hash != keccak256(result),
+        "with a false proof of execution": receipt.poe
+        != proof_of_execution(receipt.request_id, result, node.node_id),
+        "without tokens": not 0 < receipt.completion_tokens <= MAX_COMPLETION_TOKENS,
+        "from another time": not began - CLOCK_TOLERANCE_MS
+        <= receipt.started_at_ms
+        <= receipt.finished_at_ms
+        <= now_ms + CLOCK_TOLERANCE_MS,
+        "not signed by the node": not signed_by(node.key, market.digest(receipt.struct_hash()), signature),
+    }
+    false = next((words for words, failed in failures.items() if failed), None)
+    if false is not None:
+        return Found(miss=MissReason.BAD_RECEIPT, why=f"receipt {false}")
+    floor = FLOORS[node.tier]
+    if reply.first_token_ms is not None and reply.first_token_ms > floor.first_token_ms:
+        return Found(miss=MissReason.SLOW_FIRST_TOKEN, why=f"first token after {reply.first_token_ms} ms")
+    if reply.elapsed_ms > floor.allowed_ms(receipt.completion_tokens):
+        return Found(miss=MissReason.BELOW_FLOOR, why=f"{reply.elapsed_ms} ms")
+    return Found(receipt, signature, result=result)
+
+
+class WrongAnswer(Protocol):
+    """Says whether an answered probe was answered wrongly; see `keeper.reference`."""
+
+    async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: Found) -> str:
+        """Why, or nothing."""
+
+
+class ProbeService:
+    """Runs due probes.
+
+    Args:
+        check: compares answers with a reference; None leaves that out.
+        contradiction: what a node (by id) has declared otherwise than it shows, given the model revision (32 bytes) that
+            its receipt names; empty when nothing.
+        distrust: why this keeper cannot judge anybody now; empty when it can.
+        open_gateway: gives a client for one batch.
+        signer: this keeper's key.
+        model: name of the model that is asked for.
+        timeout_ms: of one request; a lease lasts longer than all that a probe may ask one after another.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        epochs: EpochClock,
+        open_gateway: Callable[[], AbstractAsyncContextManager[Asker]],
+        signer: MessageSigner,
+        attestation: SigningDomain,
+        market: SigningDomain,
+        clock: Clock,
+        *,
+        model: str,
+        timeout_ms: int,
+        check: WrongAnswer | None = None,
+        contradiction: Callable[[NodeId, bytes], str] = lambda _node, _revision: "",
+        distrust: Callable[[], str] = lambda: "",
+        batch: int = 64,
+        width: int = 32,
+        reached: CrashPoint = nowhere,
+    ) -> None:
+        self._database = database
+        self._epochs = epochs
+        self._open_gateway = open_gateway
+        self._signer = signer
+        self._attestation = attestation
+        self._market = market
+        self._clock = clock
+        self._model = model
+        self._timeout_ms = timeout_ms
+        self._lease_ms = timeout_ms * (1 if check is None else _ASKS_IN_A_ROW) + 2_000
+        self._check = check
+        self._contradiction = contradiction
+        self._distrust = distrust
+        self._batch = batch
+        self._width = width
+        self._reached = reached
+
+    def step(self) -> int:
+        """Take a batch of due probes and see it through. Returns how many were taken; run again when it was full.
+
+        With a clock that cannot be trusted none is taken, and their slots are abstained from.
+        """
+        if why := self._distrust():
+            log.warning("probing_suspended", why=why)
+            return 0
+        now_ms = self._clock.now_ms()
+        slot_ms = self._epochs.length_seconds * 1000 // self._epochs.slots
+        with self._database.write() as session:
+            due = store.lease_due_probes(session, now_ms, now_ms - slot_ms, self._lease_ms, self._batch)
+            nodes = {
+                NodeId(row.node_id): ProbedNode(
+                    NodeId(row.node_id), address_bytes(row.key_address), Tier(row.tier)
+                )
+                for row in session.scalars(
+                    select(Node).where(Node.node_id.in_({probe.node_id for probe in due}))
+                )
+            }
+        due = [probe for probe in due if probe.node_id in nodes and now_ms < self._slot_end(probe)]
+        if due:
+            self._reached("probe-leased")
+            asyncio.run(self._run(due, nodes))
+        return len(due)
+
+    @property
+    def batch(self) -> int:
+        """Most probes that one step takes."""
+        return self._batch
+
+    async def _run(self, due: Sequence[DueProbe], nodes: dict[NodeId, ProbedNode]) -> None:
+        limit = asyncio.Semaphore(self._width)
+        async with self._open_gateway() as gateway:
+
+            async def one(probe: DueProbe) -> None:
+                async with limit:
+                    try:
+                        await self._probe(gateway, probe, nodes[probe.node_id])
+                    except TransientError as error:  # of the key or the database; the others' probes go on
+                        self._abstain(probe, str(error), self._clock.now_ms())
+
+            async with asyncio.TaskGroup() as group:
+                for probe in due:
+                    group.create_task(one(probe))
+
+    async def _probe(self, gateway: Asker, probe: DueProbe, node: ProbedNode) -> None:
+        if self._clock.now_ms() >= self._slot_end(probe):
+            return
+        body = body_of(probe, self._model, self._signer)
+        reply = await gateway.ask(probe.node_id, body)
+        self._reached("probe-answered")
+        now_ms = self._clock.now_ms()
+        found = judge_reply(reply, body, node, self._market, now_ms)
+        if now_ms > self._slot_end(probe) + CLOCK_TOLERANCE_MS:
+            return
+        if found.receipt is not None:
+            found = await self._doubted(gateway, probe, node, found, found.receipt.model_revision)
+        self._record(probe, reply, found, self._clock.now_ms() if found.miss else now_ms)
+
+    async def _doubted(
+        self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: Found, revision: bytes
+    ) -> Found:
+        """The answer, or a miss when it is wrong or the node is not what it declared and the slot is not over."""
+        reason, why = MissReason.FALSE_MANIFEST, self._contradiction(node.node_id, revision)
+        if not why and self._check is not None:
+            reason, why = MissReason.WRONG_ANSWER, await self._check.wrong(gateway, probe, node, found)
+        if not why or self._clock.now_ms() > self._slot_end(probe):
+            return found
+        return Found(miss=reason, why=why)
+
+    def _record(self, probe: DueProbe, reply: Reply, found: Found, now_ms: int) -> None:
+        if found.receipt is not None:
+            outcome, entry = "answered", self._answer(probe, found.receipt, found.node_signature).pack()
+        elif found.miss is not None:
+            outcome, entry = "missed", self._miss(probe, found.miss, now_ms).pack()
+        else:
+            self._abstain(probe, found.why, now_ms)
+            return
+        kept = {"entry": entry}
+        if found.miss is not None:
+            kept["reason"] = found.miss.name.lower()
+        if found.result:
+            kept["text"] = found.result.decode(errors="replace")[:MAX_KEPT_TEXT]
+        with self._database.write() as session:
+            store.record_probe(session, probe, outcome, kept, reply.elapsed_ms)
+        self._reached("probe-recorded")
+        log.info(
+            "probe_finished",
+            epoch=probe.epoch,
+            slot=probe.slot,
+            node=probe.node_id,
+            outcome=outcome,
+            reason=None if found.miss is None else found.miss.name.lower(),
+            why=found.why or None,
+            ms=reply.elapsed_ms,
+        )
+
+    def _abstain(self, probe: DueProbe, why: str, now_ms: int) -> None:
+        log.warning("probe_abstained", epoch=probe.epoch, slot=probe.slot, node=probe.node_id, why=why)
+        with suppress(TransientError), self._database.write() as session:  # else its lease runs out
+            store.release_probes(session, [probe], now_ms + RETRY_MS)
+
+    def _answer(self, probe: DueProbe, receipt: ServiceReceipt, node_signature: bytes) -> Answer:
+        struct = SlotReceipt(probe.epoch, probe.slot, probe.node_id, receipt.struct_hash())
+        signature = self._signer.sign(self._attestation.message(struct.struct_hash()))
+        return Answer(probe.slot, receipt, node_signature, signature)
+
+    def _miss(self, probe: DueProbe, reason: MissReason, now_ms: int) -> Miss:
+        struct = SlotMiss(probe.epoch, probe.slot, probe.node_id, now_ms, reason)
+        signature = self._signer.sign(self._attestation.message(struct.struct_hash()))
+        return Miss(probe.slot, probe.node_id, now_ms, reason, signature)
+
+    def _slot_end(self, probe: DueProbe) -> int:
+        return self._epochs.slot_bounds_ms(probe.epoch, probe.slot)[1]
+
+
+def probe_seed(probe: DueProbe, signer: MessageSigner) -> bytes:
+    """32 bytes that are this keeper's secret and the same at every call.
+
+    The key makes them unpredictable to others; the due time, drawn from the schedule's seed, ties them to the probe.
+    """
+    secret = signer.sign(b"parallelix.probe.prompt" + probe.epoch.to_bytes(4, "big"))
+    return keccak256(secret + probe.due_at_ms.to_bytes(8, "big"))
+
+
+def body_of(probe: DueProbe, model: str, signer: MessageSigner, *, again: bool = False) -> bytes:
+    """The request body of a probe, or of the second look at its answer; the same at every call."""
+    seed = probe_seed(probe, signer)
+    return probe_body(model, keccak256(b"again" + seed) if again else seed, probe.node_id, probe.slot)

@@ -1,0 +1,161 @@
+"""The keeper's HTTP API: health, evidence and proposals for other keepers, bundles for everybody, heartbeats of nodes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from offchain.db.database import Database
+from offchain.dispatch.fleet_store import FleetStore
+from offchain.domain.types import Address, Epoch
+from offchain.errors import TransientError
+from offchain.evidence.canonical_json import canonical
+from offchain.evidence.epoch_context_reader import NotReadyError
+from offchain.keeper import store
+from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.epoch_summary import epoch_summary
+from offchain.keeper.attestation.service import AttestService
+from offchain.keeper.process.health import Health
+from offchain.protocol.heartbeats import HeartbeatRefusedError, HeartbeatVerifier
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 1 << 20
+_IMMUTABLE = "public, max-age=31536000, immutable"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class KeeperApi:
+    """Routes over services; each handler parses, calls and answers. Blocking work runs in threads.
+
+    Args:
+        address: this keeper's signer, for people and for peers that want to know whom they talk to.
+        reputation: gives the document of all nodes' reputation.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        attest: AttestService,
+        heartbeats: HeartbeatVerifier,
+        fleet: FleetStore,
+        health: Health,
+        address: Address,
+        reputation: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._database = database
+        self._attest = attest
+        self._heartbeats = heartbeats
+        self._fleet = fleet
+        self._health = health
+        self._address = address
+        self._reputation = reputation
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
+        app.add_routes(
+            [
+                web.get("/health", self.health),
+                web.get("/ready", self.ready),
+                web.get("/metrics", self.metrics),
+                web.post("/internal/heartbeat", self.heartbeat),
+                web.get(r"/v1/epochs/{epoch:\d{1,10}}", self.epoch),
+                web.get(r"/v1/epochs/{epoch:\d{1,10}}/evidence", self.evidence),
+                web.post(r"/v1/epochs/{epoch:\d{1,10}}/proposal", self.proposal),
+                web.get("/v1/reputation", self.reputation),
+                web.get(r"/v1/bundles/{hash:0x[0-9a-f]{64}}", self.bundle),
+            ]
+        )
+        return app
+
+    async def health(self, _request: web.Request) -> web.Response:
+        return _json({"status": "ok", "signer": self._address})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        problems = await asyncio.to_thread(self._health.problems)
+        return _json({"ready": not problems, "problems": problems}, status=503 if problems else 200)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        body = await asyncio.to_thread(self._health.metrics)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        header = request.headers.get("X-Parallelix-Heartbeat")
+
+        def take() -> None:
+            self._fleet.write(self._heartbeats.verify(body, header))
+
+        try:
+            await asyncio.to_thread(take)
+        except HeartbeatRefusedError as refused:
+            return _json(refused.to_json(), status=refused.status)
+        return web.Response(status=204)
+
+    async def epoch(self, request: web.Request) -> web.Response:
+        epoch = _epoch(request)
+        return _json(await asyncio.to_thread(epoch_summary, self._database, epoch, self._address))
+
+    async def reputation(self, _request: web.Request) -> web.Response:
+        return _json(await asyncio.to_thread(self._reputation))
+
+    async def evidence(self, request: web.Request) -> web.Response:
+        epoch = _epoch(request)
+        try:
+            document = await asyncio.to_thread(self._attest.frozen_evidence, epoch)
+        except NotReadyError as waiting:
+            return _json({"error": str(waiting)}, status=425)
+        body = await asyncio.to_thread(lambda: canonical(document.to_json()))
+        return web.Response(body=body, content_type="application/json")
+
+    async def proposal(self, request: web.Request) -> web.Response:
+        epoch = _epoch(request)
+        try:
+            data = orjson.loads(await request.read())
+        except orjson.JSONDecodeError:
+            return _json({"error": "the body is not JSON"}, status=400)
+        try:
+            signature = await asyncio.to_thread(self._attest.answer_proposal, epoch, data)
+        except RefusedError as refused:
+            return _json({"error": str(refused), "disagreement": refused.disagreement}, status=409)
+        return _json({"signature": signature})
+
+    async def bundle(self, request: web.Request) -> web.Response:
+        bundle_hash = request.match_info["hash"]
+
+        def load() -> bytes | None:
+            with self._database.read() as session:
+                return store.load_bundle(session, bundle_hash)
+
+        raw = await asyncio.to_thread(load)
+        if raw is None:
+            return _json({"error": "this keeper does not have that bundle"}, status=404)
+        return web.Response(body=raw, content_type="application/json", headers={"Cache-Control": _IMMUTABLE})
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except TransientError as error:
+        return _json({"error": str(error)}, status=503)
+    except web.HTTPException as error:
+        return _json({"error": error.reason}, status=error.status)
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("request_failed", path=request.path)
+        return _json({"error": "internal error; see the keeper's log"}, status=500)
+
+
+def _epoch(request: web.Request) -> Epoch:
+    return Epoch(int(request.match_info["epoch"]))
+
+
+def _json(data: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")

@@ -1,0 +1,27 @@
+"""Reputation of nodes, as a keeper shows it."""
+
+from typing import Any
+
+from offchain.db.database import Database
+from offchain.db.reputation import reputations
+from offchain.domain.epochs import EpochClock
+
+
+def reputation_document(database: Database, clock: EpochClock, now: int) -> dict[str, Any]:
+    """The document behind GET /v1/reputation."""
+    return {
+        "at": now,
+        "nodes": [
+            {
+                "nodeId": int(node),
+                "band": record.band.value,
+                "factorBps": record.factor_bps,
+                "uptimeBps": record.uptime_bps,
+                "slots": record.slots,
+                "missed": record.missed,
+                "validated": record.validated,
+                "agreed": record.agreed,
+            }
+            for node, record in reputations(database, clock, now).items()
+        ],
+    }

@@ -1,0 +1,175 @@
+"""Child processes that never outlive their parent, and the loop that keeps them running.
+
+Children are forked from the supervisor after everything heavy is imported, so they share its memory; the key of the
+keeper reaches them in memory and never through arguments, environment or files. Each child is the leader of its own
+process group and is killed by the kernel when the supervisor dies, however it dies (PR_SET_PDEATHSIG).
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import structlog
+
+from offchain.runtime.child_processes import die_with, name_process
+
+log = structlog.get_logger(__name__)
+
+STOP_SECONDS = 10.0
+RESTART_LIMIT, RESTART_WINDOW_SECONDS = 5, 60.0
+
+
+class ChildFailedError(Exception):
+    """A child ended too often, or before the keeper was ready."""
+
+
+@dataclass
+class Child:
+    """One child process.
+
+    Attributes:
+        name: for people and logs.
+        run: what the child does; its return is its end. It may also replace the process (exec).
+        stop_order: children are asked to end in ascending order, the next when all before it are gone.
+    """
+
+    name: str
+    run: Callable[[], None]
+    stop_order: int = 0
+    pid: int = 0
+    starts: list[float] = field(default_factory=list)
+
+
+class Supervisor:
+    """Starts children, restarts those that end, stops all of them. Not reentrant; use in the main thread."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, restart_limit: int = RESTART_LIMIT
+    ) -> None:
+        self._clock = clock
+        self._restart_limit = restart_limit
+        self._parent = os.getpid()
+        self._stopping = False
+        self.children: list[Child] = []
+
+    def request_stop(self, *_: object) -> None:
+        """Signal handler: leave `watch` at the next step."""
+        self._stopping = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stopping
+
+    def start(self, child: Child) -> None:
+        """Start a child and keep it running from now on."""
+        if child not in self.children:
+            self.children.append(child)
+        child.starts = [at for at in child.starts if at > self._clock() - RESTART_WINDOW_SECONDS]
+        child.starts.append(self._clock())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._become(child)
+        child.pid = pid
+        with suppress(OSError):  # in both processes, so that the group exists before anybody signals it
+            os.setpgid(pid, pid)
+        log.info("child_started", child=child.name, pid=pid)
+
+    def reap(self) -> list[Child]:
+        """Children that have ended since the last call."""
+        ended = []
+        for child in self.children:
+            if not child.pid:
+                continue
+            with suppress(ChildProcessError):
+                pid, status = os.waitpid(child.pid, os.WNOHANG)
+                if pid == 0:
+                    continue
+                log.warning(
+                    "child_ended", child=child.name, pid=pid, status=os.waitstatus_to_exitcode(status)
+                )
+            child.pid = 0
+            ended.append(child)
+        return ended
+
+    def watch_once(self) -> None:
+        """Restart what has ended. Raises ChildFailedError when one ended too often."""
+        for child in self.reap():
+            if len(child.starts) >= self._restart_limit:
+                raise ChildFailedError(
+                    f"{child.name} ended {len(child.starts)} times within {RESTART_WINDOW_SECONDS:.0f} s"
+                )
+            self.start(child)
+
+    def stop(self) -> None:
+        """Ask every child to end, in their order, and kill what does not within `STOP_SECONDS`."""
+        for order in sorted({child.stop_order for child in self.children}):
+            group = [child for child in self.children if child.stop_order == order and child.pid]
+            for child in group:
+                _signal_group(child.pid, signal.SIGTERM)
+            deadline = self._clock() + STOP_SECONDS
+            while any(child.pid for child in group) and self._clock() < deadline:
+                self.reap()
+                time.sleep(0.02)
+            for child in group:
+                if child.pid:
+                    log.warning("child_killed", child=child.name, pid=child.pid)
+                    _signal_group(child.pid, signal.SIGKILL)
+                    os.waitpid(child.pid, 0)
+                    child.pid = 0
+
+    def _become(self, child: Child) -> NoReturn:
+        code = 1
+        try:
+            die_with(self._parent)
+            os.setpgid(0, 0)
+            name_process(child.name)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            child.run()
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:  # noqa: BLE001 - the last frame of a process; the trace goes to its log
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def run_forked(task: Callable[[], None]) -> int:
+    """Run a task in a child of its own and wait for it. Returns its exit status; errors are the task's to print."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            task()
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        except BaseException:  # noqa: BLE001 - as above
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

@@ -1,0 +1,292 @@
+"""Between a gateway and the model server: passes answers through as they come and puts a receipt under each.
+
+::
+
+    gateway --body--> agent --body + token ids, usage--> model server
+    gateway <--frame-- agent <--frame-- model server        each frame at once, none kept back
+    gateway <--receipt-- agent                              then `data: [DONE]`
+
+An answer that breaks off gets no receipt and no `[DONE]`: the connection is cut, so that nobody takes it for whole.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from offchain.dispatch.http_upstream import HostPool, HttpExchange
+from offchain.domain.answer_text import StreamedAnswer, answer_result
+from offchain.node.agent.receipts import Answered, ReceiptMaker
+from offchain.node.agent.tickets import Admission
+from offchain.node.engines.model_server import Engine, EngineState
+from offchain.node.errors import ServeError
+from offchain.node.machine.manifest import ServedModel
+from offchain.protocol.receipts import encode_header
+from offchain.scheduler.work import NodeError
+from offchain.transport.server import Connection, Request
+
+COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
+SALT_HEADER = "x-parallelix-cache-salt"
+"""A front's salt for vLLM's prefix cache; beside the body, so that the receipt binds the caller's own bytes."""
+EMBEDDING_PATH = "/v1/embeddings"
+_DONE = b"[DONE]"
+_MAX_FRAME_BYTES = 4 * 1024 * 1024
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+
+
+class Backend:
+    """One model and the servers behind it."""
+
+    def __init__(self, model: ServedModel, engines: Sequence[Engine]) -> None:
+        self.model = model
+        self.engines = tuple(engines)
+        self._running = [0] * len(self.engines)
+
+    @property
+    def up(self) -> bool:
+        """Whether any of its servers is healthy."""
+        return any(engine.state is EngineState.UP for engine in self.engines)
+
+    @contextmanager
+    def pick(self) -> Iterator[Engine]:
+        """The healthy server with the fewest running requests. Raises ServeError when none is healthy."""
+        healthy = [i for i, engine in enumerate(self.engines) if engine.state is EngineState.UP]
+        if not healthy:
+            reason = self.engines[0].reason
+            raise ServeError(503, "model_down", f"the model server is down: {reason}; use another node")
+        index = min(healthy, key=self._running.__getitem__)
+        self._running[index] += 1
+        try:
+            yield self.engines[index]
+        finally:
+            self._running[index] -= 1
+
+
+@dataclass(slots=True)
+class Served:
+    """Counts of one answer, for metrics and the log. `status` is what the front got."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    whole: bool = False
+    status: int = 200
+
+
+class Proxy:
+    """Forwards admitted requests over pooled connections to the model servers."""
+
+    def __init__(
+        self, backends: Mapping[str, Backend], receipts: ReceiptMaker, now_ms: Callable[[], int]
+    ) -> None:
+        self.backends = backends
+        self._receipts = receipts
+        self._now_ms = now_ms
+        self._pools: dict[str, HostPool] = {}
+
+    async def serve(self, request: Request, connection: Connection, admission: Admission) -> Served:
+        """Answer one admitted request.
+
+        Raises:
+            ServeError: the body is malformed, the model is not here or its server is down; nothing was sent yet.
+        """
+        started_at_ms = self._now_ms()
+        body = request.body
+        fields = _fields(body)
+        backend = self.backends.get(str(fields.get("model")))
+        if backend is None:
+            served_here = ", ".join(self.backends)
+            raise ServeError(
+                404,
+                "model_not_found",
+                f"this node does not serve {fields.get('model')!r}; it serves {served_here}",
+            )
+        completes = request.path in COMPLETION_PATHS
+        streaming = fields.get("stream") is True and completes
+        wants_usage = True
+        ours: dict[str, Any] = {}
+        if streaming:
+            options = fields.get("stream_options") or {}
+            wants_usage = isinstance(options, dict) and options.get("include_usage") is True
+            if not wants_usage or fields.get("return_token_ids") is not True:
+                ours = {"stream_options": {**options, "include_usage": True}, "return_token_ids": True}
+        if completes and (salt := request.headers.get(SALT_HEADER)) is not None:
+            ours["cache_salt"] = salt
+        with backend.pick() as engine:
+            request_id = admission.ticket.request_id
+            exchange = self._send(engine, request.path, _with(body, fields, ours), request_id)
+            job = _Job(connection, exchange, admission, backend, started_at_ms)
+            return await self._relay(job, streaming=streaming, wants_usage=wants_usage)
+
+    async def _relay(self, job: "_Job", *, streaming: bool, wants_usage: bool) -> Served:
+        exchange = job.exchange
+        try:
+            await exchange.head()
+            if exchange.status != 200:
+                return await self._refuse(job)
+            if streaming:
+                return await self._stream(job, wants_usage=wants_usage)
+            return await self._whole(job)
+        except NodeError as fault:
+            raise ServeError(
+                503, "model_down", f"the model server broke off ({fault.kind.value}); use another node"
+            ) from None
+        finally:
+            exchange.close()
+
+    def close(self) -> None:
+        """Close idle connections to the model servers."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+    def _send(self, engine: Engine, path: str, body: bytes, request_id: bytes) -> HttpExchange:
+        pool = self._pools.get(engine.url)
+        if pool is None:
+            current = {engine.url for backend in self.backends.values() for engine in backend.engines}
+            for url in [url for url in self._pools if url not in current]:
+                self._pools.pop(url).close()
+            pool = self._pools[engine.url] = HostPool(engine.url, None)
+        key = "" if engine.api_key is None else f"authorization: Bearer {engine.api_key}\r\n"
+        head = (
+            f"POST {pool.prefix}{path} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id.hex()}\r\n{key}\r\n"
+        )
+        exchange = HttpExchange(pool, head.encode("latin-1"), body)
+        pool.dispatch(exchange)
+        return exchange
+
+    async def _refuse(self, job: "_Job") -> Served:
+        """Pass on the model server's own answer to a request that it did not accept, in OpenAI's shape."""
+        status = job.exchange.status
+        data = await _read_all(job.exchange)
+        try:
+            shaped = isinstance(orjson.loads(data).get("error"), dict)
+        except (ValueError, AttributeError):
+            shaped = False
+        if status >= 500:
+            raise ServeError(503, "model_down", f"the model server answered {status}; use another node")
+        if not shaped:
+            raise ServeError(status, "invalid_request_error", f"the model server answered {status}")
+        job.connection.reply(status, {"content-type": "application/json"}, data)
+        return Served(status=status)
+
+    async def _whole(self, job: "_Job") -> Served:
+        data = await _read_all(job.exchange)
+        try:
+            answer = orjson.loads(data)
+            result = answer_result(answer)
+            usage = answer.get("usage") or {}
+            served = Served(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0), True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServeError(
+                503, "model_down", f"the model server's answer has no usable shape: {error}"
+            ) from None
+        receipt = encode_header(self._receipts.make(job.answered(result, served)))
+        headers = {"content-type": "application/json", "x-parallelix-receipt": receipt}
+        proof = job.admission.prove(data)
+        if proof is not None:
+            headers["x-parallelix-proof"] = proof
+        job.connection.reply(200, headers, data)
+        return served
+
+    async def _stream(self, job: "_Job", *, wants_usage: bool) -> Served:
+        connection, exchange = job.connection, job.exchange
+        connection.begin(200, _STREAM_HEADERS)
+        answer = StreamedAnswer()
+        served = Served()
+        pending = b""
+        try:
+            while not served.whole and (chunk := await exchange.read()):
+                pending = (pending + chunk).replace(b"\r\n", b"\n")
+                *frames, pending = pending.split(b"\n\n")
+                out = b"".join(
+                    [self._frame(job, frame, answer, served, wants_usage=wants_usage) for frame in frames]
+                )
+                if out and not connection.write(out):
+                    await connection.drain()
+                if len(pending) > _MAX_FRAME_BYTES:
+                    break
+            while served.whole and await exchange.read():
+                pass  # so that the connection can be used again
+        except (NodeError, ValueError):
+            pass
+        if served.whole:
+            connection.finish()
+        else:
+            connection.cut()
+        return served
+
+    def _frame(
+        self, job: "_Job", frame: bytes, answer: StreamedAnswer, served: Served, *, wants_usage: bool
+    ) -> bytes:
+        """What the gateway gets for one frame of the model server."""
+        if not frame.startswith(b"data: "):
+            return frame + b"\n\n"
+        payload = frame[6:].strip()
+        if payload != _DONE:
+            chunk = orjson.loads(payload)
+            if "error" in chunk:
+                return frame + b"\n\n"
+            answer.add(chunk)
+            return b"" if not wants_usage and not chunk.get("choices") else frame + b"\n\n"
+        if not answer.finished or answer.prompt_tokens is None:
+            raise ValueError("the stream ended before its answer did")
+        served.prompt_tokens = answer.prompt_tokens
+        served.completion_tokens = answer.completion_tokens or 0
+        served.whole = True
+        receipt = self._receipts.make(job.answered(answer.result(), served))
+        return b"event: parallelix.receipt\ndata: " + receipt + b"\n\ndata: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    connection: Connection
+    exchange: HttpExchange
+    admission: Admission
+    backend: Backend
+    started_at_ms: int
+
+    def answered(self, result: bytes, served: Served) -> Answered:
+        return Answered(
+            ticket=self.admission.ticket,
+            revision_hash=self.backend.model.revision_hash,
+            result=result,
+            prompt_tokens=served.prompt_tokens,
+            completion_tokens=served.completion_tokens,
+            started_at_ms=self.started_at_ms,
+        )
+
+
+async def _read_all(exchange: HttpExchange) -> bytes:
+    data = bytearray()
+    while chunk := await exchange.read():
+        data += chunk
+        if len(data) > _MAX_ANSWER_BYTES:
+            raise ServeError(503, "model_down", "the model server's answer is too large")
+    return bytes(data)
+
+
+def _with(body: bytes, fields: dict[str, Any], ours: dict[str, Any]) -> bytes:
+    """The body of a JSON object with fields of ours. New ones are put behind its last: it may hold a long prompt.
+
+    Args:
+        fields: what `body` holds, at least one.
+    """
+    if not ours:
+        return body
+    if ours.keys() & fields.keys():
+        return orjson.dumps({**fields, **ours})
+    return b"".join((memoryview(body.rstrip())[:-1], b",", memoryview(orjson.dumps(ours))[1:]))
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body)
+    except ValueError:
+        raise ServeError(400, "invalid_request_error", "the body is not JSON") from None
+    if not isinstance(fields, dict):
+        raise ServeError(400, "invalid_request_error", "the body is not a JSON object")
+    return fields

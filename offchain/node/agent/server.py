@@ -1,0 +1,172 @@
+"""The agent's HTTP surface: few routes, no framework."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from offchain.node.agent.metrics import NodeMetrics
+from offchain.node.agent.proxy import COMPLETION_PATHS, EMBEDDING_PATH, Proxy, Served
+from offchain.node.agent.slots import Slots
+from offchain.node.agent.tickets import TicketGate
+from offchain.node.engines.model_server import Engine, EngineState
+from offchain.node.errors import ServeError
+from offchain.node.machine.manifest import Manifest
+from offchain.transport.server import Connection, Request
+
+_JSON = {"content-type": "application/json"}
+_Reply = tuple[int, dict[str, str], bytes]
+_SERVED_PATHS = frozenset((*COMPLETION_PATHS, EMBEDDING_PATH))
+
+
+class AgentServer:
+    """Routes requests. `handle` is the whole of it, whichever way the connection came about."""
+
+    def __init__(
+        self,
+        gate: TicketGate,
+        slots: Slots,
+        proxy: Proxy,
+        manifest: Manifest,
+        metrics: NodeMetrics,
+        now_ms: Callable[[], int],
+        about: Callable[[], dict[str, object]] = dict,
+    ) -> None:
+        """
+        Args:
+            now_ms: Unix milliseconds.
+            about: what else /health and /ready are to say.
+        """
+        self._gate = gate
+        self._slots = slots
+        self._proxy = proxy
+        self._declared = manifest
+        self._manifest = manifest.canonical()
+        self._manifest_hash = "0x" + manifest.hash().hex()
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._about = about
+        self.totals = {"served": 0, "failed": 0, "refused": 0, "prompt_tokens": 0, "completion_tokens": 0}
+
+    @property
+    def engines(self) -> Sequence[Engine]:
+        """The model servers behind this agent."""
+        return [engine for backend in self._proxy.backends.values() for engine in backend.engines]
+
+    @property
+    def ready(self) -> bool:
+        """Every model has a server that is up, and the agent is not draining."""
+        return not self._slots.draining and all(backend.up for backend in self._proxy.backends.values())
+
+    async def handle(self, request: Request, connection: Connection) -> None:
+        """Answer one request."""
+        try:
+            await self._route(request, connection)
+        except ServeError as error:
+            self.totals["failed" if error.status >= 500 else "refused"] += 1
+            self._metrics.requests[error.kind] += 1
+            connection.reply(error.status, error.headers, error.body)
+
+    async def _route(self, request: Request, connection: Connection) -> None:
+        path = request.path
+        if path in _SERVED_PATHS:
+            if request.method != "POST":
+                raise ServeError(405, "method_not_allowed", f"use POST for {path}")
+            await self._serve(request, connection)
+        elif request.method == "GET":
+            connection.reply(*self._read(path))
+        else:
+            raise ServeError(404, "not_found", f"there is no {path} here")
+
+    async def _serve(self, request: Request, connection: Connection) -> None:
+        headers = request.headers
+        admission = await self._gate.check(
+            headers.get("x-parallelix-request-id"), headers.get("x-parallelix-ticket"), request.body
+        )
+        slot = self._slots.take()
+        if slot is None:
+            reason = (
+                "this node is draining"
+                if self._slots.draining
+                else f"all {self._slots.limit} slots are taken"
+            )
+            raise ServeError(429, "no_slot", f"{reason}; use another node", retry_after_seconds=1)
+        with slot:
+            admission.use(self._now_ms())
+            began = time.perf_counter()
+            outcome = "cancelled"
+            try:
+                served = await self._proxy.serve(request, connection, admission)
+                outcome = "served" if served.whole else "refused" if served.status != 200 else "cut"
+                self._count(served)
+            except ServeError:
+                outcome = "failed"
+                raise
+            finally:
+                if outcome != "failed":
+                    self._metrics.requests[outcome] += 1
+                self._metrics.seconds.observe(time.perf_counter() - began)
+
+    def _count(self, served: Served) -> None:
+        self.totals["served" if served.whole else "failed"] += 1
+        self.totals["prompt_tokens"] += served.prompt_tokens
+        self.totals["completion_tokens"] += served.completion_tokens
+        self._metrics.tokens["prompt"] += served.prompt_tokens
+        self._metrics.tokens["completion"] += served.completion_tokens
+
+    def _read(self, path: str) -> _Reply:
+        if path == "/health":
+            return self._state(good=any(engine.state is EngineState.UP for engine in self.engines))
+        if path == "/ready":
+            return self._state(good=self.ready)
+        if path == "/manifest":
+            return 200, {**_JSON, "x-parallelix-manifest-hash": self._manifest_hash}, self._manifest
+        if path == "/metrics":
+            text = self._metrics.render(self._slots.limit, self._slots.used, self.engines)
+            return 200, {"content-type": "text/plain; version=0.0.4; charset=utf-8"}, text
+        raise ServeError(404, "not_found", f"there is no {path} here")
+
+    def _state(self, *, good: bool) -> _Reply:
+        return 200 if good else 503, _JSON, orjson.dumps(self.snapshot(good=good))
+
+    def offer(self, *, reachable: bool = True) -> dict[str, object]:
+        """What can be asked of this node now: that part of a heartbeat which its manifest must cover.
+
+        Args:
+            reachable: False while whoever is told has no way to this node.
+        """
+        models = [
+            backend.model.to_json() for backend in self._proxy.backends.values() if backend.up and reachable
+        ]
+        return {
+            "models": models,
+            "slots": self._slots.limit,
+            "free_slots": self._slots.free if models else 0,
+            "queue": 0,
+            "region": self._declared.region,
+            "tier": int(self._declared.tier),
+            "price_per_token_wei": str(self._declared.price_per_token_wei),
+        }
+
+    def snapshot(self, *, good: bool | None = None) -> dict[str, object]:
+        """What /health and /ready say; `good` defaults to readiness."""
+        good = self.ready if good is None else good
+        return {
+            "status": "ok" if good else "unavailable",
+            **self._about(),
+            "draining": self._slots.draining,
+            "slots": self._slots.limit,
+            "free_slots": self._slots.free,
+            "totals": self.totals,
+            "offer": self.offer(),
+            "engines": [
+                {
+                    "model": engine.name,
+                    "state": engine.state.value,
+                    "reason": engine.reason,
+                    "restarts": engine.restarts,
+                    "version": engine.version,
+                }
+                for engine in self.engines
+            ],
+        }

@@ -1,0 +1,202 @@
+"""Who may use this node: only the bearer of a fresh ticket for it, signed by a listed gateway, and only once."""
+
+import os
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from offchain.crypto.keys import address_of, recover
+from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.messages import Ticket
+from offchain.domain.types import Address, NodeId
+from offchain.node.errors import ServeError
+from offchain.protocol.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
+
+_TIMES_BYTES = 8 + 8
+_SIGNATURE_BYTES = 65
+MAX_LIFETIME_MS = 5 * 60_000
+MAX_SKEW_MS = 5_000
+"""A front's clock may be this much ahead of the node's."""
+
+
+class TicketError(ServeError):
+    """A request whose ticket does not admit it."""
+
+
+def _invalid(message: str) -> TicketError:
+    return TicketError(401, "invalid_ticket", message)
+
+
+class ReplayGuard:
+    """Remembers every accepted ticket until it expires; survives SIGKILL through an append-only journal.
+
+    Two generations, each at least as long as a ticket can live, so that the memory and both files are bounded.
+    """
+
+    _ENTRY = struct.Struct(">32sQ")
+
+    def __init__(self, folder: Path | None, now_ms: int, capacity: int = 500_000) -> None:
+        self._capacity = capacity
+        self._current: dict[bytes, int] = {}
+        self._previous: dict[bytes, int] = {}
+        self._turn_ms = now_ms + MAX_LIFETIME_MS + MAX_SKEW_MS
+        self._file = -1
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("tickets.old", "tickets.log"):
+                self._load(folder / name, now_ms)
+            self._previous, self._current = self._current, {}
+            self._begin(folder)
+        self._folder = folder
+
+    def _load(self, path: Path, now_ms: int) -> None:
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        whole = len(data) - len(data) % self._ENTRY.size
+        for digest, expires_ms in self._ENTRY.iter_unpack(data[:whole]):
+            if expires_ms > now_ms:
+                self._current[digest] = expires_ms
+
+    def _begin(self, folder: Path) -> None:
+        """Begin a new journal; the one before it holds everything of the previous generation."""
+        old = folder / "tickets.old.new"
+        old.write_bytes(b"".join(self._ENTRY.pack(key, expires) for key, expires in self._previous.items()))
+        old.replace(folder / "tickets.old")
+        self._file = os.open(
+            folder / "tickets.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600
+        )
+
+    def admit(self, digest: bytes, expires_ms: int, now_ms: int) -> None:
+        """Take note of a ticket.
+
+        Raises:
+            TicketError: it was used before (409), or more tickets are alive than can be remembered (429).
+        """
+        if now_ms >= self._turn_ms:
+            self._turn(now_ms)
+        if digest in self._current or digest in self._previous:
+            raise TicketError(
+                409, "replayed_ticket", "this ticket was used before; send a new one for each attempt"
+            )
+        if len(self._current) >= self._capacity:
+            raise TicketError(429, "no_slot", "too many tickets are alive on this node; use another node")
+        self._current[digest] = expires_ms
+        if self._file >= 0:
+            os.write(self._file, self._ENTRY.pack(digest, expires_ms))
+
+    def _turn(self, now_ms: int) -> None:
+        self._previous, self._current = self._current, {}
+        self._turn_ms = now_ms + MAX_LIFETIME_MS + MAX_SKEW_MS
+        if self._folder is not None:
+            os.close(self._file)
+            self._begin(self._folder)
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class TicketGate:
+    """Checks tickets. `is_gateway` says whether an address is a listed gateway signer now."""
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        domain: SigningDomain,
+        is_gateway: Callable[[Address], Awaitable[bool]],
+        guard: ReplayGuard,
+        now_ms: Callable[[], int],
+        agree: Callable[[bytes], bytes],
+    ) -> None:
+        """
+        Args:
+            agree: of the node key; see `pair_mac`.
+        """
+        self._node_id = node_id
+        self._prefix = b"\x19\x01" + domain.separator()
+        self._is_gateway = is_gateway
+        self._guard = guard
+        self._now_ms = now_ms
+        self._agreed = AgreedKeys(agree)
+
+    async def check(self, request_id: str | None, ticket: str | None, body: bytes) -> "Admission":
+        """The ticket of a request, if it is good; it is not used up before `Admission.use`.
+
+        Args:
+            request_id: `X-Parallelix-Request-Id`.
+            ticket: `X-Parallelix-Ticket`.
+            body: the request's raw bytes, which the ticket binds.
+
+        Raises:
+            TicketError: with the HTTP status and error type to answer.
+        """
+        if request_id is None or ticket is None:
+            raise _invalid(
+                "X-Parallelix-Request-Id or X-Parallelix-Ticket is missing; requests come through a gateway"
+            )
+        raw_id = _from_hex(request_id, 32, "X-Parallelix-Request-Id")
+        is_mac = len(ticket) == 2 + 2 * (_TIMES_BYTES + PROOF_BYTES)
+        size = _TIMES_BYTES + (PROOF_BYTES if is_mac else _SIGNATURE_BYTES)
+        raw = _from_hex(ticket, size, "X-Parallelix-Ticket")
+        found = Ticket(
+            request_id=raw_id,
+            node_id=self._node_id,
+            request_hash=keccak256(body),
+            issued_at_ms=int.from_bytes(raw[:8], "big"),
+            expires_at_ms=int.from_bytes(raw[8:16], "big"),
+        )
+        now_ms = self._now_ms()
+        if found.expires_at_ms <= now_ms:
+            raise _invalid("the ticket has expired; check both clocks and send a new one")
+        if found.issued_at_ms > now_ms + MAX_SKEW_MS:
+            raise _invalid("the ticket was issued in the future; the front's or this node's clock is wrong")
+        if not 0 < found.expires_at_ms - found.issued_at_ms <= MAX_LIFETIME_MS:
+            raise _invalid(f"a ticket lives at most {MAX_LIFETIME_MS // 1000} s; issue a shorter one")
+        message, proof = self._prefix + found.encoded(), raw[_TIMES_BYTES:]
+        if is_mac:
+            gateway = address_of(proof[:PUBLIC_KEY_BYTES])
+        else:
+            try:
+                gateway = recover(keccak256(self._prefix + found.struct_hash()), proof)
+            except ValueError:
+                raise _invalid("the ticket's signature is malformed") from None
+        if not await self._is_gateway(gateway) or (is_mac and not self._agreed.holds(message, proof)):
+            raise _invalid(
+                "the ticket is not for this node, this body or this network, or its signer is no listed gateway"
+            )
+        key = self._agreed.key(proof[:PUBLIC_KEY_BYTES]) if is_mac else None
+        return Admission(found, blake2b(message, digest_size=32).digest(), self._guard, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A good ticket, not yet used."""
+
+    ticket: Ticket
+    _digest: bytes
+    _guard: ReplayGuard
+    _key: bytes | None
+
+    def use(self, now_ms: int) -> None:
+        """Use it up. Raises TicketError when it was used before."""
+        self._guard.admit(self._digest, self.ticket.expires_at_ms, now_ms)
+
+    def prove(self, body: bytes) -> str | None:
+        """`X-Parallelix-Proof` of a whole answer; None for a front that signed its ticket."""
+        if self._key is None:
+            return None
+        return answer_mac(self._key, self.ticket.request_id, body).hex()
+
+
+def _from_hex(text: str, length: int, what: str) -> bytes:
+    if len(text) != 2 + 2 * length or not text.startswith("0x"):
+        raise _invalid(f"{what} must be 0x and {2 * length} hex digits")
+    try:
+        return bytes.fromhex(text[2:])
+    except ValueError:
+        raise _invalid(f"{what} must be 0x and {2 * length} hex digits") from None

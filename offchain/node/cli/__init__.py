@@ -1,0 +1,1 @@
+"""The commands of `parallelix node`, one module for each kind of task."""

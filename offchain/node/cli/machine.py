@@ -1,0 +1,321 @@
+"""Commands that look at and prepare this machine: setup, probe, init, models, verify, service."""
+# A command imports what it needs, so that `parallelix node --help` does not load web3.
+# ruff: noqa: PLC0415
+
+import json
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from offchain.errors import UserError
+from offchain.node.cli.options import (
+    PATH,
+    config_option,
+    init_options,
+    json_option,
+    load_settings,
+    options,
+    yes_option,
+)
+
+if TYPE_CHECKING:
+    from offchain.node.owner.forecast import Forecast
+    from offchain.runtime.settings import NodeSettings
+
+_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@json_option
+def probe(*, as_json: bool) -> None:
+    """What this machine has (nvidia-smi, rocm-smi, CPU), and its tier with the reason."""
+    from offchain.node.machine.hardware import detect
+
+    found = detect()
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+        return
+    for card in found.accelerators:
+        click.echo(
+            f"{card.vendor:<8} {card.name}  {card.memory_bytes / 1024**3:.0f} GiB  driver {card.driver}"
+        )
+    click.echo(f"cpu      {found.cpu}, {found.cores} cores")
+    click.echo(f"memory   {found.memory_bytes / 1e9:.1f} GB, {found.free_bytes / 1e9:.1f} GB free")
+    click.echo(f"tier     {int(found.tier)} ({found.backend}): {found.why}")
+
+
+@click.command()
+@init_options
+@json_option
+def init(*, as_json: bool, **given: Any) -> None:
+    """Write settings and a node key for this machine; keeps what is there already."""
+    made = _initialise(given)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "config": str(made.config),
+                    "node_key": made.node_key,
+                    "node_key_hash": made.node_key_hash,
+                    "created": made.created,
+                }
+            )
+        )
+        return
+    click.echo(f"{'wrote' if made.created else 'found'} {made.config}")
+    click.echo(f"node key       {made.node_key}\nnode key hash  {made.node_key_hash}")
+
+
+def _initialise(given: dict[str, Any]) -> Any:
+    from offchain.node.machine.hardware import detect
+    from offchain.node.machine.initialise import Wanted, initialise
+
+    wanted = Wanted(
+        folder=given["folder"],
+        rpc_url=given["rpc_url"],
+        deployment=given["deployment"],
+        fronts=given["fronts"],
+        region=given["region"],
+        served_model=given["served_model"] or (given["model_path"].name if given["model_path"] else "model"),
+        model_path=given["model_path"],
+        engine_url=given["engine_url"],
+        model_revision=given["model_revision"],
+        vllm_command=(given["vllm"],),
+        **{
+            name: given[name] for name in ("listen", "public_url", "tls_certificate", "tls_key", "keeper_url")
+        },
+    )
+    return initialise(wanted, detect())
+
+
+@click.command()
+@config_option
+@json_option
+def models(config: Path, *, as_json: bool) -> None:
+    """The models that the settings serve, with the content hash of their weights and the manifest that follows."""
+    from offchain.node.machine.manifest import manifest_of
+
+    settings = load_settings(config)
+    manifest = manifest_of(settings)
+    if as_json:
+        click.echo(
+            json.dumps({"manifest": manifest.to_json(), "manifest_hash": "0x" + manifest.hash().hex()})
+        )
+        return
+    for model in manifest.models:
+        click.echo(f"{model.name}  context {model.context_length}\n  {model.revision}")
+    click.echo(f"manifest hash 0x{manifest.hash().hex()}")
+
+
+_verify_options = options(
+    click.option("--owner", help="Address that will stake: checks its balance and gas."),
+    click.option("--stake", help="PRLX to lock; by default the least."),
+    click.option(
+        "--benchmark", is_flag=True, help="Measure the running agent's model against the tier's floor."
+    ),
+    click.option("--uptime", default=99.0, show_default=True, help="Per cent, for the forecast."),
+    click.option("--cost-per-day", help="Of the machine, for the break-even, in any currency."),
+    click.option("--token-price", help="Of one PRLX, in the same currency."),
+)
+
+
+@click.command()
+@config_option
+@_verify_options
+@json_option
+def verify(config: Path, *, as_json: bool, **given: Any) -> None:
+    """Check everything before a wei is spent; forecast the reward. Exit 1 when a check fails."""
+    document = _verify(load_settings(config), given, tell=not as_json)
+    if as_json:
+        click.echo(json.dumps(document))
+    if not document["ok"]:
+        sys.exit(1)
+
+
+def _verify(settings: "NodeSettings", given: dict[str, Any], *, tell: bool) -> dict[str, Any]:
+    """All findings and the forecast, as the document of `--json`; `tell` prints them as they come."""
+    from offchain.domain.amounts import parse_prlx
+    from offchain.node.machine.benchmark import measure
+    from offchain.node.machine.findings import Verdict
+    from offchain.node.machine.preflight import Verifier
+
+    stake = parse_prlx(given["stake"]) if given.get("stake") else None
+    checker = Verifier(settings, given.get("owner"), stake)
+    found = []
+    for finding in (*checker.findings(), *(measure(settings) if given.get("benchmark") else ())):
+        found.append(finding)
+        if tell:
+            mark = click.style(_MARKS[finding.verdict], fg=_COLOURS[finding.verdict])
+            remedy = f"\n{'':18}-> {finding.remedy}" if finding.remedy else ""
+            click.echo(f"{mark} {finding.name:<13}{finding.reason}{remedy}")
+    expected = _forecast(settings, checker, given, stake)
+    if tell and expected is not None:
+        _tell_forecast(expected)
+    return {
+        "ok": all(finding.verdict is not Verdict.FAIL for finding in found),
+        "checks": [finding.to_json() for finding in found],
+        "forecast": expected.to_json() if expected else None,
+    }
+
+
+def _forecast(
+    settings: "NodeSettings", checker: Any, given: dict[str, Any], stake: int | None
+) -> "Forecast | None":
+    from offchain.domain.tiers import Tier
+    from offchain.domain.types import Bps, Wei, Weight
+    from offchain.node.owner.forecast import forecast
+
+    chain = checker.chain
+    if chain is None:
+        return None
+    registry, distributor = chain.contract("NodeRegistryLocker"), chain.contract("RewardDistributor")
+    epoch = int(chain.call(registry.functions.currentEpoch()))
+    return forecast(
+        Wei(int(chain.call(distributor.functions.poolOf(epoch + 1)))),
+        Weight(int(chain.call(registry.functions.totalWeightAt(epoch + 1)))),
+        Wei(stake or int(chain.call(registry.functions.minStake()))),
+        Tier(settings.tier),
+        Bps(round(given["uptime"] * 100)),
+        chain.deployment.epoch_length,
+        _fraction(given.get("cost_per_day")),
+        _fraction(given.get("token_price")),
+    )
+
+
+def _fraction(text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        return Fraction(text)
+    except ValueError:
+        raise UserError(f"{text!r} is not a number") from None
+
+
+def _tell_forecast(expected: "Forecast") -> None:
+    from offchain.domain.amounts import prlx
+
+    click.echo(f"\nforecast  {prlx(expected.per_epoch_wei)} an epoch, {prlx(expected.per_day_wei)} a day")
+    click.echo(
+        f"          share {expected.share_bps / 100:.2f} % of all weight; one per cent of uptime is worth "
+    )
+    click.echo(f"          {prlx(expected.per_percent_wei)} an epoch")
+    if expected.break_even_price is not None:
+        verdict = {True: ", which it is", False: ", which it is not", None: ""}[expected.covers_cost]
+        click.echo(
+            f"          pays for the machine from {float(expected.break_even_price):.4g} per PRLX{verdict}"
+        )
+    click.echo("assuming  " + "; ".join(expected.assumptions))
+
+
+@click.command()
+@config_option
+@click.option("--system", is_flag=True, help="For the whole machine; by default for this user's own manager.")
+@click.option("--install", "write", is_flag=True, help="Write the unit file; by default it is only printed.")
+@json_option
+def service(config: Path, *, system: bool, write: bool, as_json: bool) -> None:
+    """A hardened systemd unit that keeps the node running."""
+    from offchain.node.machine.systemd import install, unit
+
+    made = unit(load_settings(config), config, system=system)
+    if write:
+        install(made)
+    if as_json:
+        click.echo(
+            json.dumps({"path": str(made.path), "unit": made.text, "enable": made.enable, "written": write})
+        )
+    elif write:
+        click.echo(f"wrote {made.path}\nnow run: {made.enable}")
+    else:
+        click.echo(made.text, nl=False)
+
+
+@click.command()
+@init_options
+@click.option(
+    "--owner-keystore",
+    type=PATH,
+    help="Register from here; without it the command to run elsewhere is printed.",
+)
+@click.option("--owner-password-file", type=PATH)
+@click.option("--stake", help="PRLX to lock; by default the least.")
+@yes_option
+@json_option
+def setup(
+    *,
+    yes: bool,
+    as_json: bool,
+    owner_keystore: Path | None,
+    owner_password_file: Path | None,
+    stake: str | None,
+    **given: Any,
+) -> None:
+    """From this machine to a registered node, step by step; run it again to go on where it stopped."""
+    from offchain.node.cli.options import say
+    from offchain.node.machine.manifest import manifest_of
+
+    tell = say(as_json=as_json)
+    tell("1  settings and node key")
+    made = _initialise(given)
+    tell(f"   {'wrote' if made.created else 'found'} {made.config}; node key {made.node_key}")
+    settings = load_settings(made.config)
+    tell("2  checks")
+    checked = _verify(settings, {"stake": stake, "uptime": 99.0}, tell=not as_json)
+    # what does not stand on chain yet is what the next step puts there
+    wrong = [
+        check for check in checked["checks"] if check["verdict"] == "fail" and check["check"] != "manifest"
+    ]
+    if wrong:
+        raise UserError(
+            f"{wrong[0]['check']}: {wrong[0]['reason']} ({wrong[0]['remedy']}); mend it and run `parallelix node setup` "
+            "again, it goes on from here"
+        )
+    tell("3  registration")
+    manifest_hash = manifest_of(settings).hash()
+    owner = (owner_keystore, owner_password_file) if owner_keystore and owner_password_file else None
+    elsewhere = (
+        f"parallelix node register --config {made.config.name} --node-key-hash {made.node_key_hash} "
+        f"--manifest-hash 0x{manifest_hash.hex()} --stake ... --owner-keystore ... --owner-password-file ..."
+    )
+    node_id = None
+    if owner is None:
+        tell("   on the machine (or in the browser) that holds the owner's key, register this node key hash:")
+        tell(f"   {elsewhere}")
+    else:
+        node_id = _register(settings, owner, stake, manifest_hash, tell, yes=yes)
+        tell(f"   node id {node_id}")
+    tell(f"4  start\n   parallelix node start --config {made.config}")
+    tell(f"   or as a service: parallelix node service --config {made.config} --install")
+    if as_json:
+        found = {"config": str(made.config), "node_key_hash": made.node_key_hash, "node_id": node_id}
+        found |= {"manifest_hash": "0x" + manifest_hash.hex(), "register": None if owner else elsewhere}
+        click.echo(json.dumps({**found, "checks": checked["checks"]}))
+
+
+def _register(
+    settings: "NodeSettings",
+    owner_files: tuple[Path, Path],
+    stake: str | None,
+    manifest_hash: bytes,
+    tell: Callable[[str], None],
+    *,
+    yes: bool,
+) -> int:
+    """Stake and publish; the node's id."""
+    from offchain.crypto.keys import Signer
+    from offchain.domain.amounts import parse_prlx
+    from offchain.domain.tiers import Tier
+    from offchain.node.cli.options import open_owner
+    from offchain.node.owner import stake as lifecycle
+    from offchain.node.owner.node_key import node_key_hash
+
+    owner = open_owner(settings, *owner_files, yes=yes)
+    registry = owner.chain.contract("NodeRegistryLocker")
+    amount = parse_prlx(stake) if stake else int(owner.chain.call(registry.functions.minStake()))
+    key_hash = node_key_hash(Signer.load(settings.keystore, settings.password_file))
+    done = lifecycle.register(owner, key_hash, amount, Tier(settings.tier), manifest_hash, "", tell)
+    return int(done.node_id)

@@ -1,0 +1,244 @@
+"""Commands of the owner: what changes stake, keys and earnings on chain."""
+# A command imports what it needs, so that `parallelix node --help` does not load web3.
+# ruff: noqa: PLC0415
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from offchain.node.cli.options import (
+    config_option,
+    json_option,
+    keeper_url_of,
+    load_settings,
+    node_id_of,
+    open_owner,
+    owner_options,
+    say,
+    yes_option,
+)
+
+if TYPE_CHECKING:
+    from offchain.node.owner.wallet import Owner
+
+
+@click.command()
+@config_option
+@owner_options
+@click.option("--stake", required=True, help="PRLX to lock, e.g. 50000.")
+@click.option(
+    "--node-key-hash", help="Hash printed by `node keygen`; by default that of the settings' keystore."
+)
+@click.option("--manifest-hash", help="Printed by `node models`, when the weights are on another machine.")
+@click.option(
+    "--manifest-uri", default="", help="Where the manifest can be fetched; by default the agent's public URL."
+)
+@yes_option
+@json_option
+def register(
+    config: Path,
+    owner_keystore: Path,
+    owner_password_file: Path,
+    stake: str,
+    node_key_hash: str | None,
+    manifest_hash: str | None,
+    manifest_uri: str,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Stake by permit and publish the manifest; safe to run again, also to publish a changed manifest."""
+    from offchain.crypto.keys import Signer
+    from offchain.domain.amounts import parse_prlx
+    from offchain.domain.tiers import Tier
+    from offchain.node.machine.manifest import manifest_of
+    from offchain.node.owner import node_key
+    from offchain.node.owner import stake as lifecycle
+
+    settings = load_settings(config)
+    stake_wei = parse_prlx(stake)
+    if node_key_hash is None:
+        key_hash = node_key.node_key_hash(Signer.load(settings.keystore, settings.password_file))
+    else:
+        key_hash = node_key.parse_key_hash(node_key_hash)
+    manifest = (
+        manifest_of(settings).hash() if manifest_hash is None else node_key.parse_key_hash(manifest_hash)
+    )
+    owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
+    uri = manifest_uri or (f"{settings.public_url.rstrip('/')}/manifest" if settings.public_url else "")
+    done = lifecycle.register(
+        owner, key_hash, stake_wei, Tier(settings.tier), manifest, uri, say(as_json=as_json)
+    )
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "node_id": int(done.node_id),
+                    "tx_hashes": list(done.tx_hashes),
+                    "node_key_hash": "0x" + key_hash.hex(),
+                    "manifest_hash": "0x" + manifest.hex(),
+                }
+            )
+        )
+    else:
+        click.echo(f"node id {done.node_id}")
+
+
+@click.command()
+@config_option
+@owner_options
+@click.option(
+    "--epoch", "epochs", type=int, multiple=True, help="Epoch to claim; by default all that are due."
+)
+@click.option("--keeper-url", help="A keeper's API; its table is checked against the chain.")
+@yes_option
+@json_option
+def claim(
+    config: Path,
+    owner_keystore: Path,
+    owner_password_file: Path,
+    epochs: tuple[int, ...],
+    keeper_url: str | None,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Claim what the node earned, with proof, to its payout address."""
+    from offchain.node.owner import stake as lifecycle
+    from offchain.node.owner.keeper_client import epoch_uptimes
+
+    settings = load_settings(config)
+    keeper = keeper_url_of(settings, keeper_url)
+    owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
+    node_id = node_id_of(settings, owner.chain)
+    wanted = epochs or lifecycle.epochs_of(owner.chain, node_id)
+    found = [
+        lifecycle.earning(owner.chain, node_id, epoch, lambda e: epoch_uptimes(keeper, e)) for epoch in wanted
+    ]
+    done = lifecycle.claim(owner, node_id, found)
+    if as_json:
+        click.echo(json.dumps(done))
+    else:
+        from offchain.domain.amounts import prlx
+
+        click.echo(f"claimed {prlx(int(done['amount_wei']))} for epoch {done['epochs']} to {done['to']}")
+
+
+@click.command()
+@config_option
+@click.option("--keeper-url", help="A keeper's API; its table is checked against the chain.")
+@click.option("--epoch", "epochs", type=int, multiple=True, help="Epoch to show; by default the latest ten.")
+@json_option
+def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, as_json: bool) -> None:
+    """What the node earned per epoch, recomputed from the chain and a keeper's table."""
+    from offchain.chain.deployment import Deployment
+    from offchain.domain.amounts import prlx
+    from offchain.node.owner import stake as lifecycle
+    from offchain.node.owner.keeper_client import epoch_uptimes
+    from offchain.node.owner.wallet import Chain
+
+    settings = load_settings(config)
+    keeper = keeper_url_of(settings, keeper_url)
+    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
+    node_id = node_id_of(settings, chain)
+    wanted = epochs or lifecycle.epochs_of(chain, node_id)[-10:]
+    found = [lifecycle.earning(chain, node_id, epoch, lambda e: epoch_uptimes(keeper, e)) for epoch in wanted]
+    if as_json:
+        click.echo(json.dumps({"node_id": node_id, "epochs": [earned.to_json() for earned in found]}))
+        return
+    for earned in found:
+        uptime = "" if earned.uptime_bps is None else f"{earned.uptime_bps / 100:.2f} %"
+        amount = "" if earned.amount_wei is None else prlx(earned.amount_wei)
+        click.echo(f"epoch {earned.epoch:>6}  {earned.status:<10} {uptime:>9}  {amount}")
+
+
+def _stake_command(name: str, help_text: str, change: "Callable[[Owner, int], str]") -> click.Command:
+    @click.command(name, help=help_text)
+    @config_option
+    @owner_options
+    @yes_option
+    @json_option
+    def command(
+        config: Path, owner_keystore: Path, owner_password_file: Path, *, yes: bool, as_json: bool
+    ) -> None:
+        from offchain.node.owner import stake as lifecycle
+
+        settings = load_settings(config)
+        owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
+        node_id = node_id_of(settings, owner.chain)
+        tx_hash = change(owner, node_id)
+        found = lifecycle.view(owner.chain, node_id)
+        if as_json:
+            click.echo(json.dumps({**found.to_json(), "tx_hash": tx_hash}))
+        else:
+            click.echo(f"node {node_id} is {found.state} now ({tx_hash})")
+
+    return command
+
+
+def _unstake(owner: "Owner", node_id: int) -> str:
+    from offchain.node.owner.stake import unstake as change
+
+    return change(owner, node_id)
+
+
+def _cancel(owner: "Owner", node_id: int) -> str:
+    from offchain.node.owner.stake import cancel_unstake
+
+    return cancel_unstake(owner, node_id)
+
+
+def _withdraw(owner: "Owner", node_id: int) -> str:
+    from offchain.node.owner.stake import withdraw as change
+
+    return change(owner, node_id)
+
+
+unstake = _stake_command("unstake", "Ask for the stake back; it unlocks after the cooldown.", _unstake)
+cancel = _stake_command(
+    "cancel", "Cancel an unstake request; the node earns again from the next epoch.", _cancel
+)
+withdraw = _stake_command(
+    "withdraw", "Take the stake back after the cooldown; the node is retired.", _withdraw
+)
+
+
+@click.command("rotate-key")
+@config_option
+@owner_options
+@click.option("--new-key-hash", required=True, help="Hash that `node keygen` printed on the new machine.")
+@yes_option
+@json_option
+def rotate_key(
+    config: Path,
+    owner_keystore: Path,
+    owner_password_file: Path,
+    new_key_hash: str,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Bind the node to another key: moves it to the machine that holds that key (start it with --standby first)."""
+    from offchain.node.owner import node_key
+    from offchain.node.owner import stake as lifecycle
+
+    settings = load_settings(config)
+    key_hash = node_key.parse_key_hash(new_key_hash)
+    owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
+    # after the rotation the settings' own key is bound to no node, and the command may be run again
+    own = settings.node_id or lifecycle.node_of_key(owner.chain, node_key.keystore_address(settings.keystore))
+    node_id = (
+        own
+        or lifecycle.node_of_key(owner.chain, "0x" + key_hash[12:].hex())
+        or node_id_of(settings, owner.chain)
+    )
+    tx_hash = lifecycle.rotate_key(owner, node_id, key_hash)
+    if as_json:
+        click.echo(
+            json.dumps({"node_id": node_id, "node_key_hash": "0x" + key_hash.hex(), "tx_hash": tx_hash})
+        )
+    else:
+        click.echo(f"node {node_id} speaks with the new key now" + (f" ({tx_hash})" if tx_hash else ""))

@@ -1,0 +1,195 @@
+"""Commands of the serving machine: keygen, start, status, logs."""
+# A command imports what it needs, so that `parallelix node --help` does not load web3.
+# ruff: noqa: PLC0415
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from offchain.errors import UserError
+from offchain.node.cli.options import PATH, config_option, json_option, load_settings, node_id_of
+
+if TYPE_CHECKING:
+    from offchain.node.agent.agent import Agent
+    from offchain.runtime.settings import NodeSettings
+
+
+@click.command()
+@config_option
+@click.option("--plain", is_flag=True, help="Log lines instead of the live view.")
+@click.option("--listen", is_flag=True, help="Serve inbound; do not dial out to the fronts.")
+@click.option(
+    "--standby", is_flag=True, help="Load the model and wait until the owner binds this key to the node."
+)
+@json_option
+def start(config: Path, *, plain: bool, listen: bool, standby: bool, as_json: bool) -> None:
+    """Serve: start the model server, admit tickets, sign receipts. SIGTERM drains, SIGUSR1 starts anew (`node update`)."""
+    import uvloop
+
+    from offchain.node.agent import logs as log_lines
+    from offchain.node.agent.agent import Agent
+
+    settings = load_settings(config)
+    if listen:
+        settings = settings.model_copy(update={"dial_out": False})
+    live = not plain and not as_json and sys.stdout.isatty()
+    log_lines.configure(settings.log_level, settings.data_dir, echo=not live)
+
+    def ready(url: str) -> None:
+        if not live:
+            click.echo(json.dumps({"event": "ready", "url": url}) if as_json else f"node ready {url}")
+
+    agent = Agent(settings, ready, standby=standby, check=lambda: _check(config))
+
+    async def run() -> None:
+        showing = asyncio.create_task(_show(agent, settings)) if live else None
+        try:
+            await agent.run()
+        finally:
+            if showing is not None:
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    if agent.renew:
+        # a second signal must not end what has only begun
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "offchain", *sys.argv[1:]])  # noqa: S606
+
+
+def _check(config: Path) -> None:
+    """Raises UserError when a node with these settings could not start."""
+    from offchain.node.machine.manifest import manifest_of
+
+    manifest_of(load_settings(config))
+
+
+async def _show(agent: "Agent", settings: "NodeSettings") -> None:
+    """The live view, until cancelled."""
+    from rich.live import Live
+
+    from offchain.node.machine.terminal_view import render
+    from offchain.node.owner.earnings import Ledger
+
+    ledger = Ledger(settings)
+    reading: asyncio.Task[None] | None = None
+    try:
+        with Live(refresh_per_second=4, transient=False) as screen:
+            while True:
+                state = agent.snapshot()
+                if state is not None:
+                    if reading is None:
+                        reading = asyncio.create_task(ledger.watch(int(str(state["node_id"]))))
+                    screen.update(render(state, ledger))
+                await asyncio.sleep(0.5)
+    finally:
+        if reading is not None:
+            reading.cancel()
+
+
+@click.command()
+@click.option("--keystore", type=PATH, required=True, help="File to write; must not exist.")
+@click.option(
+    "--password-file", type=PATH, required=True, help="File with the password; made when it is missing."
+)
+@json_option
+def keygen(keystore: Path, password_file: Path, *, as_json: bool) -> None:
+    """Make an encrypted node key (0600) and print the hash that registration needs."""
+    from offchain.crypto.keys import Signer, create_keystore
+    from offchain.node.owner.node_key import node_key_hash
+
+    address = create_keystore(keystore, password_file)
+    key_hash = "0x" + node_key_hash(Signer.load(keystore, password_file)).hex()
+    if as_json:
+        click.echo(json.dumps({"address": address, "node_key_hash": key_hash, "keystore": str(keystore)}))
+        return
+    click.echo(f"node key       {address}\nnode key hash  {key_hash}\nkeystore       {keystore}")
+
+
+@click.command()
+@config_option
+@click.option("--plain", is_flag=True, help="Lines of text instead of a panel.")
+@click.option("--watch", is_flag=True, help="Show it again each second.")
+@json_option
+def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
+    """The node on chain and the agent on this machine."""
+    from offchain.chain.deployment import Deployment
+    from offchain.domain.amounts import prlx
+    from offchain.node.machine.status import agent_state
+    from offchain.node.owner import stake
+    from offchain.node.owner.wallet import Chain
+
+    settings = load_settings(config)
+    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
+    found = stake.view(chain, node_id_of(settings, chain))
+    agent = agent_state(settings)
+    if as_json:
+        click.echo(json.dumps({"node": found.to_json(), "agent": agent}))
+        return
+    if plain or agent is None:
+        click.echo(f"node {found.node_id}  {found.state}  tier {found.tier}  stake {prlx(found.stake_wei)}")
+        if agent is None:
+            click.echo("agent  not running here (no ready file, or it does not answer)")
+            return
+        free = f"{agent['free_slots']} of {agent['slots']} slots free"
+        click.echo(f"agent  {agent['url']}  {agent['status']}  {free}")
+        for engine in agent["engines"]:
+            text = f"{engine['state']}  restarts {engine['restarts']}  {engine['reason']}"
+            click.echo(f"model  {engine['model']}  {text}")
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    from offchain.node.machine.terminal_view import render
+    from offchain.node.owner.earnings import Ledger
+
+    ledger = Ledger(settings)
+    ledger.read(found.node_id)
+    if not watch:
+        Console().print(render(agent, ledger))
+        return
+    with Live(render(agent, ledger), refresh_per_second=2) as screen:
+        while (agent := agent_state(settings)) is not None:
+            screen.update(render(agent, ledger))
+            time.sleep(1)
+    raise UserError("the agent does not answer any more; see `parallelix node logs`")
+
+
+@click.command()
+@config_option
+@click.option("--engine", is_flag=True, help="The model server's lines instead of the agent's.")
+@click.option("--lines", default=50, show_default=True, help="How many of the last lines.")
+@click.option("--follow", is_flag=True, help="Go on as lines come; Ctrl-C ends it.")
+@click.option("--json", "as_json", is_flag=True, help="Print each line as a JSON object.")
+def logs(config: Path, *, engine: bool, lines: int, follow: bool, as_json: bool) -> None:
+    """Last lines of the agent's log, or of the model server's."""
+    from offchain.node.agent import logs as log_lines
+
+    settings = load_settings(config)
+    path = settings.data_dir / "logs/engine.log" if engine else log_lines.agent_log(settings.data_dir)
+    if not path.exists():
+        raise UserError(f"there is no log at {path} yet; start the node first")
+    with path.open(errors="replace") as file:
+
+        def show(line: str) -> None:
+            click.echo(json.dumps({"log": path.name, "line": line}) if as_json else line)
+
+        for line in file.read().splitlines()[-lines:]:
+            show(line)
+        while follow:
+            fresh = file.readline()
+            if fresh:
+                show(fresh.rstrip("\n"))
+            else:
+                time.sleep(0.2)
+                if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                    break  # rotated

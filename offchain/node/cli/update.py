@@ -1,0 +1,135 @@
+"""`node update`: a running node takes up other settings, another model or another version, and loses no request."""
+# A command imports what it needs, so that `parallelix node --help` does not load web3.
+# ruff: noqa: PLC0415
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from offchain.errors import UserError
+from offchain.node.cli.options import (
+    PATH,
+    config_option,
+    json_option,
+    load_settings,
+    node_id_of,
+    open_owner,
+    say,
+    yes_option,
+)
+
+if TYPE_CHECKING:
+    from offchain.node.machine.manifest import Manifest
+    from offchain.node.machine.status import Running
+    from offchain.runtime.settings import NodeSettings
+
+_POLL_SECONDS = 0.1
+
+
+@click.command()
+@config_option
+@click.option("--owner-keystore", type=PATH, help="Publishes a changed manifest from here.")
+@click.option("--owner-password-file", type=PATH)
+@click.option(
+    "--wait", "wait_seconds", default=600.0, show_default=True, help="Seconds for the new one to serve."
+)
+@yes_option
+@json_option
+def update(
+    config: Path,
+    owner_keystore: Path | None,
+    owner_password_file: Path | None,
+    wait_seconds: float,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Check the settings, publish a changed manifest, drain the agent and start it anew in its own place."""
+    from offchain.node.machine.manifest import manifest_of
+
+    tell = say(as_json=as_json)
+    settings = load_settings(config)
+    manifest = manifest_of(settings)
+    before, pid = _agent(settings)
+    owner = (owner_keystore, owner_password_file) if owner_keystore and owner_password_file else None
+    node_id, tx_hash = _publish(settings, config, manifest, owner, yes=yes)
+    if tx_hash is not None:
+        tell(f"the manifest of node {node_id} is on chain")
+    tell("draining; running answers end first")
+    began = time.monotonic()
+    os.kill(pid, signal.SIGUSR1)
+    url = _await_agent(settings, manifest, before, began + wait_seconds)
+    seconds = round(time.monotonic() - began, 1)
+    if as_json:
+        found = {"node_id": node_id, "manifest_hash": "0x" + manifest.hash().hex(), "tx_hash": tx_hash}
+        click.echo(json.dumps({**found, "url": url, "seconds": seconds}))
+    else:
+        click.echo(f"node {node_id} serves with the new settings after {seconds} s")
+
+
+def _agent(settings: "NodeSettings") -> "tuple[Running, int]":
+    """The agent that runs here, and its process. Raises UserError when none does, or its process is not known."""
+    from offchain.node.machine.status import agent_state, running
+
+    found = running(settings)
+    if found is None or agent_state(settings) is None:
+        raise UserError("no agent runs here with these settings; start it with `parallelix node start`")
+    if found.pid is None:
+        raise UserError(
+            "these settings name no ready_file, so the agent's process is not known; set it and restart"
+        )
+    return found, found.pid
+
+
+def _publish(
+    settings: "NodeSettings",
+    config: Path,
+    manifest: "Manifest",
+    owner: tuple[Path, Path] | None,
+    *,
+    yes: bool,
+) -> tuple[int, str | None]:
+    """Node id, and the hash of the transaction if one was needed. Raises UserError before anything is changed."""
+    from offchain.chain.deployment import Deployment
+    from offchain.node.owner import stake
+    from offchain.node.owner.wallet import Chain
+
+    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
+    node_id = node_id_of(settings, chain)
+    found = stake.view(chain, node_id)
+    if found.tier != settings.tier:
+        raise UserError(
+            f"node {node_id} is registered in tier {found.tier}; the tier is fixed with the stake: set it back"
+        )
+    if found.capability_hash == manifest.hash():
+        return node_id, None
+    if owner is None:
+        raise UserError(
+            f"the manifest on chain is another; name --owner-keystore, or run `parallelix node register --config "
+            f"{config.name} --manifest-hash 0x{manifest.hash().hex()} ...` where the owner's key is, then this again"
+        )
+    uri = f"{settings.public_url.rstrip('/')}/manifest" if settings.public_url else ""
+    return node_id, stake.publish(open_owner(settings, *owner, yes=yes), node_id, manifest.hash(), uri)
+
+
+def _await_agent(settings: "NodeSettings", manifest: "Manifest", before: "Running", deadline: float) -> str:
+    """URL of the agent that came after `before` and shows this manifest. Raises UserError when none does in time."""
+    import httpx
+
+    from offchain.node.machine.status import fetch, running
+
+    while time.monotonic() < deadline:
+        found = running(settings)
+        if found is not None and found.since_ms > before.since_ms:
+            try:
+                if fetch(settings, f"{found.url}/manifest").content == manifest.canonical():
+                    return found.url
+            except (httpx.HTTPError, OSError):
+                pass
+        time.sleep(_POLL_SECONDS)
+    raise UserError("the agent did not come back in time; see `parallelix node logs` and `--engine`")

@@ -1,0 +1,1 @@
+"""The operator's machine: hardware, manifest, TLS, systemd unit, preflight checks, status."""

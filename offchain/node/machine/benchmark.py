@@ -1,0 +1,88 @@
+"""The tier's floor, measured on the model server itself: what a keeper's probe will demand."""
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import orjson
+
+from offchain.domain.tier_floors import FLOORS
+from offchain.domain.tiers import Tier
+from offchain.node.machine.findings import Finding, Verdict
+from offchain.node.machine.status import agent_state
+from offchain.runtime.settings import NodeSettings
+
+_TOKENS = 32
+_ROUNDS = 3
+_TIMEOUT_SECONDS = 120.0
+
+
+def measure(settings: NodeSettings) -> Iterator[Finding]:
+    """Time to the first token and tokens per second, best of three, against the floor of the declared tier."""
+    url, key = _server(settings)
+    if url is None:
+        yield Finding(
+            "benchmark", Verdict.WARN, "no model server runs here yet", "start the node, then verify again"
+        )
+        return
+    best_first, best_rate = float("inf"), 0.0
+    for _ in range(_ROUNDS):
+        try:
+            first_ms, rate = _once(url, key, settings.served_model)
+        except (httpx.HTTPError, ValueError) as error:
+            yield Finding(
+                "benchmark",
+                Verdict.FAIL,
+                f"the model server failed: {error}",
+                "see `parallelix node logs --engine`",
+            )
+            return
+        best_first, best_rate = min(best_first, first_ms), max(best_rate, rate)
+    floor = FLOORS[Tier(settings.tier)]
+    text = (
+        f"first token {best_first:.0f} ms (floor {floor.first_token_ms}), "
+        f"{best_rate:.0f} tokens/s (floor {floor.tokens_per_second})"
+    )
+    if best_first > floor.first_token_ms or best_rate < floor.tokens_per_second:
+        yield Finding("benchmark", Verdict.FAIL, text, "declare a lower tier, or serve a smaller model")
+    else:
+        yield Finding("benchmark", Verdict.OK, text)
+
+
+def _server(settings: NodeSettings) -> tuple[str | None, str | None]:
+    if settings.engine_url is not None:
+        key_file = settings.engine_api_key_file
+        return settings.engine_url.rstrip("/"), key_file.read_text().strip() if key_file else None
+    state = agent_state(settings)
+    access = settings.data_dir / "engine.json"
+    if state is None or not access.exists():
+        return None, None
+    found = orjson.loads(access.read_bytes())
+    return str(found["url"]), str(found["api_key"])
+
+
+def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
+    """(ms to the first token, tokens per second after it)."""
+    body = {
+        "model": model,
+        "prompt": "The",
+        "max_tokens": _TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    began = time.perf_counter()
+    first, last, tokens = 0.0, 0.0, 0
+    with httpx.stream(
+        "POST", f"{url}/v1/completions", json=body, headers=headers, timeout=_TIMEOUT_SECONDS
+    ) as answer:
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                last = time.perf_counter()
+                first = first or last
+                tokens += 1
+    if tokens < 2:
+        raise ValueError("it generated nothing")
+    return (first - began) * 1000, (tokens - 1) / max(1e-6, last - first)

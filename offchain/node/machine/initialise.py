@@ -1,0 +1,119 @@
+"""`node init`: a settings file and a node key for this machine, never over what is there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from offchain.crypto.keys import Signer, create_keystore
+from offchain.errors import UserError
+from offchain.node.machine.hardware import Hardware
+from offchain.node.owner.node_key import node_key_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the operator says; everything else follows from the machine.
+
+    Attributes:
+        model_path: folder of the weights, or None with `engine_url`.
+    """
+
+    folder: Path
+    rpc_url: str
+    deployment: Path
+    fronts: tuple[str, ...]
+    region: str
+    served_model: str
+    model_path: Path | None
+    engine_url: str | None
+    model_revision: str | None
+    vllm_command: tuple[str, ...]
+    listen: str | None = None
+    """`HOST:PORT` to serve inbound at; None dials out, for which nothing has to be opened."""
+    public_url: str | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    keeper_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What `init` left behind."""
+
+    config: Path
+    keystore: Path
+    node_key: str
+    node_key_hash: str
+    created: bool
+
+
+def initialise(wanted: Wanted, machine: Hardware) -> Made:
+    """Write `node.toml`, `node.key.json` and its password into a folder (0700). Safe to run again: keeps what is there.
+
+    Raises:
+        UserError: no model is named, or the folder cannot be written.
+    """
+    folder = wanted.folder.resolve()
+    config, keystore, password = folder / "node.toml", folder / "node.key.json", folder / "node.password"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}; name another with --folder") from None
+    created = not config.exists()
+    if created:
+        if wanted.model_path is None and wanted.engine_url is None:
+            raise UserError(
+                "no model is named; give --model-path FOLDER, or --engine-url URL of a running server"
+            )
+        if not keystore.exists():
+            create_keystore(keystore, password)
+        fields: dict[str, object] = {
+            "data_dir": str(folder / "data"),
+            "ready_file": str(folder / "data/ready.json"),
+            "rpc_url": wanted.rpc_url,
+            "deployment": str(wanted.deployment.resolve()),
+            "keystore": str(keystore),
+            "password_file": str(password),
+            **_listening(wanted),
+            "fronts": list(wanted.fronts),
+            "region": wanted.region,
+            "tier": int(machine.tier),
+            "slots": 4 if machine.backend == "cpu" else 32 * max(1, len(machine.accelerators)),
+            "served_model": wanted.served_model,
+            "backend": machine.backend,
+            "vllm_command": list(wanted.vllm_command),
+        }
+        if wanted.keeper_url is not None:
+            fields["keeper_url"] = wanted.keeper_url
+        if wanted.model_path is not None:
+            fields["model_path"] = str(wanted.model_path.resolve())
+        if wanted.engine_url is not None:
+            fields["engine_url"] = wanted.engine_url
+        if wanted.model_revision is not None:
+            fields["model_revision"] = wanted.model_revision
+        part = config.with_suffix(".part")
+        part.write_text(
+            "# Every field: offchain/runtime/settings.py, NodeSettings; docs/operators.md\n"
+            + tomli_w.dumps(fields)
+        )
+        part.chmod(0o600)
+        part.replace(config)
+    signer = Signer.load(keystore, password)
+    return Made(config, keystore, signer.address, "0x" + node_key_hash(signer).hex(), created)
+
+
+def _listening(wanted: Wanted) -> dict[str, object]:
+    """How requests come: down connections that the agent opens, or to an address of this machine."""
+    if wanted.listen is None:
+        return {"dial_out": True, "host": "127.0.0.1", "port": 0}
+    host, _, port = wanted.listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--listen {wanted.listen} is no HOST:PORT; write it like 0.0.0.0:8443")
+    found: dict[str, object] = {"dial_out": False, "host": host.strip("[]"), "port": int(port)}
+    if wanted.public_url is not None:
+        found["public_url"] = wanted.public_url
+    for name, path in (("tls_certificate", wanted.tls_certificate), ("tls_key", wanted.tls_key)):
+        if path is not None:
+            found[name] = str(path.resolve())
+    return found

@@ -1,0 +1,87 @@
+"""Is the node what its manifest says? Settings, chain, agent and model server are held against each other."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+
+from offchain.domain.tiers import Tier
+from offchain.errors import UserError
+from offchain.node.machine.findings import Finding, Verdict, failed, passed
+from offchain.node.machine.manifest import Manifest, manifest_of
+from offchain.node.machine.status import agent_state, fetch
+from offchain.node.owner.stake import NodeView
+from offchain.protocol.manifests import contradictions
+from offchain.runtime.settings import NodeSettings
+
+_TIMEOUT_SECONDS = 5.0
+_PUBLISH = "run `parallelix node update`, or `parallelix node register` again where the owner's key is"
+
+
+def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[Finding]:
+    """Of a registered node: what it declares, what it offers and what its first model server has loaded."""
+    try:
+        manifest = manifest_of(settings)
+    except UserError as error:
+        yield failed("manifest", str(error))
+        return
+    if manifest.hash() != node.capability_hash:
+        yield failed(
+            "manifest",
+            f"these settings give 0x{manifest.hash().hex()[:8]}..., on chain is 0x{node.capability_hash.hex()[:8]}...",
+            _PUBLISH,
+        )
+        return
+    state = agent_state(settings)
+    if state is None:
+        yield passed(
+            "manifest", f"0x{manifest.hash().hex()[:8]}... as on chain; no agent runs here to compare"
+        )
+        return
+    try:
+        shown = fetch(settings, f"{state['url']}/manifest").content
+    except (httpx.HTTPError, OSError) as error:
+        yield failed("manifest", f"the agent does not show it: {error}", "see `parallelix node logs`")
+        return
+    wrong = contradictions(shown, node.capability_hash, Tier(node.tier), state["offer"])
+    if wrong:
+        yield failed(
+            "manifest", ", ".join(wrong), "restart the agent with these settings: `parallelix node update`"
+        )
+        return
+    yield passed("manifest", f"0x{manifest.hash().hex()[:8]}... as on chain, and what the agent offers")
+    yield from _check_server(settings, manifest)
+
+
+def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[Finding]:
+    """The first model server's own list of models."""
+    access, declared = settings.data_dir / "engine.json", manifest.models[0]
+    if not access.exists():
+        return
+    try:
+        found = json.loads(access.read_text())
+        headers = {"Authorization": f"Bearer {found['api_key']}"}
+        answer = httpx.get(f"{found['url']}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
+        served = {str(model["id"]): model.get("max_model_len") for model in answer.json()["data"]}
+    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError) as error:
+        yield Finding(
+            "served model",
+            Verdict.WARN,
+            f"the model server does not list its models ({type(error).__name__})",
+            "",
+        )
+        return
+    if declared.name not in served:
+        yield failed(
+            "served model", f"the model server serves {', '.join(served)}, not {declared.name}", _PUBLISH
+        )
+    elif (length := served[declared.name]) is not None and length != declared.context_length:
+        yield failed(
+            "served model",
+            f"{declared.name} is loaded with {length} tokens of context, {declared.context_length} are declared",
+            "set max_model_len to what is loaded",
+        )
+    else:
+        yield passed(
+            "served model", f"{declared.name} with {declared.context_length} tokens of context, as declared"
+        )

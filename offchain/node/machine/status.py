@@ -1,0 +1,58 @@
+"""The running agent as this machine sees it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from offchain.node.machine.tls import local_context
+from offchain.runtime.settings import NodeSettings
+
+_TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the agent's ready file says.
+
+    Attributes:
+        url: where this machine reaches the agent.
+        pid: its process id; None when it is known by its fixed port alone.
+        since_ms: Unix milliseconds at which it began to take traffic.
+    """
+
+    url: str
+    pid: int | None = None
+    since_ms: int = 0
+
+
+def agent_state(settings: NodeSettings) -> dict[str, Any] | None:
+    """What the agent's /ready says, with its `url`; None when no agent answers."""
+    found = running(settings)
+    if found is None:
+        return None
+    try:
+        state = fetch(settings, f"{found.url}/ready").json()
+    except (httpx.HTTPError, OSError, ValueError):
+        return None
+    return {"url": found.url, **state} if isinstance(state, dict) else None
+
+
+def fetch(settings: NodeSettings, url: str) -> httpx.Response:
+    """GET from the agent on this machine, whose certificate is known. Raises httpx.HTTPError, OSError."""
+    certificate = settings.tls_certificate
+    verify = local_context(certificate) if certificate is not None and url.startswith("https:") else True
+    return httpx.get(url, timeout=_TIMEOUT_SECONDS, verify=verify)
+
+
+def running(settings: NodeSettings) -> Running | None:
+    """Where the agent listens, from its ready file or a fixed port; None when neither says."""
+    if settings.ready_file is not None and settings.ready_file.exists():
+        try:
+            data = json.loads(settings.ready_file.read_text())
+            return Running(str(data["local_url"]), int(data["pid"]), int(data["since_ms"]))
+        except (OSError, ValueError, KeyError):
+            return None
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return Running(f"{scheme}://{settings.host}:{settings.port}") if settings.port else None

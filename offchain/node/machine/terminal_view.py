@@ -1,0 +1,97 @@
+"""How a node looks in a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from offchain.domain.amounts import prlx
+from offchain.node.owner.earnings import Ledger
+
+_COLOURS = {
+    "up": "green",
+    "ok": "green",
+    "starting": "yellow",
+    "down": "red",
+    "stopped": "dim",
+    "unavailable": "red",
+    "claimable": "green",
+    "pending": "yellow",
+    "lapsed": "red",
+}
+
+_BAR = 12
+"""Width of the bar of slots, in characters."""
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, style=_COLOURS.get(word, ""))
+
+
+def render(agent: Mapping[str, Any], ledger: Ledger) -> RenderableType:
+    """The agent's `/ready` document, the node on chain and its last epochs, as a panel."""
+    parts: list[RenderableType] = []
+    if (node := ledger.node) is not None:
+        parts.append(Text(f"stake  {prlx(node.stake_wei)}   {node.state} on chain   tier {node.tier}"))
+    used = agent["slots"] - agent["free_slots"]
+    full = -(-used * _BAR // agent["slots"])
+    bar = "█" * full + "░" * (_BAR - full)
+    state = "draining" if agent["draining"] else agent["status"]
+    head = Table.grid(padding=(0, 3))
+    head.add_row(
+        "agent", _coloured(state), "slots", f"{used} of {agent['slots']} {bar}", str(agent.get("url", ""))
+    )
+    totals = agent.get("totals")
+    if totals:
+        head.add_row(
+            "served",
+            f"{totals['served']:,}",
+            "tokens",
+            f"{totals['prompt_tokens']:,} in, {totals['completion_tokens']:,} out",
+            f"failed {totals['failed']:,}, refused {totals['refused']:,}",
+        )
+    parts.append(head)
+    engines = Table(box=None, padding=(0, 2))
+    for column in ("model", "state", "restarts", "version", "reason"):
+        engines.add_column(column, style="dim" if column == "reason" else "")
+    for engine in agent["engines"]:
+        engines.add_row(
+            engine["model"],
+            _coloured(engine["state"]),
+            str(engine["restarts"]),
+            engine["version"] or "",
+            engine["reason"],
+        )
+    parts.append(engines)
+    for front in agent.get("fronts", ()):
+        when = (
+            "never heard" if front["accepted_s_ago"] is None else f"heard {front['accepted_s_ago']:.0f} s ago"
+        )
+        parts.append(Text(f"front {front['url']}  {front['way']}, {when}", style="dim"))
+    parts.append(_epochs(ledger))
+    title = f"ParalleliX node {agent.get('node_id', '')}".strip()
+    return Panel(Group(*parts), title=title, title_align="left")
+
+
+def _epochs(ledger: Ledger) -> RenderableType:
+    """Uptime and earnings an epoch, newest first, and what can be claimed now."""
+    if not ledger.earnings:
+        return Text(f"\nuptime and earnings: {ledger.reason}", style="dim")
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("epoch", justify="right")
+    table.add_column("status")
+    table.add_column("uptime", justify="right")
+    table.add_column("earned", justify="right")
+    for earned in ledger.earnings:
+        table.add_row(
+            str(earned.epoch),
+            _coloured(earned.status),
+            "" if earned.uptime_bps is None else f"{earned.uptime_bps / 100:.2f} %",
+            "" if earned.amount_wei is None else prlx(earned.amount_wei),
+        )
+    due = sum(earned.amount_wei or 0 for earned in ledger.earnings if earned.status == "claimable")
+    last = [Text(f"not read again: {ledger.reason}", style="yellow")] if ledger.reason else []
+    return Group(Text(), table, Text(f"claimable {prlx(due)}", style="bold"), *last)

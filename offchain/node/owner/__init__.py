@@ -1,0 +1,1 @@
+"""What the node's owner does with a wallet: stake, claim, withdraw, and read the earnings."""

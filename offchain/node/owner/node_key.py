@@ -1,0 +1,39 @@
+"""The node key: made once, encrypted, and known on chain by the hash of its public key."""
+
+import json
+from pathlib import Path
+
+from offchain.crypto.keys import Signer, checksum
+from offchain.domain.eip712 import keccak256
+from offchain.domain.types import Address
+from offchain.errors import UserError
+
+
+def node_key_hash(signer: Signer) -> bytes:
+    """keccak256 of the key's 64-byte public key, 32 bytes: what `registerNode` takes."""
+    return keccak256(signer.public_key)
+
+
+def parse_key_hash(text: str) -> bytes:
+    """32 bytes of 0x-hex. Raises UserError."""
+    try:
+        raw = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise UserError(
+            f"{text!r} is no node key hash; give the 0x and 64 hex digits that `node keygen` prints"
+        )
+    return raw
+
+
+def keystore_address(keystore: Path) -> Address:
+    """The address that a keystore names, without its password. Raises UserError."""
+    try:
+        return checksum(str(json.loads(keystore.read_text())["address"]))
+    except FileNotFoundError:
+        raise UserError(
+            f"keystore {keystore} does not exist; make one with `parallelix node keygen`"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{keystore} is not a V3 keystore that names its address") from None

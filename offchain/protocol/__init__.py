@@ -1,0 +1,1 @@
+"""What gateway and node say to each other: tickets, receipts, pair MACs, heartbeats, manifests, headers, error bodies."""

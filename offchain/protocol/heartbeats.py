@@ -1,0 +1,206 @@
+"""Heartbeats: how a front learns that a node is there, what it serves and how full it is.
+
+A front (a gateway, or a keeper's API) does, for `POST /internal/heartbeat`::
+
+    try:
+        report = verifier.verify(raw_body, request.headers.get("X-Parallelix-Heartbeat"))
+    except HeartbeatRefusedError as refused:
+        return refused.to_json(), refused.status
+    fleet_store.write(report)              # for everybody who shares this Redis, see fleet_store.py
+    return "", 204
+
+A heartbeat is taken only with a signature of the node's current key (looked up by the caller, in its index), a body
+hash that matches, a time within 30 s of ours, and later than the last one of that node.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.messages import Heartbeat
+from offchain.domain.types import NodeId
+from offchain.errors import SkipError
+from offchain.protocol.certificate_pins import FRAGMENT
+from offchain.protocol.receipts import DigestMaker, Recover
+from offchain.scheduler.fleet import NodeReport, Offer
+
+MOST_SKEW_MS = 30_000
+MOST_BODY_BYTES = 64 * 1024
+MOST_MODELS = 256
+MOST_SLOTS = 1 << 20
+_PLACE = r"://[A-Za-z0-9.\-\[\]:]{1,255}(?:/[A-Za-z0-9._~/\-]{0,255})?"
+_URL = re.compile(f"http{_PLACE}|https{_PLACE}(?:{FRAGMENT})?")
+_NAME = re.compile(r"[ -~]{1,256}")
+_REGION = re.compile(r"[A-Za-z0-9._\-]{1,32}")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What the chain says of a node.
+
+    Attributes:
+        node_id: registered id.
+        key_address: current node key, 0x-hex.
+        tier: registered hardware tier, 1..4.
+        routable: registered, not withdrawn, not past the end of its activity.
+    """
+
+    node_id: NodeId
+    key_address: str
+    tier: int
+    routable: bool
+
+
+class HeartbeatRefusedError(SkipError):
+    """A heartbeat that does not count, with the HTTP status and OpenAI-shaped body to answer with."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+    def to_json(self) -> dict[str, object]:
+        """Body of the answer."""
+        return {
+            "error": {"message": str(self), "type": "invalid_request_error", "param": None, "code": self.code}
+        }
+
+
+class HeartbeatVerifier:
+    """Checks heartbeats and reads them.
+
+    Args:
+        nodes_domain: EIP-712 domain of NodeRegistryLocker.
+        recover: (digest, signature) -> address; ValueError when there is none.
+        lookup: the chain's record of a node, or None; called once per heartbeat.
+        now_ms: Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        nodes_domain: SigningDomain,
+        recover: Recover,
+        lookup: Callable[[NodeId], NodeRecord | None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._digest = DigestMaker(nodes_domain)
+        self._recover = recover
+        self._lookup = lookup
+        self._now_ms = now_ms
+        self._last: dict[NodeId, int] = {}
+
+    def verify(self, body: bytes, header: str | None) -> NodeReport:
+        """The report in a heartbeat. The tier is the registered one, whatever the node says.
+
+        Args:
+            body: the raw JSON bytes that came.
+            header: value of `X-Parallelix-Heartbeat`: 0x-hex of uint64 sentAtMs and a 65-byte signature.
+
+        Raises:
+            HeartbeatRefusedError: with the status and body to answer.
+        """
+        sent_at_ms, signature = _read_header(header)
+        if len(body) > MOST_BODY_BYTES:
+            raise HeartbeatRefusedError(
+                413, "heartbeat_too_large", f"a heartbeat has at most {MOST_BODY_BYTES} bytes"
+            )
+        try:
+            data = orjson.loads(body)
+            node_id = NodeId(_number(data, "node_id", 1, 0xFFFFFFFF))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise HeartbeatRefusedError(
+                400, "malformed_heartbeat", f"the heartbeat is malformed: {error}"
+            ) from None
+        record = self._lookup(node_id)
+        if record is None:
+            raise HeartbeatRefusedError(
+                404, "unknown_node", f"node {node_id} is not registered, or not indexed yet"
+            )
+        digest = self._digest(Heartbeat(node_id, keccak256(body), sent_at_ms).struct_hash())
+        try:
+            signer = self._recover(digest, signature)
+        except ValueError:
+            signer = ""
+        if signer.lower() != record.key_address.lower():
+            raise HeartbeatRefusedError(
+                401, "invalid_signature", f"the heartbeat is not signed with node {node_id}'s current key"
+            )
+        skew = sent_at_ms - self._now_ms()
+        if abs(skew) > MOST_SKEW_MS:
+            raise HeartbeatRefusedError(
+                401,
+                "stale_heartbeat",
+                f"the heartbeat is {skew / 1000:+.1f} s from our clock; set the node's clock",
+            )
+        if sent_at_ms <= self._last.get(node_id, 0):
+            raise HeartbeatRefusedError(
+                409, "replayed_heartbeat", "a later heartbeat of this node is known already"
+            )
+        if not record.routable:
+            raise HeartbeatRefusedError(403, "inactive_node", f"node {node_id} has left the network")
+        try:
+            report = _read_report(data, record)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise HeartbeatRefusedError(
+                400, "malformed_heartbeat", f"the heartbeat is malformed: {error}"
+            ) from None
+        self._last[node_id] = sent_at_ms
+        return report
+
+
+def _read_header(header: str | None) -> tuple[int, bytes]:
+    try:
+        raw = bytes.fromhex((header or "").removeprefix("0x"))
+    except ValueError:
+        raw = b""
+    if len(raw) != 73:
+        raise HeartbeatRefusedError(
+            401,
+            "missing_signature",
+            "X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature",
+        )
+    return int.from_bytes(raw[:8], "big"), raw[8:]
+
+
+def _read_report(data: dict[str, object], record: NodeRecord) -> NodeReport:
+    url, region = data.get("url", ""), data.get("region", "")
+    if not isinstance(url, str) or not _URL.fullmatch(url):
+        raise ValueError("url must be http(s)://host[:port][/path], with https also #sha256=<fingerprint>")
+    if not isinstance(region, str) or not _REGION.fullmatch(region):
+        raise ValueError("region must be 1 to 32 letters, digits, '.', '_' or '-'")
+    models = data.get("models")
+    if not isinstance(models, list) or len(models) > MOST_MODELS:
+        raise ValueError(f"models must be a list of at most {MOST_MODELS}")
+    offers: dict[str, Offer] = {}
+    for model in models:
+        name = model.get("name")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError("a model's name must be 1 to 256 printable ASCII characters")
+        offers[name] = Offer(
+            str(model.get("revision", ""))[:256], _number(model, "context_length", 1, 1 << 31)
+        )
+    slots = _number(data, "slots", 1, MOST_SLOTS)
+    price_wei = int(str(data.get("price_per_token_wei", 0)))
+    if price_wei < 0:
+        raise ValueError("price_per_token_wei must not be negative")
+    return NodeReport(
+        node_id=record.node_id,
+        url=url.rstrip("/"),
+        region=region,
+        tier=record.tier,
+        offers=offers,
+        slots=slots,
+        free_slots=_number(data, "free_slots", 0, slots),
+        queue=_number(data, "queue", 0, MOST_SLOTS) if "queue" in data else 0,
+        price_per_token_wei=price_wei,
+    )
+
+
+def _number(data: dict[str, object], name: str, low: int, high: int) -> int:
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer in {low}..{high}")
+    return value

@@ -1,0 +1,115 @@
+"""The gateway's hot path as native code, made by tools/compile.py from the very same sources (docs/adr/0087).
+
+It lies in a folder that is named by the sources, so that native code of other sources is never found.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+VARIABLE = "PARALLELIX_INTERPRETED"
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = "parallelix__mypyc"  # what all the others are entrances to
+MODULES = (
+    "offchain.crypto.keys",
+    "offchain.scheduler.quotas",
+    "offchain.dispatch.answer_status",
+    "offchain.scheduler.breaker",
+    "offchain.scheduler.weighted_pool",
+    "offchain.dispatch.dispatcher",
+    "offchain.scheduler.fleet",
+    "offchain.protocol.heartbeats",
+    "offchain.transport.server",
+    "offchain.transport.client_connection",
+    "offchain.transport.request_parser",
+    "offchain.workloads.inference.whole_answer",
+    "offchain.workloads.inference.request",
+    "offchain.workloads.inference.resume",
+    "offchain.workloads.inference.stream",
+    "offchain.scheduler.lease",
+    "offchain.protocol.openai_errors",
+    "offchain.protocol.pair_mac",
+    "offchain.scheduler.pick",
+    "offchain.scheduler.router",
+    "offchain.protocol.receipts",
+    "offchain.dispatch.task",
+    "offchain.scheduler.latency",
+    "offchain.dispatch.http_upstream",
+    "offchain.dispatch.upstream",
+    "offchain.scheduler.work",
+    "offchain.domain.eip712",
+    "offchain.domain.messages",
+    "offchain.gateway.records.request_log",
+    "offchain.gateway.nodes.dial_in",
+    "offchain.runtime.entropy",
+    "offchain.gateway.errors",
+    "offchain.gateway.api.inference",
+    "offchain.gateway.tenants.authenticator",
+    "offchain.gateway.tenants.api_keys",
+    "offchain.gateway.metrics",
+    "offchain.gateway.dependencies",
+    "offchain.crypto.recovery_cache",
+    "offchain.gateway.records.route_receipt",
+    "offchain.gateway.api.routes",
+    "offchain.gateway.cluster",
+    "offchain.runtime.metrics",
+)
+
+
+def source_of(module: str) -> str:
+    """A module's file, from the checkout on."""
+    return f"{module.replace('.', '/')}.py"
+
+
+def folder(root: Path = ROOT) -> Path:
+    """Where native code of these sources lies, if it was made.
+
+    The name covers the modules and all beside them, whose types and constants are part of the native code.
+    """
+    digest = hashlib.sha256(f"{sys.implementation.cache_tag} {_mypy()} {MODULES}".encode())
+    for package in sorted({(root / source_of(module)).parent for module in MODULES}):
+        for path in sorted(package.glob("*.py")):
+            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+    return root / ".build/compiled" / digest.hexdigest()[:16]
+
+
+def _mypy() -> str | None:
+    try:
+        return version("mypy")
+    except PackageNotFoundError:
+        return None
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, made: Path) -> None:
+        self._files = {
+            name: made / f"{name.replace('.', '/')}{EXTENSION_SUFFIXES[0]}" for name in (LIBRARY, *MODULES)
+        }
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        file = self._files.get(fullname)
+        return None if file is None else spec_from_file_location(fullname, file)
+
+
+def use(root: Path = ROOT) -> str | None:
+    """Have the modules imported as native code from now on. Returns why not, None when they are."""
+    if os.environ.get(VARIABLE, "0") != "0":
+        return f"switched off by {VARIABLE}"
+    imported = next((module for module in MODULES if module in sys.modules), None)
+    if imported is not None:
+        return f"{imported} is imported already"
+    made = folder(root)
+    if not made.is_dir():
+        return "not made from these sources; make setup does it"
+    sys.meta_path.insert(0, _Finder(made))
+    return None

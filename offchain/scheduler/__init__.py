@@ -1,0 +1,1 @@
+"""Decides which node gets which work. It knows neither HTTP nor models."""

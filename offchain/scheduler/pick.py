@@ -1,0 +1,336 @@
+"""Which node takes a unit: signals in a fixed order, then a recorded draw.
+
+1. capability: nodes that offer it, in the wanted revision and extent, at an accepted price (a gate);
+2. region: the preferred one first, then the others by distance;
+3. best fit: the smallest adequate tier that has a free slot, so that large nodes stay free for large work;
+4. capacity: only nodes with a free slot are in the pools, and slots weight the draw;
+5. of four drawn candidates the one with the lowest expected cost in seconds, over its reputation.
+
+Everything that went in is in the `Decision`, so that `replay` can compute it again.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from offchain.domain.types import FULL_BPS, NodeId
+from offchain.scheduler.fleet import Fleet, NodeState
+from offchain.scheduler.weighted_pool import Draw, DrawSource, SplitMix64, WeightedPool, draw
+from offchain.scheduler.work import Requirements
+
+CHOICES = 4
+MOST_DRAWS = 16
+_NOBODY: frozenset[NodeId] = frozenset()
+DEFAULT_FIRST_BYTE_SECONDS = 0.05
+
+
+class Candidate(NamedTuple):
+    """A node that was drawn, with what its cost was computed from.
+
+    Attributes:
+        busy, slots: slots in use or queued for, and slots in all.
+        rtt_seconds, first_byte_seconds: measured means, 0 when unknown.
+        uncached: share of the input's prefixes that the node has not seen lately, in thousandths.
+        reputation_bps: 10,000 is a node of which nothing is known; 0, suspended, stands only in decisions of pinned units.
+    """
+
+    node_id: NodeId
+    busy: int
+    slots: int
+    rtt_seconds: float
+    first_byte_seconds: float
+    uncached: int
+    reputation_bps: int = FULL_BPS
+
+    def cost(self) -> float:
+        """Expected seconds to the first byte, `rtt + ttft x (0.5 + busy/slots) x (0.5 + uncached/2)`, over the reputation.
+
+        Measured times count in two steps an octave: nodes of nearly the same speed are equals, so that the seed and not
+        noise decides between them. Of a suspended node infinite.
+        """
+        if not self.reputation_bps:
+            return math.inf
+        first_byte = _coarse(self.first_byte_seconds or DEFAULT_FIRST_BYTE_SECONDS)
+        load = self.busy / self.slots
+        seconds = _coarse(self.rtt_seconds) + first_byte * (0.5 + load) * (0.5 + self.uncached / 2000)
+        return seconds * FULL_BPS / self.reputation_bps
+
+
+class Decision:
+    """A placement and everything that it followed from.
+
+    Attributes:
+        seed: of the draws.
+        region, tier: the pool that was drawn from; empty and 0 for a pinned unit.
+        shape: the pool's buckets at that time.
+        draws: in order; empty when the pool had no more than four members and all were taken.
+        candidates: that passed the gate, in order.
+        chosen: the node.
+    """
+
+    __slots__ = ("candidates", "chosen", "draws", "region", "seed", "shape", "tier")
+
+    def __init__(
+        self,
+        seed: int,
+        region: str,
+        tier: int,
+        shape: list[tuple[int, int, int]],
+        draws: list[Draw],
+        candidates: list[Candidate],
+        chosen: NodeId,
+    ) -> None:
+        self.seed = seed
+        self.region = region
+        self.tier = tier
+        self.shape = shape
+        self.draws = draws
+        self.candidates = candidates
+        self.chosen = chosen
+
+    def to_json(self) -> dict[str, object]:
+        """The decision as explanations show it."""
+        return {
+            "seed": str(self.seed),
+            "region": self.region,
+            "tier": self.tier,
+            "pool": [list(bucket) for bucket in self.shape],
+            "draws": [[d.limit, d.place, d.member, d.weight, d.accepted] for d in self.draws],
+            "candidates": [
+                {
+                    "node_id": int(c.node_id),
+                    "busy": c.busy,
+                    "slots": c.slots,
+                    "rtt_seconds": c.rtt_seconds,
+                    "first_byte_seconds": c.first_byte_seconds,
+                    "uncached": c.uncached,
+                    "reputation_bps": c.reputation_bps,
+                    "cost_seconds": c.cost() if c.reputation_bps else None,
+                }
+                for c in self.candidates
+            ],
+            "chosen": int(self.chosen),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, object]) -> "Decision":
+        """Inverse of `to_json`. Raises ValueError when something is missing or malformed."""
+        try:
+            return cls(
+                seed=int(str(data["seed"])),
+                region=str(data["region"]),
+                tier=int(str(data["tier"])),
+                shape=[(int(a), int(b), int(c)) for a, b, c in _rows(data["pool"])],
+                draws=[
+                    Draw(int(limit), int(index), int(member), int(weight), bool(accepted))
+                    for limit, index, member, weight, accepted in _rows(data["draws"])
+                ],
+                candidates=[
+                    Candidate(
+                        NodeId(c["node_id"]),
+                        c["busy"],
+                        c["slots"],
+                        float(c["rtt_seconds"]),
+                        float(c["first_byte_seconds"]),
+                        c["uncached"],
+                        c["reputation_bps"],
+                    )
+                    for c in _rows(data["candidates"])
+                ],
+                chosen=NodeId(int(str(data["chosen"]))),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a recorded decision: {error!r}") from None
+
+
+def _rows(value: object) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise ValueError("not a recorded decision: a list is missing")
+
+
+def _coarse(seconds: float) -> float:
+    """A time with only the two highest bits of its microseconds."""
+    if not seconds:
+        return 0.0
+    micros = int(seconds * 1_000_000)
+    shift = micros.bit_length() - 2
+    return (micros >> shift << shift if shift > 0 else micros) / 1_000_000
+
+
+def fits(node: NodeState, wants: Requirements) -> bool:
+    """The gate: whether the node's offer holds what the unit asks for."""
+    report = node.report
+    offer = report.offers.get(wants.capability)
+    if offer is None or offer.extent < wants.extent or report.tier < wants.min_tier:
+        return False
+    if wants.revision is not None and offer.revision != wants.revision:
+        return False
+    return wants.max_price_wei is None or report.price_per_token_wei <= wants.max_price_wei
+
+
+def pick(
+    fleet: Fleet,
+    wants: Requirements,
+    seed: int,
+    regions: Sequence[str],
+    excluded: Collection[NodeId] = (),
+    affinity: tuple[int, ...] = (),
+) -> Decision | None:
+    """Choose an available node, or None when there is none.
+
+    Args:
+        seed: 64 bits; the same seed over the same fleet picks the same node.
+        regions: in order of preference; regions not named come after them by name.
+        excluded: nodes that have had their try.
+        affinity: prefix hashes of the input.
+    """
+    barred = frozenset(excluded) if excluded else _NOBODY
+    by_region = fleet.pools(wants.capability)
+    for region in _order(regions, by_region):
+        for tier, pool in by_region[region].items():
+            if tier < wants.min_tier or not len(pool):
+                continue
+            decision = _pick_from(fleet, pool, region, tier, wants, seed, barred, affinity)
+            if decision is not None:
+                return decision
+    return None
+
+
+def _order(preferred: Sequence[str], present: Collection[str]) -> Iterator[str]:
+    """Regions in the order in which they are tried. Sorts the distant ones only when the preferred have nobody."""
+    for region in preferred:
+        if region in present:
+            yield region
+    yield from sorted(region for region in present if region not in preferred)
+
+
+def _pick_from(
+    fleet: Fleet,
+    pool: WeightedPool,
+    region: str,
+    tier: int,
+    wants: Requirements,
+    seed: int,
+    barred: frozenset[NodeId],
+    affinity: tuple[int, ...],
+) -> Decision | None:
+    shape = pool.shape()
+    candidates: list[Candidate] = []
+    draws: list[Draw] = []
+    if len(pool) <= CHOICES:
+        for member in sorted(pool.members()):
+            _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
+    else:
+        random = SplitMix64(seed)
+        drawn: set[int] = set()
+        refused: Draw | None = None
+        while len(draws) < MOST_DRAWS and len(candidates) < CHOICES:
+            one = draw(pool, shape, pool.total, random, refused)
+            draws.append(one)
+            refused = None if one.accepted else one
+            if one.accepted and one.member not in drawn:
+                drawn.add(one.member)
+                _consider(fleet, NodeId(one.member), wants, barred, affinity, candidates)
+        if not candidates:
+            for member in sorted(pool.members()):
+                _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
+    if not candidates:
+        return None
+    return Decision(seed, region, tier, shape, draws, candidates, choose(seed, candidates))
+
+
+def _consider(
+    fleet: Fleet,
+    node_id: NodeId,
+    wants: Requirements,
+    barred: frozenset[NodeId],
+    affinity: tuple[int, ...],
+    candidates: list[Candidate],
+) -> None:
+    node = fleet.get(node_id)
+    if node is None or node_id in barred or not fits(node, wants):
+        return
+    report = node.report
+    candidates.append(
+        Candidate(
+            node_id,
+            node.leases + node.foreign + report.queue,
+            report.slots,
+            node.rtt_seconds,
+            node.first_byte_seconds,
+            _uncached(node, affinity),
+            node.reputation_bps,
+        )
+    )
+
+
+def _uncached(node: NodeState, affinity: tuple[int, ...]) -> int:
+    if not affinity:
+        return 1000
+    seen = 0
+    for value in affinity:
+        if value not in node.prefixes:
+            break
+        seen += 1
+    return 1000 - 1000 * seen // len(affinity)
+
+
+def choose(seed: int, candidates: Sequence[Candidate]) -> NodeId:
+    """The cheapest candidate; among equals the seed decides."""
+    if len(candidates) == 1:
+        return candidates[0].node_id
+    cheapest = float("inf")
+    equal: list[NodeId] = []
+    for candidate in candidates:
+        cost = candidate.cost()
+        if cost < cheapest:
+            cheapest, equal = cost, [candidate.node_id]
+        elif cost == cheapest:
+            equal.append(candidate.node_id)
+    return equal[0] if len(equal) == 1 else equal[SplitMix64(seed ^ 0x5DEECE66D).below(len(equal))]
+
+
+@dataclass(slots=True)
+class _RecordedPool:
+    """A pool as a decision remembers it. Raises LookupError for a place that was not looked at."""
+
+    decision: Decision
+    places: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.places = {(d.limit, d.place): (d.member, d.weight) for d in self.decision.draws}
+
+    def shape(self) -> list[tuple[int, int, int]]:
+        return self.decision.shape
+
+    def member_at(self, limit: int, index: int) -> tuple[int, int]:
+        return self.places[(limit, index)]
+
+
+def replay(decision: Decision) -> NodeId:
+    """Compute a recorded decision again, from its seed and what was seen.
+
+    Raises:
+        ValueError: the draws do not follow from the seed, or a candidate was not drawn.
+    """
+    random = SplitMix64(decision.seed)
+    source: DrawSource = _RecordedPool(decision)
+    total = sum(weight for _, _, weight in decision.shape)
+    refused: Draw | None = None
+    for recorded in decision.draws:
+        again: Draw | None = None
+        with suppress(LookupError, StopIteration):
+            again = draw(source, decision.shape, total, random, refused)
+        if again != recorded:
+            raise ValueError(f"the draw of node {recorded.member} does not follow from the seed")
+        refused = None if recorded.accepted else recorded
+    accepted = {d.member for d in decision.draws if d.accepted}
+    strangers = [c.node_id for c in decision.candidates if c.node_id not in accepted]
+    if decision.draws and strangers and len(strangers) != len(decision.candidates):
+        raise ValueError(f"candidates {strangers} were not drawn")
+    if not decision.candidates:
+        raise ValueError("a decision without a candidate")
+    return choose(decision.seed, decision.candidates)

@@ -1,0 +1,233 @@
+"""The client's side of one HTTP/1.1 connection: a request at a time, its answer passed on as it comes."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from offchain.scheduler.work import FaultKind, NodeError
+
+MOST_HEAD_BYTES = 64 * 1024
+
+
+class Receiver(Protocol):
+    """Whom a connection tells of the answer."""
+
+    def begin(self, status: int, headers: dict[str, str]) -> None:
+        """The head has come."""
+
+    def push(self, data: bytes) -> None:
+        """A piece of the body has come."""
+
+    def finish(self) -> None:
+        """The body has ended."""
+
+    def refused(self, stale: bool) -> None:
+        """The connection closed before any byte of an answer; `stale` when it had served before."""
+
+    def fail(self, fault: NodeError) -> None:
+        """The answer will not come whole."""
+
+
+class _BrokenError(ValueError):
+    """The peer does not speak HTTP/1.1 as we need it."""
+
+
+class Connection(asyncio.Protocol):
+    """One TCP connection to a node."""
+
+    __slots__ = (
+        "_buffer",
+        "_left",
+        "_state",
+        "closed",
+        "exchange",
+        "keep",
+        "on_free",
+        "paused",
+        "transport",
+        "used",
+    )
+
+    def __init__(self, on_free: Callable[["Connection"], None]) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.exchange: Receiver | None = None
+        self.on_free = on_free
+        self.closed = False
+        self.keep = True
+        self.used = False
+        self.paused = False
+        self._buffer = b""
+        self._state = "head"
+        self._left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def send(self, exchange: Receiver, head: bytes, body: bytes) -> None:
+        """Send a request and give its answer to `exchange`."""
+        if self.transport is None:
+            raise RuntimeError("a connection was used before it was made")
+        self.exchange = exchange
+        self._state = "head"
+        self.keep = True
+        if len(body) < 65536:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.drop()
+            return
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        try:
+            self._parse(data, exchange)
+        except (_BrokenError, ValueError) as error:
+            self.drop()
+            exchange.fail(NodeError(FaultKind.BAD_ANSWER, str(error)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if self._state == "until_close" and exc is None:
+            exchange.finish()
+        elif self._state == "head" and not self._buffer:
+            exchange.refused(stale=self.used)
+        else:
+            exchange.fail(NodeError(FaultKind.RESET, "the connection broke in the middle of the answer"))
+
+    def drop(self) -> None:
+        """Cut the connection now."""
+        self.closed = True
+        self.exchange = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading while the caller is slow."""
+        if not self.paused and self.transport is not None and not self.closed:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.paused and self.transport is not None and not self.closed:
+            self.paused = False
+            self.transport.resume_reading()
+
+    def _parse(self, data: bytes, exchange: Receiver) -> None:
+        position = 0
+        size = len(data)
+        while True:
+            if self._state == "head":
+                end = data.find(b"\r\n\r\n", position)
+                if end < 0:
+                    if size - position > MOST_HEAD_BYTES:
+                        raise _BrokenError("the answer's head is too long")
+                    self._buffer = data[position:]
+                    return
+                self._head(data[position:end], exchange)
+                position = end + 4
+            elif self._state in ("length", "chunk"):
+                take = min(self._left, size - position)
+                if take:
+                    exchange.push(data if take == size else data[position : position + take])
+                    position += take
+                    self._left -= take
+                if self._left:
+                    return
+                if self._state == "length":
+                    self._done(exchange, size - position)
+                    return
+                self._state = "chunk_end"
+            elif self._state == "chunk_end":
+                if size - position < 2:
+                    self._buffer = data[position:]
+                    return
+                if data[position : position + 2] != b"\r\n":
+                    raise _BrokenError("a chunk does not end where it said")
+                position += 2
+                self._state = "chunk_size"
+            elif self._state == "chunk_size":
+                end = data.find(b"\r\n", position, position + 1024)
+                if end < 0:
+                    if size - position >= 1024:
+                        raise _BrokenError("a chunk size without end")
+                    self._buffer = data[position:]
+                    return
+                self._left = _hex_size(data[position:end])
+                position = end + 2
+                self._state = "chunk" if self._left else "trailer"
+            elif self._state == "trailer":
+                end = data.find(b"\r\n", position)
+                if end < 0:
+                    if size - position > MOST_HEAD_BYTES:
+                        raise _BrokenError("trailers without end")
+                    self._buffer = data[position:]
+                    return
+                blank = end == position
+                position = end + 2
+                if blank:
+                    self._done(exchange, size - position)
+                    return
+            else:  # until_close
+                if position < size:
+                    exchange.push(data[position:])
+                return
+            if position >= size and self._state not in ("length", "chunk"):
+                return
+
+    def _head(self, head: bytes, exchange: Receiver) -> None:
+        first, *lines = head.decode("latin-1").split("\r\n")
+        version, status_text = first[:9], first[9:12]
+        if version not in ("HTTP/1.1 ", "HTTP/1.0 ") or not status_text.isdecimal():
+            raise _BrokenError("the answer is not HTTP/1.1")
+        status = int(status_text)
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise _BrokenError("a header line without a colon")
+            headers[name.lower()] = value.strip()
+        if 100 <= status < 200:
+            return
+        if version == "HTTP/1.0 " or headers.get("connection", "").lower() == "close":
+            self.keep = False
+        coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+        if coding is not None and coding.lower() == "chunked":
+            self._state = "chunk_size"
+        elif length is not None:
+            self._left = int(length)
+            if self._left < 0:
+                raise _BrokenError("a negative length")
+            self._state = "length"
+        elif status in (204, 304):
+            self._left = 0
+            self._state = "length"
+        else:
+            self.keep = False
+            self._state = "until_close"
+        exchange.begin(status, headers)
+
+    def _done(self, exchange: Receiver, surplus: int) -> None:
+        self.exchange = None
+        self.used = True
+        self._state = "head"
+        exchange.finish()
+        self.resume()
+        if surplus or not self.keep:
+            self.drop()
+        else:
+            self.on_free(self)
+
+
+def _hex_size(text: bytes) -> int:
+    digits = text.partition(b";")[0].strip()
+    if not digits or len(digits) > 8:
+        raise _BrokenError("a malformed chunk size")
+    return int(digits, 16)

@@ -1,0 +1,389 @@
+"""An answer that is a stream of server-sent events, and goes on after a cut."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from offchain.dispatch.upstream import NO_HEADERS, Call
+from offchain.domain.messages import result_bytes
+from offchain.domain.types import NodeId
+from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt
+from offchain.scheduler.work import FaultKind, NodeError, NotResumableError
+from offchain.workloads.inference.request import InferenceRequest, Kind
+from offchain.workloads.inference.resume import Ledger, continuation
+from offchain.workloads.inference.whole_answer import MOST_ANSWER_BYTES
+
+RECEIPT_EVENT = b"event: parallelix.receipt"
+DONE = b"data: [DONE]\n\n"
+
+
+class StreamTask:
+    """An answer that is a stream of server-sent events, passed on as they come and continued after a cut.
+
+    What the caller gets is what the node sends, without token ids and receipt, and with `[DONE]` only at the true end.
+
+    Attributes:
+        receipt: of the node that finished the answer, if it holds, once `verdict` has returned.
+        usage: (prompt tokens, completion tokens), each token counted once, once `verdict` has returned.
+    """
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        body: bytes,
+        request_id: bytes,
+        verifier: ReceiptVerifier,
+        context_length: Callable[[NodeId], int | None],
+        first_byte_seconds: float = 10.0,
+        most_bytes: int = MOST_ANSWER_BYTES,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        """
+        Args:
+            body: what is sent in the first attempt: the caller's bytes, which the node's receipt binds.
+            headers: sent with every attempt.
+            context_length: of the model on a node.
+            first_byte_seconds: patience while nothing is known.
+        """
+        self.initial_patience_seconds = first_byte_seconds
+        self.receipt: SignedReceipt | None = None
+        self.usage = (0, 0)
+        self._request = request
+        self._request_id = request_id
+        self._verifier = verifier
+        self._context_length = context_length
+        self._most_bytes = most_bytes
+        options = request.fields.get("stream_options")
+        self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        self._wants_ids = bool(request.fields.get("return_token_ids"))
+        self._ledger: Ledger | None = None
+        self._template: dict[str, Any] = {}
+        self._sent = 0
+        self._usage_sent = False
+        self._headers = headers
+        self._first_call = Call(request.kind, body, request_id, headers)
+        self._begin(self._first_call, NodeId(0))
+
+    def _begin(self, call: Call, node_id: NodeId) -> None:
+        self._call = call
+        self._node_id = node_id
+        self._buffer = b""
+        self._events: list[bytes] = []
+        self._size = 0
+        self._held = b""
+        self._done = False
+        self._result: bytes | None = None
+        self._usage: dict[str, Any] | None = None
+        self.raw_receipt = b""
+        self._fault: NodeError | None = None
+
+    @property
+    def delivered(self) -> int:
+        """Events with output that the caller has."""
+        return self._sent
+
+    @property
+    def resumed(self) -> bool:
+        """Whether another node continues the answer."""
+        return self._ledger is not None
+
+    def call(self, node_id: NodeId) -> Call:
+        if not self._sent:
+            self._begin(self._first_call, node_id)
+            return self._call
+        ledger = self._account()
+        body = continuation(self._request, ledger, self._context_length(node_id))
+        if body is None:
+            raise NotResumableError("the answer was cut between its last token and its end")
+        if self._wants_usage:
+            body["stream_options"] = {"include_usage": True}
+        self._begin(Call(Kind.COMPLETION.value, orjson.dumps(body), self._request_id, self._headers), node_id)
+        return self._call
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        if not headers.get("content-type", "").startswith("text/event-stream"):
+            raise NodeError(FaultKind.BAD_ANSWER, "a stream was asked for, and something else came")
+
+    def feed(self, data: bytes) -> bytes:
+        self._size += len(data)
+        if self._size > self._most_bytes:
+            raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
+        if self._buffer:
+            data = self._buffer + data
+        if self._fault is not None:
+            raise self._fault
+        *events, self._buffer = data.split(b"\n\n")
+        if len(events) == 1:
+            return self._event(events[0])
+        out: list[bytes] = []
+        for event in events:
+            try:
+                out.append(self._event(event))
+            except NodeError as fault:  # what came before it is counted as delivered, so it must go out first
+                if not any(out):
+                    raise
+                self._fault = fault
+                break
+        return b"".join(out)
+
+    def _event(self, event: bytes) -> bytes:
+        if event.startswith(b"data: {"):
+            payload = event[6:]
+            if payload.startswith(b'{"error"'):
+                raise NodeError(FaultKind.SERVER_ERROR, payload[:200].decode("utf-8", "replace"))
+            self._events.append(payload)
+            if self._ledger is not None:
+                return self._continued(payload)
+            if len(self._events) == 1:
+                return self._first(payload)
+            out = payload if self._wants_ids else strip_ids(payload)
+            self._sent += 1
+            if self._held:
+                held, self._held = self._held, b""
+                return b"data: " + held + b"\n\ndata: " + out + b"\n\n"
+            return b"data: " + out + b"\n\n"
+        if event == b"data: [DONE]":
+            self._done = True
+        elif event.startswith(RECEIPT_EVENT):
+            self.raw_receipt = event.partition(b"data: ")[2]
+        return b""
+
+    def _first(self, payload: bytes) -> bytes:
+        """The first event carries the role but no output: it waits for the second, so that a cut between leaves no trace."""
+        out = payload if self._wants_ids else strip_ids(payload)
+        try:
+            chunk = orjson.loads(payload)
+            self._template = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
+            choices = chunk.get("choices") or []
+            has_output = any(
+                (c.get("delta") or {}).get("content") or c.get("text") or c.get("token_ids") for c in choices
+            )
+        except (ValueError, AttributeError, TypeError):
+            raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is malformed") from None
+        if not has_output:
+            self._held = out
+            return b""
+        self._sent += 1
+        return b"data: " + out + b"\n\n"
+
+    # ------------------------------------------------------------------------------------- after a cut
+
+    def _account(self) -> Ledger:
+        """Ledger of everything that came so far. From the first cut on it is kept up to date event by event."""
+        if self._ledger is None:
+            ledger = Ledger.of(self._request.fields)
+            for payload in self._events:
+                _enter(ledger, orjson.loads(payload))
+            ledger.ids_given = len(ledger.ids)
+            self._ledger = ledger
+        return self._ledger
+
+    def _continued(self, payload: bytes) -> bytes:
+        """An event of a continuation, as an event of the answer that the caller is reading."""
+        ledger = self._account()
+        try:
+            chunk = orjson.loads(payload)
+        except ValueError:
+            raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is not JSON") from None
+        if not chunk.get("choices"):
+            return self._usage_event(ledger) if self._wants_usage and chunk.get("usage") else b""
+        fresh, ids = _enter(ledger, chunk, continued=True)
+        finish = ledger.finish
+        if not fresh and finish is None and not (self._wants_ids and ids):
+            return b""
+        choice: dict[str, Any] = {"index": 0}
+        if self._request.kind is Kind.CHAT:
+            choice["delta"] = {"content": fresh}
+        else:
+            choice["text"] = fresh
+        choice["logprobs"] = None
+        choice["finish_reason"] = finish
+        if finish is not None and "stop_reason" in chunk["choices"][0]:
+            choice["stop_reason"] = chunk["choices"][0]["stop_reason"]
+        if self._wants_ids:
+            choice["token_ids"] = ids
+        self._sent += 1
+        return b"data: " + orjson.dumps({**self._template, "choices": [choice]}) + b"\n\n"
+
+    def _usage_event(self, ledger: Ledger) -> bytes:
+        prompt, completion = len(ledger.prompt_ids), len(ledger.ids)
+        self._usage_sent = True
+        usage = {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + completion,
+            "completion_tokens": completion,
+        }
+        return b"data: " + orjson.dumps({**self._template, "choices": [], "usage": usage}) + b"\n\n"
+
+    def settled(self) -> bytes | None:
+        """After a cut: what ends the answer when it had been complete but for its end; None when it was not."""
+        if not self._sent:
+            return None
+        try:
+            ledger = self._account()
+        except (ValueError, NotResumableError):
+            return None
+        limit = self._request.max_tokens
+        if (
+            ledger.finish is None
+            and limit is not None
+            and ledger.ids
+            and len(ledger.ids) >= limit
+            and not ledger.lag
+        ):
+            ledger.finish = "length"
+            choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
+            choice["delta" if self._request.kind is Kind.CHAT else "text"] = (
+                {} if self._request.kind is Kind.CHAT else ""
+            )
+            end = b"data: " + orjson.dumps({**self._template, "choices": [choice]}) + b"\n\n"
+        elif ledger.finish is None:
+            return None
+        else:
+            end = b""
+        self.usage = (len(ledger.prompt_ids), len(ledger.ids))
+        if self._wants_usage and not self._usage_sent and not self._has_usage():
+            end += self._usage_event(ledger)
+        return end + DONE
+
+    def _has_usage(self) -> bool:
+        return any(not orjson.loads(event).get("choices") for event in self._events[-2:])
+
+    # ------------------------------------------------------------------------------------- the end
+
+    def end(self) -> bytes:
+        if self._fault is not None:
+            raise self._fault
+        if self._buffer.strip() or not self._done:
+            raise NodeError(FaultKind.TRUNCATED, "the stream ended without [DONE]")
+        texts: dict[int, list[str]] = {}
+        finished: set[int] = set()
+        plain = True
+        usage: dict[str, Any] | None = None
+        try:
+            for payload in self._events:
+                chunk = orjson.loads(payload)
+                usage = chunk.get("usage") or usage
+                for choice in chunk.get("choices") or ():
+                    index = choice["index"]
+                    delta = choice.get("delta")
+                    text = choice.get("text") if delta is None else delta.get("content")
+                    if delta is not None and delta.get("tool_calls"):
+                        plain = False
+                    texts.setdefault(index, []).append(text or "")
+                    if choice.get("finish_reason") is not None:
+                        finished.add(index)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise NodeError(FaultKind.BAD_ANSWER, f"an event of the stream is malformed: {error!r}") from None
+        if not texts or finished != set(texts):
+            raise NodeError(FaultKind.TRUNCATED, "the stream ended without a finish_reason")
+        if plain:
+            self._result = result_bytes(["".join(texts[index]) for index in sorted(texts)])
+        self._usage = usage
+        held = b"data: " + self._held + b"\n\n" if self._held else b""
+        return held + DONE
+
+    def verdict(self) -> NodeError | None:
+        fault = self._check_receipt()
+        self._count()
+        return fault
+
+    def _check_receipt(self) -> NodeError | None:
+        if not self.raw_receipt:
+            return NodeError(FaultKind.BAD_RECEIPT, "the stream came without a receipt")
+        try:
+            signed = SignedReceipt.parse(self.raw_receipt)
+            self._verifier.check(signed, self._node_id, self._call, self._result)
+        except NodeError as fault:
+            return fault
+        except ValueError as error:
+            return NodeError(FaultKind.BAD_RECEIPT, str(error))
+        self.receipt = signed
+        return None
+
+    def _count(self) -> None:
+        if self._ledger is not None:
+            self.usage = (len(self._ledger.prompt_ids), len(self._ledger.ids))
+        elif self.receipt is not None:
+            self.usage = (self.receipt.receipt.prompt_tokens, self.receipt.receipt.completion_tokens)
+        elif self._usage is not None:
+            with suppress(ValueError, TypeError, AttributeError):  # the answer is out, and counts for nothing
+                self.usage = (
+                    int(self._usage.get("prompt_tokens") or 0),
+                    int(self._usage.get("completion_tokens") or 0),
+                )
+
+
+def _enter(ledger: Ledger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:
+    """Enter a chunk. Returns the text and the ids that the caller does not have yet. Raises NotResumableError."""
+    try:
+        return _enter_choices(ledger, chunk, continued)
+    except (AttributeError, TypeError):
+        raise NotResumableError("an event of the stream is malformed") from None
+
+
+def _enter_choices(ledger: Ledger, chunk: dict[str, Any], continued: bool) -> tuple[str, list[int]]:
+    if chunk.get("prompt_token_ids") and not ledger.prompt_ids:
+        ledger.prompt_ids = list(chunk["prompt_token_ids"])
+    fresh = ""
+    ids: list[int] = []
+    for choice in chunk.get("choices") or ():
+        if choice.get("index") != 0:
+            raise NotResumableError("an answer of several choices cannot be continued exactly")
+        delta = choice.get("delta")
+        if delta is not None and any(value for key, value in delta.items() if key not in ("role", "content")):
+            raise NotResumableError("an answer with tool calls or reasoning cannot be continued exactly")
+        if choice.get("logprobs"):
+            raise NotResumableError("an answer with log probabilities cannot be continued exactly")
+        if choice.get("prompt_token_ids") and not ledger.prompt_ids:
+            ledger.prompt_ids = list(choice["prompt_token_ids"])
+        new_ids = list(choice.get("token_ids") or ())
+        before = len(ledger.ids)
+        text = (choice.get("text") if delta is None else delta.get("content")) or ""
+        fresh += ledger.add(new_ids, text)
+        ids += new_ids[max(0, ledger.ids_given - before) :]
+        if continued:
+            ledger.ids_given = max(ledger.ids_given, len(ledger.ids))
+        if choice.get("finish_reason") is not None:
+            ledger.finish = choice["finish_reason"]
+    return fresh, ids
+
+
+def strip_ids(payload: bytes) -> bytes:
+    """An event's JSON without `token_ids` and `prompt_token_ids`.
+
+    Compact JSON is cut as bytes: inside a JSON text a quote is escaped, so `,"token_ids":` can only be a member's name.
+    """
+    if b"token_ids" not in payload:
+        return payload
+    for name in (b',"token_ids":', b',"prompt_token_ids":'):
+        start = payload.find(name)
+        while start >= 0:
+            value = start + len(name)
+            if payload[value : value + 1] == b"[":
+                end = payload.find(b"]", value) + 1
+            elif payload[value : value + 4] == b"null":
+                end = value + 4
+            else:
+                break
+            payload = payload[:start] + payload[end:]
+            start = payload.find(name, start)
+    if b'token_ids"' in payload:
+        return _strip_slowly(payload)
+    return payload
+
+
+def _strip_slowly(payload: bytes) -> bytes:
+    try:
+        chunk = orjson.loads(payload)
+    except ValueError:
+        return payload
+    if not isinstance(chunk, dict):
+        return payload
+    for holder in (chunk, *(c for c in chunk.get("choices") or () if isinstance(c, dict))):
+        holder.pop("token_ids", None)
+        holder.pop("prompt_token_ids", None)
+    return orjson.dumps(chunk)

@@ -1,0 +1,180 @@
+"""An answer that is one JSON document.
+
+::
+
+    node's last byte -- whole? -- x-parallelix-proof? -- right --> to the caller, then: does the receipt hold?
+                                        | none                     (if not, the node is charged, the answer stands)
+                                        +--> does the receipt hold? --> to the caller
+
+A proof (see `pair_mac`) is quickly checked, a receipt's signature is not. What is not whole, a wrong proof and, without a
+proof, a receipt that does not hold lead to the next node.
+"""
+
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any
+
+import orjson
+
+from offchain.dispatch.upstream import NO_HEADERS, Call
+from offchain.domain.messages import result_bytes
+from offchain.domain.types import NodeId
+from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, decode_header
+from offchain.scheduler.work import FaultKind, NodeError
+from offchain.workloads.inference.request import InferenceRequest, Kind
+
+RECEIPT_HEADER = "x-parallelix-receipt"
+PROOF_HEADER = "x-parallelix-proof"
+PLAIN_PATIENCE_SECONDS = 120.0
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+_INDEX = itemgetter("index")
+_EMBEDDING = Kind.EMBEDDING
+
+Proved = Callable[[NodeId, bytes, bytes, str], bool | None]
+"""(node, request id, body, proof header) -> whether the proof is right; None when that cannot be told."""
+
+
+def cannot_tell(_node: NodeId, _request_id: bytes, _body: bytes, _proof: str) -> bool | None:
+    """For who shares no key with nodes: every receipt is checked before its answer is given."""
+    return None
+
+
+class PlainTask:
+    """An answer that is one JSON document. Nothing reaches the caller before it is whole and the node vouches for it.
+
+    Attributes:
+        answer: the document's bytes, once `end` has returned.
+        receipt: the node's receipt, if it holds, once `verdict` has returned; without `proved` once `end` has. An embedding
+            may have none.
+        raw_receipt: its JSON as it came.
+        usage: (prompt tokens, completion tokens).
+    """
+
+    initial_patience_seconds = PLAIN_PATIENCE_SECONDS
+    delivered = 0
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        body: bytes,
+        request_id: bytes,
+        verifier: ReceiptVerifier,
+        most_bytes: int = MOST_ANSWER_BYTES,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        proved: Proved = cannot_tell,
+    ) -> None:
+        self._request = request
+        self._call = Call(request.kind, body, request_id, headers)
+        self._verifier = verifier
+        self._most_bytes = most_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._proved = proved
+        self._node_id = NodeId(0)
+        self._proof: str | None = None
+        self._result: bytes | None = None
+        self._unchecked = False
+        self.receipt_header: str | None = None
+        self.answer = b""
+        self.document: dict[str, Any] = {}
+        self.receipt: SignedReceipt | None = None
+        self.raw_receipt = b""
+        self.usage = (0, 0)
+
+    def call(self, node_id: NodeId) -> Call:
+        self._node_id = node_id
+        self._parts.clear()
+        self._size = 0
+        return self._call
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        self.receipt_header = headers.get(RECEIPT_HEADER)
+        self._proof = headers.get(PROOF_HEADER)
+
+    def feed(self, data: bytes) -> bytes:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > self._most_bytes:
+            raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
+        return b""
+
+    def settled(self) -> bytes | None:
+        return None
+
+    def end(self) -> bytes:
+        answer = b"".join(self._parts)
+        try:
+            document = orjson.loads(answer)
+            result = None
+            if self._request.kind is not _EMBEDDING:
+                result = _result_of(document["choices"])
+            elif not document["data"]:
+                raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
+            usage = document.get("usage") or {}
+            tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise NodeError(
+                FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
+            ) from None
+        self._result = result
+        self._unchecked = self._is_proved(answer)
+        if not self._unchecked:
+            self.receipt = self._checked_receipt()
+        self.answer, self.document, self.usage = answer, document, tokens
+        return answer
+
+    def verdict(self) -> NodeError | None:
+        if self._unchecked:
+            self._unchecked = False
+            try:
+                self.receipt = self._checked_receipt()
+            except NodeError as fault:
+                return fault
+        return None
+
+    def result(self) -> bytes:
+        """What the receipt binds: `messages.result_bytes` of the choices' texts."""
+        choices = self.document.get("choices", [])
+        return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c.get("index", 0))])
+
+    def _is_proved(self, answer: bytes) -> bool:
+        """Whether the node vouches for the answer by a proof, and gave a receipt. Raises NodeError when the proof is wrong."""
+        if self._proof is None or self.receipt_header is None:
+            return False
+        proved = self._proved(self._node_id, self._call.request_id, answer, self._proof)
+        if proved is False:
+            raise NodeError(FaultKind.BAD_RECEIPT, "the answer's proof is wrong")
+        return proved is True
+
+    def _checked_receipt(self) -> SignedReceipt | None:
+        if self.receipt_header is None:
+            if self._request.kind is _EMBEDDING:
+                return None
+            raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
+        try:
+            self.raw_receipt = decode_header(self.receipt_header)
+            signed = SignedReceipt.parse(self.raw_receipt)
+        except ValueError as error:
+            raise NodeError(FaultKind.BAD_RECEIPT, str(error)) from None
+        self._verifier.check(signed, self._node_id, self._call, self._result)
+        return signed
+
+
+def _text_of(choice: dict[str, Any]) -> str:
+    """Text of a choice of a whole answer: content, completion text, or the tool calls as compact JSON."""
+    message = choice.get("message")
+    if message is None:
+        return str(choice.get("text") or "")
+    if message.get("tool_calls"):
+        return orjson.dumps(message["tool_calls"]).decode()
+    return str(message.get("content") or "")
+
+
+def _result_of(choices: list[dict[str, Any]]) -> bytes:
+    if not choices:
+        raise ValueError("no choices")
+    for choice in choices:
+        if choice.get("finish_reason") is None:
+            raise ValueError("a choice without finish_reason")
+    return result_bytes([_text_of(choice) for choice in sorted(choices, key=_INDEX)])

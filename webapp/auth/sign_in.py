@@ -1,0 +1,72 @@
+"""Sign-In with Ethereum. The server writes the message, keeps it, and checks the signature over that text alone: nothing
+that a browser sends is parsed, so there is nothing to forge but the signature. The kept text is held against EIP-4361
+once more before it is believed: a server whose origin or chain changed meanwhile takes no old message.
+"""
+
+import secrets
+
+from offchain.crypto.keys import recover
+from offchain.domain.eip712 import keccak256
+from webapp.auth.eip4361 import GOOD_FOR_SECONDS, SignInError, SignInMessage
+from webapp.store import Store
+
+STATEMENT = "Sign in to set up your notifications. This costs nothing and allows no transaction."
+
+
+class SignInService:
+    """Gives out messages and checks their signatures.
+
+    Args:
+        store: keeps nonces and sign-ins.
+        chain_id: the message is bound to it.
+    """
+
+    def __init__(self, store: Store, chain_id: int) -> None:
+        self._store = store
+        self._chain_id = chain_id
+
+    def message(self, origin: str, browser: str, address: str) -> tuple[str, str]:
+        """A message for an address to sign, and its nonce; bound to origin, chain, browser and five minutes."""
+        nonce = secrets.token_hex(16)
+        scheme, _, domain = origin.partition("://")
+        now = int(self._store.now)
+        text = SignInMessage(
+            scheme,
+            domain,
+            address,
+            STATEMENT,
+            origin,
+            1,
+            self._chain_id,
+            nonce,
+            now,
+            now + GOOD_FOR_SECONDS,
+            now,
+        ).text()
+        self._store.give_nonce(nonce, browser, address, text)
+        return nonce, text
+
+    def sign_in(self, origin: str, nonce: str, browser: str, signature: str) -> str | None:
+        """A sign-in token when the signature is the address's over the message of this nonce; a nonce works once."""
+        taken = self._store.take_nonce(nonce, browser)
+        if taken is None:
+            return None
+        address, text = taken
+        try:
+            SignInMessage.parse(text).check(origin, self._chain_id, nonce, address, self._store.now)
+            signer = recover(personal_digest(text), _canonical(signature))
+        except (SignInError, ValueError):
+            return None
+        return self._store.sign_in(address) if signer == address else None
+
+
+def _canonical(signature: str) -> bytes:
+    """65 bytes with v of 27 or 28; some wallets give 0 or 1. Raises ValueError."""
+    raw = bytes.fromhex(signature.removeprefix("0x"))
+    return raw[:64] + bytes((raw[64] + 27,)) if len(raw) == 65 and raw[64] in (0, 1) else raw
+
+
+def personal_digest(text: str) -> bytes:
+    """What `personal_sign` signs (EIP-191), 32 bytes."""
+    data = text.encode()
+    return keccak256(b"\x19Ethereum Signed Message:\n" + str(len(data)).encode() + data)

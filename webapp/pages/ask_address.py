@@ -1,0 +1,31 @@
+"""The page that asks for an address, before the pages that show one's nodes, earnings or credits."""
+
+from dataclasses import dataclass
+
+from flask import redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
+from webapp.web.rendering import page
+from webapp.web.url_params import address_of
+
+PUBLIC = "Everything here is public: give any address and see its nodes, uptime and earnings. No wallet is needed to read."
+
+
+@dataclass(frozen=True, slots=True)
+class _AskView:
+    status: Status
+
+
+def ask_address(desk: Desk, title: str, lede: str, target: str) -> Response:
+    """On to the endpoint `target` when `?address=` gives an address, else a form that asks for it.
+
+    Raises:
+        PageError: what was given is no address.
+    """
+    asked = request.args.get("address", "").strip()
+    if asked:
+        return redirect(url_for(target, text=address_of(asked)))
+    with desk.open() as (_, _, status):
+        return page("ask_address.html", _AskView(status), title=title, lede=lede)

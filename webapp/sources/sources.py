@@ -1,0 +1,83 @@
+"""Everything that the pages are built from, made once per process and handed to each."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from offchain.chain.deployment import Deployment
+from offchain.chain.reader import Read
+from offchain.domain.epochs import EpochClock
+from webapp.index import Head, Index, Snapshot
+from webapp.sources.chain import ChainUnavailableError, ChainView
+from webapp.sources.epoch_facts import Facts
+from webapp.sources.status import Status, status_of
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """Parameters of the deployed contracts that pages explain things with; seconds and wei."""
+
+    min_stake_wei: int
+    cooldown_seconds: int
+    claim_window_seconds: int
+    submit_window_seconds: int
+    challenge_window_seconds: int
+
+
+@dataclass(slots=True)
+class Desk:
+    """Sources of figures: the index, the chain, the clock.
+
+    Attributes:
+        time: Unix seconds; injected so that tests can stand still.
+    """
+
+    deployment: Deployment
+    clock: EpochClock
+    index: Index
+    chain: ChainView
+    facts: Facts
+    time: Callable[[], float]
+    _constants: Constants | None = None
+    _constants_block: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Snapshot, Head | None, Status]]:
+        """One snapshot with its status. Raises IndexUnavailableError."""
+        with self.index.snapshot() as snapshot:
+            head = snapshot.head()
+            yield snapshot, head, self.status(head)
+
+    def close(self) -> None:
+        """Close database and RPC connections."""
+        self.index.close()
+        self.chain.close()
+
+    def status(self, head: Head | None) -> Status:
+        """Block, age and epoch that belong to a head."""
+        return status_of(head, self.clock, self.deployment.chain_id, self.deployment.network, self.time)
+
+    def constants(self) -> Constants | None:
+        """Parameters by the latest block, read once a minute of chain time; None while the chain is out of reach."""
+        with self._lock:
+            stamp = str(int(self.time()) // 60)
+            if self._constants is not None and self._constants_block == stamp:
+                return self._constants
+            try:
+                values = self.chain.read(
+                    [
+                        Read("NodeRegistryLocker", "minStake"),
+                        Read("NodeRegistryLocker", "cooldown"),
+                        Read("RewardDistributor", "CLAIM_WINDOW"),
+                        Read("UptimeAttestation", "SUBMIT_WINDOW"),
+                        Read("UptimeAttestation", "CHALLENGE_WINDOW"),
+                    ]
+                )
+            except ChainUnavailableError:
+                return self._constants
+            if None in values:
+                return self._constants
+            self._constants, self._constants_block = Constants(*values), stamp
+            return self._constants

@@ -1,0 +1,91 @@
+"""What happened: events of all contracts, newest first, with filters, and as a stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from webapp.index import EventRow
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
+from webapp.views.transactions import sentence
+
+PAGE_EVENTS = 50
+KINDS: dict[str, tuple[str, ...]] = {
+    "stake": ("NodeRegistered", "UnstakeRequested", "UnstakeCancelled", "StakeWithdrawn"),
+    "rewards": ("RewardClaimed", "Funded", "PoolRolledOver", "EpochSwept", "EmissionScheduled"),
+    "reports": ("ReportSubmitted", "ReportRejected", "UptimeOverridden"),
+    "nodes": ("NodeKeyRotated", "BeneficiarySet", "CapabilitiesSet"),
+    "requests": ("InferenceRequested", "InferenceFulfilled", "InferenceRefunded"),
+    "keepers": ("KeeperJoined", "KeeperLeaving", "BondWithdrawn", "GatewayListed", "GatewayRemoved"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityLine:
+    """One event in words."""
+
+    place: str
+    block: int
+    at: int
+    kind: str
+    name: str
+    sentence: str
+    node_id: int | None
+    epoch: int | None
+    tx_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityView:
+    """The activity page; `older` is the place from which the next page goes on."""
+
+    status: Status
+    kind: str | None
+    node: int | None
+    epoch: int | None
+    lines: Sequence[ActivityLine]
+    older: str | None
+
+
+class ActivityService:
+    """Reads events for the page and for the stream."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def view(
+        self, kind: str | None, node: int | None, epoch: int | None, before: tuple[int, int] | None = None
+    ) -> ActivityView:
+        """A page of events. Raises IndexUnavailableError."""
+        with self._desk.open() as (snapshot, _, status):
+            rows = snapshot.events(PAGE_EVENTS + 1, before, None, node, epoch, _names(kind))
+        older = rows[PAGE_EVENTS - 1].place if len(rows) > PAGE_EVENTS else None
+        return ActivityView(status, kind, node, epoch, [_line(row) for row in rows[:PAGE_EVENTS]], older)
+
+    def since(
+        self, place: tuple[int, int], kind: str | None, node: int | None, epoch: int | None
+    ) -> list[ActivityLine]:
+        """Events after a place, oldest first, at most a page. Raises IndexUnavailableError."""
+        with self._desk.open() as (snapshot, _, _):
+            rows = snapshot.events(PAGE_EVENTS, None, place, node, epoch, _names(kind))
+        return [_line(row) for row in reversed(rows)]
+
+
+def _names(kind: str | None) -> tuple[str, ...]:
+    # TotalWeightChanged accompanies every change of stake and says nothing new to people
+    every = tuple(name for names in KINDS.values() for name in names)
+    return KINDS[kind] if kind else every
+
+
+def _line(row: EventRow) -> ActivityLine:
+    kind = next((kind for kind, names in KINDS.items() if row.name in names), "other")
+    return ActivityLine(
+        row.place,
+        row.block,
+        row.timestamp,
+        kind,
+        row.name,
+        sentence(row.name, row.args),
+        row.node_id,
+        row.epoch,
+        row.tx_hash,
+    )

@@ -1,0 +1,81 @@
+"""A payer's prepaid balance for API traffic, as the credit vault keeps it. Public, like everything on the chain."""
+
+from dataclasses import dataclass
+
+from offchain.chain.reader import Read
+from webapp.sources.chain import ChainUnavailableError
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class CreditsView:
+    """The credits page.
+
+    Attributes:
+        present: whether the network has a vault.
+        balance_wei: what vouchers can be redeemed against, thawing included; None while the chain cannot be read.
+        thawing_wei: asked to be paid back; thawed_at is the Unix second from which it is.
+        wallet_wei: tokens that the account itself holds.
+        thaw_seconds: length of a thaw.
+        signers: how many voucher signers the payer ever bound.
+    """
+
+    status: Status
+    address: str
+    present: bool
+    balance_wei: int | None
+    thawing_wei: int
+    thawed_at: int
+    wallet_wei: int | None
+    thaw_seconds: int
+    signers: int
+    chain_error: str | None
+
+    @property
+    def withdrawable(self) -> bool:
+        """Whether the thaw is over."""
+        return bool(self.thawed_at) and self.thawed_at <= self.status.now
+
+    @property
+    def payable_wei(self) -> int:
+        """What a withdrawal pays: what was asked for, or what vouchers left of it."""
+        return min(self.thawing_wei, self.balance_wei or 0)
+
+
+class CreditsService:
+    """Builds the credits page."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def view(self, address: str) -> CreditsView:
+        """The page of a checksummed address, at the index's block. Raises IndexUnavailableError."""
+        with self._desk.open() as (_, _, status):
+            pass
+        if "CreditVault" not in self._desk.deployment.contracts:
+            return CreditsView(status, address, False, None, 0, 0, None, 0, 0, None)
+        reads = [
+            Read("CreditVault", "accounts", (address,)),
+            Read("ParallelixToken", "balanceOf", (address,)),
+            Read("CreditVault", "THAW_PERIOD"),
+            Read("CreditVault", "signerCount", (address,)),
+        ]
+        try:
+            account, wallet, thaw, signers = self._desk.chain.read(reads, status.block_hash or None)
+        except ChainUnavailableError as failure:
+            return CreditsView(status, address, True, None, 0, 0, None, 0, 0, str(failure))
+        if account is None:
+            return CreditsView(status, address, True, None, 0, 0, wallet, 0, 0, "the vault was not there yet")
+        return CreditsView(
+            status,
+            address,
+            True,
+            account["balance"],
+            account["thawing"],
+            account["thawedAt"],
+            wallet,
+            thaw or 0,
+            signers or 0,
+            None,
+        )

@@ -1,0 +1,179 @@
+"""The earnings page: every (epoch, node) of an operator with filters, their sums as a waterfall, and exports."""
+
+import csv
+import io
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
+from webapp.views.earnings import NodeEpoch, Stage
+from webapp.views.operator import history_of
+from webapp.web import money
+
+PAGE_ROWS = 60
+_COLUMNS = (
+    "epoch",
+    "epoch_start_utc",
+    "node_id",
+    "stage",
+    "tier",
+    "stake_prlx",
+    "weight",
+    "total_weight",
+    "pool_prlx",
+    "uptime_bps",
+    "at_full_uptime_prlx",
+    "lost_prlx",
+    "reward_prlx",
+    "reward_wei",
+    "claim_tx",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What is shown; None is no limit."""
+
+    first: int | None = None
+    last: int | None = None
+    node: int | None = None
+    stage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    """From the pools to what arrived, over the attested epochs shown; sums to the wei.
+
+    `pool = others + share`, `share = lost + reward`, `reward = claimed + claimable + pending + expired`.
+    """
+
+    pool_wei: int
+    others_wei: int
+    share_wei: int
+    lost_wei: int
+    reward_wei: int
+    claimed_wei: int
+    claimable_wei: int
+    pending_wei: int
+    expired_wei: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatementView:
+    """The earnings page; `rows` are those of its page, `total_rows` all that the filters leave."""
+
+    status: Status
+    address: str
+    filters: Filters
+    first_epoch: int
+    last_epoch: int
+    nodes: Sequence[int]
+    waterfall: Waterfall
+    rows: Sequence[NodeEpoch]
+    total_rows: int
+    page: int
+    pages: int
+    chain_error: str | None
+
+
+class StatementService:
+    """Builds the earnings page and its exports."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def view(self, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS) -> StatementView:
+        """The page of a checksummed address; `page` counts from 1. Raises IndexUnavailableError."""
+        with self._desk.open() as (snapshot, head, status):
+            nodes = snapshot.nodes_of(address)
+            current = status.epoch.number if status.epoch else 0
+            last = min(current, filters.last) if filters.last is not None else current
+            first = filters.first if filters.first is not None else max(0, last - 30)
+            wanted = [n for n in nodes if filters.node is None or n.node_id == filters.node]
+            back = max(0, current - max(first, current - 3_660))
+            history = history_of(self._desk, snapshot, head, status, wanted, back, until=last)
+        entries = [
+            e
+            for e in history.entries
+            if first <= e.epoch <= last and (filters.stage is None or e.stage.value == filters.stage)
+        ]
+        pages = max(1, -(-len(entries) // rows))
+        page = min(max(1, page), pages)
+        return StatementView(
+            status,
+            address,
+            filters,
+            first,
+            last,
+            [n.node_id for n in nodes],
+            waterfall_of(entries),
+            entries[(page - 1) * rows : page * rows],
+            len(entries),
+            page,
+            pages,
+            history.facts.error,
+        )
+
+    def csv(self, view: StatementView) -> Iterator[str]:
+        """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with every digit."""
+        yield _line(_COLUMNS)
+        clock = self._desk.clock
+        for e in view.rows:
+            yield _line(
+                (
+                    e.epoch,
+                    _utc(clock.genesis + e.epoch * clock.length_seconds),
+                    e.node_id,
+                    e.stage.value,
+                    e.tier,
+                    money.plain(e.stake_wei),
+                    e.weight,
+                    e.total_weight,
+                    _plain(e.pool_wei),
+                    e.uptime_bps,
+                    _plain(e.share_wei),
+                    _plain(e.lost_wei),
+                    _plain(e.reward_wei),
+                    e.reward_wei,
+                    e.claim_tx,
+                )
+            )
+
+
+def waterfall_of(entries: Sequence[NodeEpoch]) -> Waterfall:
+    """Sum up attested entries; each epoch's pool counts once."""
+    attested = [e for e in entries if e.reward_wei is not None and e.share_wei is not None]
+    pools = {e.epoch: e.pool_wei or 0 for e in attested}
+    share = sum(e.share_wei or 0 for e in attested)
+    reward = sum(e.reward_wei or 0 for e in attested)
+    by_stage = {stage: sum(e.reward_wei or 0 for e in attested if e.stage is stage) for stage in Stage}
+    pool = sum(pools.values())
+    return Waterfall(
+        pool,
+        pool - share,
+        share,
+        share - reward,
+        reward,
+        by_stage[Stage.CLAIMED],
+        by_stage[Stage.CLAIMABLE],
+        by_stage[Stage.CHALLENGE],
+        by_stage[Stage.EXPIRED],
+        len(pools),
+    )
+
+
+def _plain(wei: int | None) -> str | None:
+    return None if wei is None else money.plain(wei)
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _line(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue()

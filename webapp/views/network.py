@@ -1,0 +1,331 @@
+"""The network page: fleet, keepers, and where every wei of the recent epochs is."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from offchain.chain.reader import Read
+from offchain.domain.payout import reward
+from offchain.domain.tiers import MULTIPLIER_BPS, Tier
+from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
+from webapp.index import KeeperRow, NodeRow, OverrideRow, PaidGroup, ReportRow, Snapshot
+from webapp.sources.chain import ChainUnavailableError
+from webapp.sources.epoch_facts import FactSet
+from webapp.sources.gateway import Gateway, GatewayLoad
+from webapp.sources.latest_probes import Live, latest, percentile, weighted_percentile
+from webapp.sources.manifests import regions
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status, latest_slots
+from webapp.store import Store
+from webapp.views.fleet import Fleet, fleet_of
+
+RECENT_EPOCHS = 12
+KEEP_SECONDS = 1.0
+GRID_NODES = 400
+"""Up to this many nodes each gets a cell of its own on the grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLine:
+    """Account of one epoch: `paid + claimable + carried = pool` once it is final.
+
+    Attributes:
+        stage: open, awaiting report, in challenge window, final or lapsed.
+        uptime_bps: mean uptime of the attested nodes, rounded down; None before the report.
+        earned_wei: sum of all rewards; paid_wei of it was claimed, claimable_wei was not.
+        carried_wei: what downtime and rounding left in the pool; a lapsed epoch carries all of it.
+    """
+
+    epoch: int
+    stage: str
+    pool_wei: int | None
+    total_weight: int | None
+    nodes: int | None
+    full_nodes: int | None
+    uptime_bps: int | None
+    earned_wei: int | None
+    paid_wei: int | None
+    claimable_wei: int | None
+    carried_wei: int | None
+    signers: int | None
+    final_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperLine:
+    """A keeper and how it keeps up.
+
+    Attributes:
+        counts: whether it is in the signer set of the present epoch.
+        signed: how many of the recent reports carry its signature, of `reports`.
+    """
+
+    keeper_id: int
+    signer: str
+    region: str
+    url: str
+    bond_wei: int
+    counts: bool
+    active_from: int
+    signed: int
+    reports: int
+
+
+@dataclass(frozen=True, slots=True)
+class GridCell:
+    """One node on the fleet grid; `online` is None while nobody probed it."""
+
+    node_id: int
+    tier: int
+    state: str
+    online: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkView:
+    """The network page."""
+
+    status: Status
+    fleet: Fleet
+    grid: Sequence[GridCell]
+    regions: Mapping[str, int]
+    online: int
+    probed: int
+    p50_ms: int | None
+    p95_ms: int | None
+    keepers: Sequence[KeeperLine]
+    epochs: Sequence[EpochLine]
+    pool_wei: int | None
+    load: GatewayLoad | None
+    chain_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attested:
+    nodes: int
+    full: int
+    uptime_bps: int
+    earned_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    nodes: Mapping[int, Live]
+    online: int
+    probed: int
+    p50_ms: int | None
+    p95_ms: int | None
+
+
+class NetworkService:
+    """Builds the network page. What an accepted report says is summed up once per report and kept."""
+
+    def __init__(
+        self, desk: Desk, gateway: Gateway, store: Store, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._desk = desk
+        self._gateway = gateway
+        self._store = store
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._view: NetworkView | None = None
+        self._viewed = 0.0
+        self._attested: LRUCache[tuple[int, str, int, int], _Attested] = LRUCache(512)
+
+    def view(self) -> NetworkView:
+        """The page at the index's head, at most a second old. Raises IndexUnavailableError."""
+        with self._lock:  # viewers who ask at once get one answer
+            if self._view is None or self._monotonic() - self._viewed >= KEEP_SECONDS:
+                self._view, self._viewed = self._build(), self._monotonic()
+            return self._view
+
+    def _build(self) -> NetworkView:
+        with self._desk.open() as (snapshot, head, status):
+            epoch = status.epoch.number if status.epoch else 0
+            fleet = fleet_of(snapshot.fleet(), epoch)
+            cells = snapshot.nodes(GRID_NODES) if 0 < fleet.total <= GRID_NODES else []
+            keepers = snapshot.keepers()
+            places = regions(snapshot, self._store, fleet.present) if fleet.present else {}
+            first = max(0, epoch - RECENT_EPOCHS)
+            reports = snapshot.reports(first, epoch)
+            numbers = list(range(epoch, first - 1, -1)) if head and status.epoch else []
+            live = self._live(snapshot, status, small=fleet.total <= GRID_NODES)
+            facts = self._desk.facts.load(
+                head, numbers, [e for e in numbers if e < epoch and e not in reports]
+            )
+            attested = self._attest(snapshot, reports, facts)
+            appealed = _appealed(snapshot.overrides(first, epoch), reports, facts)
+            paid, error = self._paid([e for e in numbers if e in reports], status.block_hash, facts)
+        epochs = [
+            self._line(e, status, facts, reports.get(e), attested.get(e), appealed.get(e, 0), paid.get(e))
+            for e in numbers
+        ]
+        current = facts.epochs.get(epoch)
+        return NetworkView(
+            status,
+            fleet,
+            [_cell(node, epoch, live.nodes) for node in cells if not node.withdrawn],
+            places,
+            live.online,
+            live.probed,
+            live.p50_ms,
+            live.p95_ms,
+            [_keeper(row, epoch, keepers, reports.values()) for row in keepers],
+            epochs,
+            current.pool_wei if current else None,
+            self._gateway.load(),
+            error,
+        )
+
+    def _live(self, snapshot: Snapshot, status: Status, *, small: bool) -> _Live:
+        slots = latest_slots(self._desk.clock, status.now)
+        if small:
+            # each node's own latest probe, in whichever of the latest slots it fell
+            nodes = latest(snapshot.probes(slots))
+            times = [live.latency_ms for live in nodes.values() if live.latency_ms is not None]
+            online = sum(live.online for live in nodes.values())
+            return _Live(nodes, online, len(nodes), percentile(times, 50), percentile(times, 95))
+        # a large fleet is counted by the database, over the newest slot that is over
+        histogram = snapshot.probe_histogram(*slots[1]) if len(slots) > 1 else []
+        online = sum(count for answered, _, count in histogram if answered)
+        counts = sorted((ms, count) for answered, ms, count in histogram if answered and ms is not None)
+        return _Live(
+            {},
+            online,
+            sum(count for _, _, count in histogram),
+            weighted_percentile(counts, 50),
+            weighted_percentile(counts, 95),
+        )
+
+    def _paid(
+        self, epochs: Sequence[int], block_hash: str, facts: FactSet
+    ) -> tuple[Mapping[int, int], str | None]:
+        if facts.error:
+            return {}, facts.error
+        try:
+            results = self._desk.chain.read(
+                [Read("RewardDistributor", "paidOf", (e,)) for e in epochs], block_hash or None
+            )
+        except ChainUnavailableError as failure:
+            return {}, str(failure)
+        return {e: paid for e, paid in zip(epochs, results, strict=True) if paid is not None}, None
+
+    def _attest(
+        self, snapshot: Snapshot, reports: Mapping[int, ReportRow], facts: FactSet
+    ) -> dict[int, _Attested]:
+        keys = {
+            e: (e, report.uptime_root, facts.epochs[e].pool_wei, facts.epochs[e].total_weight)
+            for e, report in reports.items()
+            if e in facts.epochs
+        }
+        missing = [e for e, key in keys.items() if key not in self._attested]
+        groups: dict[int, list[PaidGroup]] = {}
+        for group in snapshot.paid_groups(missing):
+            groups.setdefault(group.epoch, []).append(group)
+        for epoch, members in groups.items():
+            known = facts.epochs[epoch]
+            self._attested[keys[epoch]] = _sum_up(members, known.pool_wei, known.total_weight)
+        return {e: found for e, key in keys.items() if (found := self._attested.get(key)) is not None}
+
+    def _line(
+        self,
+        epoch: int,
+        status: Status,
+        facts: FactSet,
+        report: ReportRow | None,
+        attested: _Attested | None,
+        appealed: int,
+        paid: int | None,
+    ) -> EpochLine:
+        known = facts.epochs.get(epoch)
+        pool = known.pool_wei if known else None
+        stage = _stage(epoch, status, report, facts.lapsed)
+        earned = attested.earned_wei + appealed if attested else None
+        carried = pool - earned if pool is not None and earned is not None else None
+        if stage == "lapsed":
+            carried, paid = pool, 0
+        return EpochLine(
+            epoch,
+            stage,
+            pool,
+            known.total_weight if known else None,
+            attested.nodes if attested else None,
+            attested.full if attested else None,
+            attested.uptime_bps if attested else None,
+            earned,
+            paid,
+            earned - paid if earned is not None and paid is not None else None,
+            carried,
+            report.signers if report else None,
+            report.final_at if report else None,
+        )
+
+
+def _stage(epoch: int, status: Status, report: ReportRow | None, lapsed: Collection[int]) -> str:
+    if report is not None:
+        return "final" if status.now >= report.final_at else "in challenge window"
+    if status.epoch is None or epoch >= status.epoch.number:
+        return "open"
+    return "lapsed" if epoch in lapsed else "awaiting report"
+
+
+def _sum_up(groups: Sequence[PaidGroup], pool_wei: int, total_weight: int) -> _Attested:
+    nodes = full = uptime = earned = 0
+    for group in groups:
+        nodes += group.count
+        full += group.count if group.uptime_bps == FULL_BPS else 0
+        uptime += group.count * group.uptime_bps
+        weight = Weight(group.stake_wei * MULTIPLIER_BPS[Tier(group.tier)])
+        earned += group.count * reward(Wei(pool_wei), weight, Weight(total_weight), Bps(group.uptime_bps))
+    return _Attested(nodes, full, uptime // nodes if nodes else 0, earned)
+
+
+def _appealed(
+    overrides: Sequence[OverrideRow], reports: Mapping[int, ReportRow], facts: FactSet
+) -> dict[int, int]:
+    """What appeals added to the rewards of each epoch, wei."""
+    latest_of: dict[tuple[int, int], tuple[int, OverrideRow]] = {}
+    for row in overrides:
+        if (report := reports.get(row.epoch)) is not None and row.stands(report):
+            # a second appeal starts from the first one's result; the tree's own value is the first one's start
+            before = latest_of.get((row.epoch, row.node_id))
+            latest_of[row.epoch, row.node_id] = (before[0] if before else row.attested_bps, row)
+    added: dict[int, int] = {}
+    for (epoch, _), (attested_bps, row) in latest_of.items():
+        if (known := facts.epochs.get(epoch)) is None:
+            continue
+        weight = Weight(row.stake_wei * MULTIPLIER_BPS[Tier(row.tier)])
+        before_wei, after_wei = (
+            reward(Wei(known.pool_wei), weight, Weight(known.total_weight), Bps(bps))
+            for bps in (attested_bps, row.recounted_bps)
+        )
+        added[epoch] = added.get(epoch, 0) + after_wei - before_wei
+    return added
+
+
+def _cell(node: NodeRow, epoch: int, lives: Mapping[int, Live]) -> GridCell:
+    live = lives.get(node.node_id)
+    return GridCell(node.node_id, node.tier, node.state_at(epoch), live.online if live else None)
+
+
+def _keeper(
+    row: KeeperRow, epoch: int, keepers: Sequence[KeeperRow], reports: Collection[ReportRow]
+) -> KeeperLine:
+    counts = _counts(row, epoch)
+    signed = total = 0
+    for report in reports:
+        # the set of an epoch is its active keepers in the order of their ids; a bit is a place in it
+        members = [k.keeper_id for k in keepers if _counts(k, report.epoch)]
+        if row.keeper_id in members:
+            total += 1
+            signed += report.signer_bitmap >> members.index(row.keeper_id) & 1
+    return KeeperLine(
+        row.keeper_id, row.signer, row.region, row.url, row.bond_wei, counts, row.active_from, signed, total
+    )
+
+
+def _counts(row: KeeperRow, epoch: int) -> bool:
+    return row.active_from <= epoch and (row.active_until is None or epoch < row.active_until)

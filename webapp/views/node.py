@@ -1,0 +1,119 @@
+"""The node page: one node's stake, uptime slot by slot, and rewards; and one epoch of it with its lost slots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from offchain.domain.tiers import Tier
+from webapp.index import NodeRow
+from webapp.sources.latest_probes import Live, latest, percentile
+from webapp.sources.manifests import Capabilities, capabilities_of
+from webapp.sources.sources import Desk
+from webapp.sources.status import Status
+from webapp.store import Store
+from webapp.views.earnings import NodeEpoch
+from webapp.views.fleet import TIER_NAMES
+from webapp.views.operator import history_of, mean_uptime
+from webapp.web.chart import UptimeChart, uptime_chart
+from webapp.web.uptime_strips import Strip, live_strip, strip_of
+
+STRIPS = 14
+"""Epochs whose slots the page shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """The node page.
+
+    Attributes:
+        share_weight: the node's weight this epoch, wei-basis-points; `total_weight` is that of the network.
+        strips: newest epoch first; the running one is provisional.
+        probes: probes by this index's keeper in the running epoch.
+        chart: uptime over the attested epochs of the window; None of fewer than two.
+        served: on-chain requests that it answered, ever, and the prices paid for them.
+    """
+
+    status: Status
+    node: NodeRow
+    tier_name: str
+    state: str
+    share_weight: int
+    total_weight: int | None
+    live: Live | None
+    probes: int
+    p50_ms: int | None
+    p95_ms: int | None
+    uptime_bps: int | None
+    chart: UptimeChart | None
+    served: int
+    served_wei: int
+    strips: Sequence[Strip]
+    epochs: Sequence[NodeEpoch]
+    earned_wei: int
+    claimed_wei: int
+    claimable_wei: int
+    pending_wei: int
+    window: int
+    capabilities: Capabilities | None
+    manifest_problem: str | None
+    chain_error: str | None
+
+
+class NodeService:
+    """Builds the node page."""
+
+    def __init__(self, desk: Desk, store: Store) -> None:
+        self._desk = desk
+        self._store = store
+
+    def view(self, node_id: int, window: int) -> NodeView | None:
+        """The page of a node over the last `window` epochs; None when there is no such node.
+
+        Raises:
+            IndexUnavailableError: the index cannot be read.
+        """
+        with self._desk.open() as (snapshot, head, status):
+            node = snapshot.node(node_id)
+            if node is None:
+                return None
+            history = history_of(self._desk, snapshot, head, status, [node], window)
+            epoch = status.epoch.number if status.epoch else 0
+            slots = snapshot.slots([node_id], max(0, epoch - STRIPS), epoch)
+            reached = self._desk.clock.slot_at(status.now)[1] if status.epoch else 0
+            running = [(epoch, slot) for slot in range(reached + 1)] if status.epoch else []
+            probes = snapshot.probes(running, [node_id])
+            served, served_wei = snapshot.served(node_id)
+        strips = [strip_of(row.epoch, row.node_id, row.states, row.uptime_bps) for row in slots]
+        strips.sort(key=lambda strip: strip.epoch, reverse=True)
+        if status.epoch is not None and node.weight_at(epoch):
+            strips.insert(0, live_strip(epoch, node_id, self._desk.clock.slots, reached, probes))
+        lives = latest(probes)
+        times = [probe.latency_ms for probe in probes if probe.latency_ms is not None]
+        entries = history.entries
+        facts = history.facts.epochs.get(epoch)
+        copy = self._store.manifest(node.manifest_hash) if node.manifest_hash else None
+        return NodeView(
+            status,
+            node,
+            TIER_NAMES[Tier(node.tier)],
+            node.state_at(epoch),
+            node.weight_at(epoch),
+            facts.total_weight if facts else None,
+            lives.get(node_id),
+            len(probes),
+            percentile(times, 50),
+            percentile(times, 95),
+            mean_uptime(entries),
+            uptime_chart((e.epoch, e.uptime_bps) for e in entries if e.uptime_bps is not None),
+            served,
+            served_wei,
+            strips,
+            entries,
+            sum(entry.reward_wei or 0 for entry in entries),
+            sum(entry.claimed_wei for entry in entries),
+            sum(entry.claimable_wei for entry in entries),
+            sum(entry.pending_wei for entry in entries),
+            window,
+            capabilities_of(copy.body) if copy and copy.body else None,
+            copy.problem if copy else None,
+            history.facts.error,
+        )

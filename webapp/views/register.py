@@ -1,0 +1,166 @@
+"""Registering a node: what a tier and a stake would weigh and earn, and whether a node key can be used."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from offchain.chain.reader import Read
+from offchain.crypto.keys import checksum
+from offchain.domain.amounts import parse_prlx
+from offchain.domain.eip712 import keccak256
+from offchain.domain.payout import reward
+from offchain.domain.tiers import MULTIPLIER_BPS, Tier, weight
+from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
+from offchain.errors import UserError
+from webapp.sources.chain import ChainUnavailableError
+from webapp.sources.sources import Constants, Desk
+from webapp.sources.status import Status
+from webapp.views.fleet import TIER_NAMES
+
+MAX_STAKE_WEI = 2**128 - 1
+TIER_HARDWARE = {
+    Tier.CPU: "Servers without an accelerator",
+    Tier.MID_GPU: "L4, A10, RTX 4090, MI210 and the like",
+    Tier.HEAVY_GPU: "A100, H100, MI300 and the like",
+    Tier.SPECIALISED: "TPU, FPGA, ASIC, HPC",
+}
+_KEY_HASH, _PUBLIC_KEY, _PREFIXED_KEY = 64, 128, 130
+
+
+@dataclass(frozen=True, slots=True)
+class TierChoice:
+    """A tier as the first step offers it."""
+
+    tier: int
+    name: str
+    hardware: str
+    multiplier_bps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a stake would weigh and earn from the next epoch on, if nothing else changed.
+
+    Attributes:
+        epoch: the next epoch.
+        total_weight: of all nodes in it, with this one.
+        reward_wei: for one epoch at full uptime.
+        year_bps: that reward over 365 days, over the stake.
+    """
+
+    epoch: int
+    weight: int
+    total_weight: int
+    pool_wei: int
+    reward_wei: int
+    year_bps: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterView:
+    """One step of the way; what is not chosen yet is None."""
+
+    status: Status
+    step: str
+    tiers: Sequence[TierChoice]
+    tier: int | None
+    tier_name: str | None
+    stake_wei: int | None
+    key_hash: str | None
+    key_address: str | None
+    key_node: int | None
+    constants: Constants | None
+    preview: Preview | None
+    problem: str | None
+    chain_error: str | None
+
+
+class RegisterService:
+    """Builds the steps of registration."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def view(
+        self,
+        step: str,
+        tier: int | None,
+        stake_wei: int | None,
+        key_hash: str | None,
+        problem: str | None = None,
+    ) -> RegisterView:
+        """A step as its URL states it. Raises IndexUnavailableError."""
+        with self._desk.open() as (_, _, status):
+            pass
+        constants = self._desk.constants()
+        stake = stake_wei if stake_wei is not None else (constants.min_stake_wei if constants else None)
+        preview, chain_error, key_node = None, None, None
+        key_address = checksum("0x" + key_hash[-40:]) if key_hash else None
+        try:
+            if tier is not None and stake is not None and status.epoch is not None:
+                preview = self.preview(status, Tier(tier), Wei(stake))
+            if key_address is not None:
+                key_node = self._desk.chain.read([Read("NodeRegistryLocker", "nodeOfKey", (key_address,))])[0]
+        except ChainUnavailableError as failure:
+            chain_error = str(failure)
+        if problem is None and constants and stake_wei is not None and stake_wei < constants.min_stake_wei:
+            problem = "stake_low"
+        if problem is None and key_node:
+            problem = "key_used"
+        return RegisterView(
+            status,
+            step,
+            [TierChoice(t, TIER_NAMES[t], TIER_HARDWARE[t], MULTIPLIER_BPS[t]) for t in Tier],
+            tier,
+            TIER_NAMES[Tier(tier)] if tier else None,
+            stake,
+            key_hash,
+            key_address,
+            key_node or None,
+            constants,
+            preview,
+            problem,
+            chain_error or (None if constants else "the RPC endpoint does not answer"),
+        )
+
+    def preview(self, status: Status, tier: Tier, stake: Wei) -> Preview | None:
+        """Weight and reward of a stake in the next epoch. Raises ChainUnavailableError."""
+        if status.epoch is None:
+            return None
+        epoch = status.epoch.number + 1
+        pool, total = self._desk.chain.read(
+            [
+                Read("RewardDistributor", "poolOf", (epoch,)),
+                Read("NodeRegistryLocker", "totalWeightAt", (epoch,)),
+            ]
+        )
+        if pool is None or total is None:
+            return None
+        mine = weight(stake, tier)
+        total += mine
+        earns = reward(Wei(pool), mine, Weight(total), Bps(FULL_BPS))
+        year = earns * 365 * 86_400 * FULL_BPS // (stake * self._desk.clock.length_seconds) if stake else 0
+        return Preview(epoch, mine, total, pool, earns, year)
+
+
+def parse_stake(text: str) -> int | None:
+    """PRLX as people type it (`50,000`, `50 000`, `50000.5`) in wei; None when it is no amount."""
+    try:
+        wei = parse_prlx(re.sub(r"\s", ",", text.strip()))
+    except UserError:
+        return None
+    return wei if 0 < wei <= MAX_STAKE_WEI else None
+
+
+def parse_key(text: str) -> str | None:
+    """A node key's hash (0x-hex) from the hash itself or from the 64-byte public key; None for anything else."""
+    plain = text.strip().lower().removeprefix("0x")
+    if not plain or any(letter not in "0123456789abcdef" for letter in plain):
+        return None
+    if len(plain) == _KEY_HASH:
+        return "0x" + plain if int(plain, 16) else None
+    if len(plain) == _PREFIXED_KEY and plain.startswith("04"):
+        plain = plain[2:]
+    if len(plain) == _PUBLIC_KEY:
+        return "0x" + keccak256(bytes.fromhex(plain)).hex()
+    return None

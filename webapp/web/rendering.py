@@ -1,0 +1,150 @@
+"""From a view to an answer: HTML for people, JSON for programs, gzip for both."""
+
+import gzip
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask, Response, jsonify, render_template, request
+from markupsafe import Markup
+
+from offchain.domain.types import FULL_BPS
+from webapp.settings import WebappSettings
+from webapp.web import money
+from webapp.web.glossary import HOW
+from webapp.web.json_view import jsonable
+
+_COMPRESS_FROM = 1_000
+NAV: list[tuple[str, str, str]] = [
+    ("network.page", "Network", "network"),
+    ("operator.find", "My nodes", "operator"),
+    ("earnings.find", "Earnings", "earnings"),
+    ("register.tier", "Register", "register"),
+    ("playground.show", "Playground", "playground"),
+    ("activity.show", "Activity", "activity"),
+    ("account.show", "Account", "account"),
+]
+THEMES = ("auto", "light", "dark")
+
+
+def wants_json() -> bool:
+    """Whether the caller asked for data: `?format=json`, or an Accept header that prefers it to HTML."""
+    if request.path.startswith("/api/"):
+        return True
+    chosen = request.args.get("format")
+    if chosen is not None:
+        return chosen == "json"
+    best = request.accept_mimetypes.best_match(["text/html", "application/json"], default="text/html")
+    return best == "application/json" and (
+        request.accept_mimetypes["application/json"] > request.accept_mimetypes["text/html"]
+    )
+
+
+def page(template: str, view: Any, **extra: Any) -> Response:
+    """The view as HTML, or the same figures as JSON."""
+    if wants_json():
+        return jsonify(jsonable(view))
+    response = Response(
+        render_template(template, view=view, status=view.status, **extra), mimetype="text/html"
+    )
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def private(response: Response) -> Response:
+    """Nothing keeps a copy of this answer."""
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def init(app: Flask, settings: WebappSettings) -> None:
+    """Filters, globals and compression."""
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters.update(
+        prlx=money.render,
+        exact=money.exact,
+        plain=money.plain,
+        bps=money.percent,
+        duration=money.duration,
+        short=short_hex,
+        utc=utc,
+    )
+    app.jinja_env.globals.update(
+        how_text=HOW,
+        nav=NAV,
+        share=money.share,
+        theme=theme,
+        explorer=settings.explorer_url,
+        ratio=ratio,
+        full_bps=FULL_BPS,
+        chart_data=chart_data,
+        json_query=json_query,
+        query_with=query_with,
+    )
+    app.after_request(_compress)
+
+
+def theme() -> str:
+    """The visitor's choice, from a cookie."""
+    chosen = request.cookies.get("theme", "auto")
+    return chosen if chosen in THEMES else "auto"
+
+
+def short_hex(text: str) -> Markup:
+    """`0x1234...abcd` that shows the whole in its title."""
+    if len(text) <= 14:
+        return Markup('<span class="mono">{}</span>').format(text)
+    return Markup('<span class="mono" title="{}">{}\u2026{}</span>').format(text, text[:6], text[-4:])
+
+
+def utc(seconds: int) -> Markup:
+    """A moment as `<time>`, in UTC."""
+    moment = time.gmtime(seconds)
+    return Markup('<time datetime="{}">{}</time>').format(
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", moment), time.strftime("%d %b %Y %H:%M UTC", moment)
+    )
+
+
+def json_query() -> str:
+    """The present query with `format=json`."""
+    return urlencode({**request.args.to_dict(), "format": "json"})
+
+
+def query_with(**changes: object) -> str:
+    """The present query with some values changed."""
+    return urlencode({**request.args.to_dict(), **{name: str(value) for name, value in changes.items()}})
+
+
+def chart_data(epochs: Sequence[Any]) -> dict[str, list[Any]]:
+    """Series of the earnings chart, oldest epoch first. Amounts as floats of PRLX: a bar needs no 18 decimals."""
+    ordered = sorted(epochs, key=lambda line: int(line.epoch))
+    return {
+        "epochs": [line.epoch for line in ordered],
+        "earned": [
+            None if line.reward_wei is None else line.reward_wei / 10**money.DECIMALS for line in ordered
+        ],
+        "lost": [None if line.lost_wei is None else line.lost_wei / 10**money.DECIMALS for line in ordered],
+    }
+
+
+def ratio(part: int | None, whole: int | None, size: int = 1000) -> int:
+    """`part / whole` scaled to `size`, for the length of a bar; 0 when either is missing."""
+    return min(size, part * size // whole) if part and whole else 0
+
+
+def _compress(response: Response) -> Response:
+    if (
+        response.direct_passthrough
+        or response.is_streamed
+        or response.status_code < 200
+        or response.status_code in (204, 304)
+        or "Content-Encoding" in response.headers
+        or not request.accept_encodings["gzip"]
+        or (response.content_length or 0) < _COMPRESS_FROM
+    ):
+        return response
+    response.set_data(gzip.compress(response.get_data(), 5))
+    response.headers["Content-Encoding"] = "gzip"
+    response.vary.add("Accept-Encoding")
+    return response
