@@ -16,6 +16,6 @@ test: postgresql
 .PHONY: bench-backfill
 bench-backfill: ## Measure how fast the index reads a million logs
 	@tools/setup.sh python node
-	@python tests/bench/bench_backfill.py --out bench/results/keeper.json
+	@python -m bench.keeper.backfill --out bench/results/keeper.json
 
 bench-keeper: bench-backfill

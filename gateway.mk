@@ -21,4 +21,4 @@ $(BENCH_STAMP):
 .PHONY: bench-gateway
 bench-gateway: $(BENCH_STAMP) ## Measure the gateway beside its rivals (BENCH_ARGS: see --help)
 	@tools/setup.sh python node contracts compiled vllm models
-	@python tests/bench/gateway/run_bench.py $(BENCH_ARGS)
+	@python -m bench.gateway.run $(BENCH_ARGS)

@@ -3,8 +3,8 @@
 .PHONY: bench-keeper
 bench-keeper: ## Measure the keeper: 1,000,000 logs, an epoch of 100,000 nodes, requests, killed workers
 	@tools/setup.sh python node contracts
-	@python tests/bench/bench_epoch.py --out bench/results/keeper.json
-	@python tests/bench/bench_keeper.py --out bench/results/keeper.json
+	@python -m bench.keeper.epoch --out bench/results/keeper.json
+	@python -m bench.keeper.running --out bench/results/keeper.json
 
 .PHONY: redis
 redis: ## Install Debian's Redis, so that a keeper is also tested on it

@@ -3,4 +3,4 @@
 .PHONY: bench-node
 bench-node: ## Measure the node agent; writes bench/results/node.json (ARGS=--quick for a tenth of it)
 	@tools/setup.sh python node vllm models
-	python tests/bench/node/bench_node.py $(ARGS)
+	python -m bench.node.run $(ARGS)

@@ -3,9 +3,9 @@
 .PHONY: screenshots
 screenshots: web-assets ## Take the dashboard's screenshots again, into docs/screenshots
 	@tools/setup.sh python chromium
-	@python tests/e2e/support/webapp_screenshots.py docs/screenshots
+	@python -m tests.support.webapp.screenshots docs/screenshots
 
 .PHONY: bench-dashboard
 bench-dashboard: web-assets ## Measure the dashboard over 10,000 nodes and 365 epochs
 	@tools/setup.sh python chromium
-	@python tests/bench/bench_dashboard.py bench/results/dashboard.json
+	@python -m bench.dashboard bench/results/dashboard.json

@@ -1,8 +1,8 @@
 """Fixtures that every kind of test may use."""
 
 pytest_plugins = [
-    "tests.support.anvil",
-    "tests.support.ape_chain",
-    "tests.support.databases",
-    "tests.support.network",
+    "tests.support.services.anvil",
+    "tests.support.services.ape_chain",
+    "tests.support.services.databases",
+    "tests.support.services.contracts",
 ]

@@ -38,7 +38,7 @@ suite() {
   case $1 in
   networks) real_parts "$1" "${NETWORKS[@]}" ;;
   integration) real_parts "$1" "${TWO[@]}" tests/integration "${NETWORKS[@]/#/--ignore=}" ;;
-  audit) python tests/audit/run.py --profile test ;;
+  audit) python -m tools.audit.run --profile test ;;
   e2e) real_parts "$1" "${TWO[@]}" tests/e2e ;;
   # shellcheck disable=SC2086
   contracts) ape test tests/contracts ${PYTEST_ARGS:-} ;;

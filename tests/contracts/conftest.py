@@ -8,13 +8,13 @@ import pytest
 from ape import project
 
 from scripts._compile import ensure_compiled
-from tests.contracts.support import World, deploy_world
+from tests.support.contracts.factory import World, deploy_world
 
 
 @pytest.fixture(scope="session")
 def deployed() -> World:
     """The contracts, deployed once; for mutation testing, one of them from another creation code
-    (tests/audit/solidity_mutation.py)."""
+    (tools/audit/solidity_mutation.py)."""
     path = os.environ.get("PARALLELIX_MUTANT")
     if not path:
         return deploy_world()

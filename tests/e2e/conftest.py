@@ -1,24 +1,21 @@
 """A real browser in front of a served dashboard."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.services.anvil import KEYS
+from tests.support.services.contracts import STAKE, Network
+from tests.support.webapp.live import live
+from tests.support.webapp.seed import SeededNetwork, app_of, close_apps, empty, seed
+from tests.support.webapp.serving import serving
+from tests.support.webapp.sources import OPERATOR, Desk
+from tests.support.webapp.wallet import TestWallet
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "e2e" / "support"))
-
-from webapp_desk import OPERATOR, Desk  # noqa: E402
-from webapp_live import live  # noqa: E402
-from webapp_seed import SeededNetwork, app_of, close_apps, empty, seed  # noqa: E402
-from webapp_serving import serving  # noqa: E402
-from webapp_wallet import TestWallet  # noqa: E402
-
-from tests.support.anvil import KEYS  # noqa: E402
-from tests.support.network import STAKE, Network  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

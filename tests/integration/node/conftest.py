@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from offchain.demo.network import LocalNetwork
-from tests.support.node_network import chain_with_actors, taken_back
+from tests.support.node.network import chain_with_actors, taken_back
 
 
 @pytest.fixture(scope="session")

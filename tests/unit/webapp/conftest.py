@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +12,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import create_engine, update
 
 from offchain.db.models import Node
+from tests.support.webapp.account import OWNER
+from tests.support.webapp.seed import SeededNetwork, app_of, close_apps, empty, seed
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests" / "e2e" / "support"))
-
-from webapp_account import OWNER  # noqa: E402
-from webapp_seed import SeededNetwork, app_of, close_apps, empty, seed  # noqa: E402
 
 
 @pytest.fixture(scope="session")

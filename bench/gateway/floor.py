@@ -1,0 +1,50 @@
+"""What is left of a gateway without everything that makes it one: our HTTP server in front of our HTTP client.
+
+No key, no quota, no choice, no ticket, no receipt, no record. What this costs no gateway on this stack can save.
+Run as `python bench/gateway/floor.py NODE_URL`; prints its own URL.
+"""
+
+import asyncio
+import json
+import os
+import sys
+
+import uvloop
+
+from offchain.dispatch.http_upstream import HttpUpstream
+from offchain.dispatch.upstream import Call
+from offchain.domain.types import NodeId
+from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
+
+REQUEST_ID = bytes(32)
+
+
+async def main(node_url: str) -> None:
+    """Serve until killed."""
+    upstream = HttpUpstream(lambda _node_id, _call: "0x")
+
+    async def handle(request: Request, connection: Connection) -> None:
+        exchange = upstream.start(NodeId(1), node_url, Call(request.path, request.body, REQUEST_ID))
+        await exchange.head()
+        headers = {"content-type": exchange.headers.get("content-type", "application/json")}
+        if "content-length" in exchange.headers:
+            connection.reply(exchange.status, headers, await exchange.read())
+            await exchange.read()
+            return
+        connection.begin(exchange.status, headers)
+        while data := await exchange.read():
+            if not connection.write(data):
+                await connection.drain()
+        connection.finish()
+
+    def failed(error: BaseException) -> None:
+        raise error
+
+    port = await HttpServer(handle, HttpLimits(), failed).start("127.0.0.1", 0)
+    sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{port}", "pid": os.getpid()}) + "\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1]))
