@@ -16,7 +16,7 @@ from offchain.keeper.process.broker import locate
 from offchain.keeper.process.celery import make_app
 from offchain.keeper.process.tasks import register
 from offchain.keeper.process.wiring import Services
-from offchain.runtime.settings import KeeperSettings
+from offchain.keeper.settings import KeeperSettings
 
 CONFIG_VARIABLE = "PARALLELIX_KEEPER_CONFIG"
 

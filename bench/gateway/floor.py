@@ -21,7 +21,7 @@ REQUEST_ID = bytes(32)
 
 async def main(node_url: str) -> None:
     """Serve until killed."""
-    upstream = HttpUpstream(lambda _node_id, _call: "0x")
+    upstream = HttpUpstream(lambda _node_id, _request_id, _request_hash: "0x")
 
     async def handle(request: Request, connection: Connection) -> None:
         exchange = upstream.start(NodeId(1), node_url, Call(request.path, request.body, REQUEST_ID))

@@ -22,11 +22,10 @@ import orjson
 import uvloop
 
 from offchain.crypto.keys import Signer
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat, ServiceReceipt, proof_of_execution, result_bytes
 from offchain.domain.types import NodeId, Wei
 from offchain.protocol.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
-from offchain.protocol.receipts import DigestMaker
 
 KEY_BEGINS = len("0x") + 2 * (8 + 8)
 KEY_ENDS = KEY_BEGINS + 2 * PUBLIC_KEY_BYTES

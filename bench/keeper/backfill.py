@@ -24,7 +24,7 @@ from offchain.chain.deployment import Deployment
 from offchain.chain.indexer import Indexer, Progress
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import Rpc
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.domain.eip712 import keccak256, word

@@ -20,13 +20,14 @@ from typing import Any
 
 import aiohttp
 
-from offchain.crypto.keys import Signer, recover
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.demo.network import LocalNetwork, Node
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
 from offchain.gateway.nodes.dial_in import DialIn, DialInUpstream, dialed_url
 from offchain.protocol.heartbeats import NodeRecord
-from offchain.protocol.receipts import TicketSigner
+from offchain.protocol.tickets import TicketSigner
 from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 from tests.support.node.gateway import running_gateway
 from tests.support.node.network import chain_with_actors

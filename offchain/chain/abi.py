@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError, EncodingError
 
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.domain.eip712 import keccak256
 
 AbiEntry: TypeAlias = Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import requests
 
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
 from offchain.domain.types import Address

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from offchain.chain.logs import ChainEvent
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.db.models import Base, Claim, Event, Gateway, Keeper, MarketRequest, Node, NodeInterval, Report
 from offchain.db.upsert import upsert
 from offchain.errors import TransientError

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import httpx
 import orjson
 
 from offchain.errors import FatalError, ParallelixError, TransientError, UserError
+from offchain.runtime.redaction import endpoint_label
 
 Call: TypeAlias = tuple[str, Sequence[Any]]
 
@@ -297,15 +297,3 @@ def _revert_data(data: Any) -> bytes | None:
 
 def _comparable(value: Any) -> Any:
     return (value.code, value.data) if isinstance(value, RpcError) else value
-
-
-def endpoint_label(url: str, setting: str = "rpc_url") -> str:
-    """Host and port of an endpoint: what may be shown of a URL that may hold credentials. Raises UserError."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{setting} has an entry that is not an http(s) URL; write http://host:port")
-    return f"{parts.hostname}:{port}" if port else parts.hostname

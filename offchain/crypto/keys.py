@@ -9,24 +9,19 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from coincurve import PrivateKey, PublicKey
-from coincurve._libsecp256k1 import ffi, lib
-from coincurve.context import GLOBAL_CONTEXT
+from coincurve import PrivateKey
 from eth_account import Account
 from eth_keyfile.keyfile import create_keyfile_json, decode_keyfile_json
 
+from offchain.crypto.addresses import address_of
+from offchain.crypto.recovery import SECP256K1_ORDER
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.types import Address
 from offchain.errors import UserError
 
-SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-_HALF_ORDER = (SECP256K1_ORDER // 2).to_bytes(32, "big")
-_POINT = ffi.typeof("secp256k1_pubkey *")
-_RECOVERABLE = ffi.typeof("secp256k1_ecdsa_recoverable_signature *")
 _PRIVATE_BITS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -130,54 +125,6 @@ class Signer:
         return f"Signer({self.address})"
 
 
-def recover(digest: bytes, signature: bytes) -> Address:
-    """The address that signed a digest, EIP-55. Raises ValueError as `recover_key`."""
-    return address_of(recover_key(digest, signature))
-
-
-def recover_key(digest: bytes, signature: bytes) -> bytes:
-    """The 64-byte public key that signed a digest. Raises ValueError as `recover_point`."""
-    return key_of_point(recover_point(digest, signature))
-
-
-def recover_point(digest: bytes, signature: bytes) -> bytes:
-    """The public key that signed a digest, in libsecp256k1's own form: good for comparing in this process, no further.
-
-    The library's two calls and nothing around them: coincurve's objects cost an eighth of a recovery.
-
-    Raises:
-        ValueError: wrong length, s in the upper half, v not 27 or 28, or no point on the curve.
-    """
-    if len(digest) != 32 or len(signature) != 65:
-        raise ValueError("a digest is 32 bytes and a signature 65")
-    if signature[64] not in (27, 28):
-        raise ValueError("v is not 27 or 28")
-    if signature[32:64] > _HALF_ORDER:
-        raise ValueError("s is in the upper half of the order")
-    context, parsed, point = GLOBAL_CONTEXT.ctx, ffi.new(_RECOVERABLE), ffi.new(_POINT)
-    if not (
-        lib.secp256k1_ecdsa_recoverable_signature_parse_compact(
-            context, parsed, signature, signature[64] - 27
-        )
-        and lib.secp256k1_ecdsa_recover(context, point, parsed, digest)
-    ):
-        raise ValueError("the signature recovers to no key")
-    return bytes(ffi.buffer(point))
-
-
-def key_of_point(point: bytes) -> bytes:
-    """The 64-byte public key of what `recover_point` gives."""
-    key: bytes = PublicKey(ffi.from_buffer(_POINT, point)).format(compressed=False)[1:]
-    return key
-
-
-def public_key_address(key: bytes) -> Address:
-    """Address of a public key of 64 bytes, as Web3Signer names them. Raises ValueError when it is no point."""
-    if len(key) != 64:
-        raise ValueError("a public key is 64 bytes")
-    return address_of(PublicKey(b"\x04" + key).format(compressed=False)[1:])
-
-
 def create_keystore(path: Path, password_file: Path, key: bytes | None = None) -> Address:
     """Write a V3 keystore of a key (a new random one by default), readable by its owner alone; never overwrites.
 
@@ -199,24 +146,6 @@ def create_keystore(path: Path, password_file: Path, key: bytes | None = None) -
     data = create_keyfile_json(secret, _stretchable(password))
     _write_private(path, json.dumps(data) + "\n")
     return signer.address
-
-
-@lru_cache(maxsize=8192)
-def checksum(address: str) -> Address:
-    """EIP-55 text of 0x-hex address text. Raises ValueError when it is not 20 bytes of hex."""
-    lower = address.removeprefix("0x").lower()
-    if len(lower) != 40:
-        raise ValueError(f"{address!r} is not a 20-byte address")
-    int(lower, 16)
-    digest = keccak256(lower.encode()).hex()
-    return Address(
-        "0x" + "".join(c.upper() if int(d, 16) >= 8 else c for c, d in zip(lower, digest, strict=False))
-    )
-
-
-def address_of(public_key: bytes) -> Address:
-    """The address of a 64-byte public key, EIP-55."""
-    return checksum("0x" + keccak256(public_key)[12:].hex())
 
 
 def _random_key() -> bytes:

@@ -1,6 +1,7 @@
 """Signature recovery for the hot path: keys that were seen before are remembered, with their addresses."""
 
-from offchain.crypto.keys import address_of, key_of_point, recover_point
+from offchain.crypto.addresses import address_of
+from offchain.crypto.recovery import key_of_point, recover_point
 from offchain.domain.types import MAX_NODES, Address
 
 

@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import httpx
 
-from offchain.chain.rpc import endpoint_label
-from offchain.crypto.keys import checksum, public_key_address, recover
+from offchain.crypto.addresses import checksum, public_key_address
+from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.domain.types import Address
 from offchain.errors import TransientError, UserError
+from offchain.runtime.redaction import endpoint_label
 
 TIMEOUT_SECONDS = 3.0
 _PROBE = b"parallelix.web3signer.check"

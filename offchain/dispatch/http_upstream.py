@@ -4,219 +4,39 @@ A general client spends several times the CPU of the whole rest of the gateway o
 needs only POST, `Content-Length` or chunked answers, and keep-alive, which fit here.
 """
 
-import asyncio
 import ssl
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from urllib.parse import urlsplit
 
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
-from offchain.protocol.certificate_pins import holds, pinning_context, pins_of, trusting_context
 from offchain.scheduler.work import FaultKind, NodeError
-from offchain.transport.client_connection import Connection
+from offchain.transport.errors import ConnectError, ResetError, TransportError
+from offchain.transport.pool import HostPool, HttpExchange
 
-MOST_QUEUED_BYTES = 1024 * 1024
-MOST_IDLE = 64
 MOST_POOLS = 200_000
 
 
-class HttpExchange:
-    """One attempt's request and answer. See `upstream.Exchange`."""
-
-    __slots__ = (
-        "_body", "_connection", "_fault", "_finished", "_head", "_pool", "_queued", "_request", "_retried", "_started",
-        "_waiter", "connected", "headers", "status",
-    )  # fmt: skip
-
-    def __init__(self, pool: "HostPool", head: bytes, body: bytes) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.connected = False
-        self._pool = pool
-        self._request = (head, body)
-        self._connection: Connection | None = None
-        self._body: deque[bytes] = deque()
-        self._queued = 0
-        self._head = False
-        self._finished = False
-        self._retried = False
-        self._fault: NodeError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    # what the connection reports
-
-    def attach(self, connection: Connection) -> None:
-        """A connection is there: send."""
-        if self._fault is not None or self._finished:
-            self._pool.give(connection)
-            return
-        self._connection = connection
-        self.connected = True
-        connection.send(self, *self._request)
-
-    def begin(self, status: int, headers: dict[str, str]) -> None:
-        self.status = status
-        self.headers = headers
-        self._head = True
-        self._wake()
-
-    def push(self, data: bytes) -> None:
-        self._body.append(data)
-        self._queued += len(data)
-        if self._queued > MOST_QUEUED_BYTES and self._connection is not None:
-            self._connection.pause()
-        self._wake()
-
-    def finish(self) -> None:
-        self._finished = True
-        self._connection = None
-        self._wake()
-
-    def refused(self, stale: bool) -> None:
-        """Closed before any byte of an answer. A reused connection may just have idled out: try once on a new one."""
-        self._connection = None
-        if stale and not self._retried:
-            self._retried = True
-            self.connected = False
-            self._pool.connect(self)
-            return
-        self.fail(NodeError(FaultKind.RESET, "the connection closed before an answer"))
-
-    def fail(self, fault: NodeError) -> None:
-        if self._fault is None and not self._finished:
-            self._fault = fault
-        self._connection = None
-        self._wake()
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    # what the engine calls
-
-    async def head(self) -> None:
-        while not self._head:
-            if self._fault is not None:
-                raise self._fault
-            await self._news()
-
-    async def read(self) -> bytes:
-        while not self._body:
-            if self._fault is not None:
-                raise self._fault
-            if self._finished:
-                return b""
-            await self._news()
-        if len(self._body) == 1:
-            data = self._body.popleft()
-        else:
-            data = b"".join(self._body)
-            self._body.clear()
-        self._queued = 0
-        if self._connection is not None and self._connection.paused:
-            self._connection.resume()
-        return data
-
-    def _news(self) -> "asyncio.Future[None]":
-        """Done when the connection has reported something."""
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
-        return waiter
-
-    def abort(self, fault: NodeError) -> None:
-        connection = self._connection
-        self.fail(fault)
-        if connection is not None:
-            connection.drop()
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        self._finished = True
-        if connection is not None:
-            connection.drop()
+MakeTicket = Callable[[NodeId, bytes, bytes], str]
+"""(node id, request id, Keccak-256 of the body) -> value of the ticket header."""
 
 
-class HostPool:
-    """Connections to one node. The most recently used idle one is taken first."""
-
-    def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not an http(s) URL")
-        self.host = parts.hostname
-        self.port = parts.port or (443 if parts.scheme == "https" else 80)
-        self.pins = pins_of(parts.fragment)
-        self.tls = None
-        if parts.scheme == "https":
-            self.tls = pinning_context() if self.pins else tls or trusting_context()
-        self.prefix = parts.path.rstrip("/")
-        self.authority = parts.netloc.rpartition("@")[2]
-        self.on_round_trip: Callable[[float], None] | None = None
-        self._idle: list[Connection] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def dispatch(self, exchange: HttpExchange) -> None:
-        """Give an exchange a connection, idle or new."""
-        while self._idle:
-            connection = self._idle.pop()
-            if (
-                not connection.closed
-                and connection.transport is not None
-                and not connection.transport.is_closing()
-            ):
-                exchange.attach(connection)
-                return
-        self.connect(exchange)
-
-    def connect(self, exchange: HttpExchange) -> None:
-        """Give an exchange a new connection."""
-        task = asyncio.get_running_loop().create_task(self._connect(exchange))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _connect(self, exchange: HttpExchange) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            transport, connection = await loop.create_connection(
-                lambda: Connection(self.give), self.host, self.port, ssl=self.tls
-            )
-        except OSError as error:
-            exchange.fail(NodeError(FaultKind.UNREACHABLE, error.strerror or type(error).__name__))
-            return
-        if self.pins and not holds(transport.get_extra_info("ssl_object"), self.pins):
-            transport.abort()
-            exchange.fail(
-                NodeError(FaultKind.UNREACHABLE, "it shows a certificate that its heartbeat does not name")
-            )
-            return
-        if self.on_round_trip is not None:
-            self.on_round_trip((loop.time() - began) / (1 if self.tls is None else 2))
-        exchange.attach(connection)
-
-    def give(self, connection: Connection) -> None:
-        """Take a connection back for later."""
-        if len(self._idle) < MOST_IDLE and not connection.closed:
-            self._idle.append(connection)
-        else:
-            connection.drop()
-
-    def close(self) -> None:
-        """Close idle connections and stop connecting."""
-        for connection in self._idle:
-            connection.drop()
-        self._idle.clear()
-        for task in list(self._tasks):
-            task.cancel()
+def node_error(fault: TransportError) -> NodeError:
+    """What a failed exchange says about the node at its other end."""
+    if isinstance(fault, ConnectError):
+        kind = FaultKind.UNREACHABLE
+    elif isinstance(fault, ResetError):
+        kind = FaultKind.RESET
+    else:
+        kind = FaultKind.BAD_ANSWER
+    return NodeError(kind, str(fault))
 
 
 class HttpUpstream:
     """`upstream.Upstream` over HTTP/1.1.
 
     Args:
-        ticket: makes the ticket header for (node id, call); see `ticket.TicketSigner`.
+        ticket: makes the ticket header; see `protocol.tickets.TicketSigner`.
         tls: context for https agents whose address names no certificate; by default the machine's authorities.
 
     Attributes:
@@ -224,7 +44,7 @@ class HttpUpstream:
             one, TLS 1.3 another.
     """
 
-    def __init__(self, ticket: Callable[[NodeId, Call], str], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, ticket: MakeTicket, tls: ssl.SSLContext | None = None) -> None:
         self.on_round_trip: Callable[[NodeId, float], None] | None = None
         self._ticket = ticket
         self._tls = tls
@@ -239,16 +59,16 @@ class HttpUpstream:
             try:
                 pool = self._pools[url] = self._open(node_id, url)
             except ValueError as error:
-                broken = HttpExchange(HostPool("http://0.0.0.0", None), b"", b"")
-                broken.fail(NodeError(FaultKind.UNREACHABLE, str(error)))
+                broken = HttpExchange(HostPool("http://0.0.0.0", None), b"", b"", node_error)
+                broken.fail(ConnectError(str(error)))
                 return broken
         extra = "".join([f"{name}: {value}\r\n" for name, value in call.headers.items()])
         head = (
             f"POST {pool.prefix}{call.path} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(call.body)}\r\nx-parallelix-request-id: 0x{call.request_id.hex()}\r\n"
-            f"x-parallelix-ticket: {self._ticket(node_id, call)}\r\n{extra}\r\n"
+            f"x-parallelix-ticket: {self._ticket(node_id, call.request_id, call.request_hash)}\r\n{extra}\r\n"
         )
-        exchange = HttpExchange(pool, head.encode("latin-1"), call.body)
+        exchange = HttpExchange(pool, head.encode("latin-1"), call.body, node_error)
         pool.dispatch(exchange)
         return exchange
 
@@ -269,6 +89,3 @@ class HttpUpstream:
         """Close everything that is idle."""
         for url in list(self._pools):
             self.forget(url)
-
-
-Headers = Mapping[str, str]

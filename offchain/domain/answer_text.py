@@ -1,29 +1,41 @@
-"""What an answer says: the text of each choice, from a whole answer or from a stream, the same on both ends.
+"""What an answer says: the text of each choice, whole or streamed. The one rule for both ends of a receipt.
 
-The node binds these texts in its receipt and the gateway recomputes them from what it got, so both use this module.
-The text of a choice is its content or, when it calls tools, the compact JSON of `tool_calls` (as it came, or put together
-from a stream as `id, type, function {name, arguments}`); the text of an embedding is the base64 of its little-endian
-float32 vector.
+The node binds these texts in its receipt, and the gateway computes them again from what it got. If the two differed in one
+byte, an honest node would be charged with a bad receipt; so nobody else takes text out of an answer.
+
+| in the answer | text |
+| --- | --- |
+| chat choice, `message` or `delta` | its `content`; `null` and a missing one are empty |
+| the same with `tool_calls` | compact JSON of them; a stream's pieces are joined to `id, type, function {name, arguments}` |
+| completion choice (no `message`, or `message: null`) | its `text`; `null` is empty |
+| embedding | base64 of its little-endian float32 vector |
+
+Choices are in the order of their `index`; one without an `index` has 0, as in the API that answers with one choice.
 """
 
 import base64
-import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from offchain.domain.messages import result_bytes
 
 
-@dataclass(slots=True)
 class _Choice:
-    content: list[str] = field(default_factory=list)
-    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """A choice of a stream, as far as it came."""
+
+    __slots__ = ("calls", "content")
+
+    def __init__(self) -> None:
+        self.content: list[str] = []
+        self.calls: dict[int, dict[str, Any]] = {}
 
     def text(self) -> str:
-        calls = [self.calls[index] for index in sorted(self.calls)]
-        return _compact(calls) if calls else "".join(self.content)
+        if self.calls:
+            return _compact([self.calls[index] for index in sorted(self.calls)])
+        return "".join(self.content)
 
 
 class StreamedAnswer:
@@ -52,7 +64,7 @@ class StreamedAnswer:
         try:
             usage = chunk.get("usage")
             if usage:
-                self.prompt_tokens = int(usage["prompt_tokens"])
+                self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
                 self.completion_tokens = int(usage.get("completion_tokens") or 0)
             for part in chunk.get("choices") or ():
                 self._add_choice(part)
@@ -60,7 +72,7 @@ class StreamedAnswer:
             raise ValueError(f"not a completion chunk: {type(error).__name__}: {error}") from None
 
     def _add_choice(self, part: Mapping[str, Any]) -> None:
-        index = int(part.get("index", 0))
+        index = _index(part)
         choice = self._choices.get(index)
         if choice is None:
             choice = self._choices[index] = _Choice()
@@ -73,8 +85,8 @@ class StreamedAnswer:
             for call in delta.get("tool_calls") or ():
                 _merge_call(choice.calls, call)
         if text:
-            choice.content.append(text)
-        if part.get("finish_reason"):
+            choice.content.append(str(text))
+        if part.get("finish_reason") is not None:
             self._open.discard(index)
 
     def texts(self) -> list[str]:
@@ -110,9 +122,9 @@ def _index(item: Mapping[str, Any]) -> int:
 
 
 def _choice_text(choice: Mapping[str, Any]) -> str:
-    if "message" not in choice:
-        return str(choice["text"])
-    message = choice["message"]
+    message = choice.get("message")
+    if message is None:
+        return str(choice.get("text") or "")
     if message.get("tool_calls"):
         return _compact(message["tool_calls"])
     return str(message.get("content") or "")
@@ -126,7 +138,7 @@ def _embedding_text(vector: str | Sequence[float]) -> str:
 
 def _merge_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> None:
     call = calls.setdefault(
-        int(delta.get("index", 0)), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        _index(delta), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
     )
     if delta.get("id"):
         call["id"] = delta["id"]
@@ -137,4 +149,4 @@ def _merge_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> N
 
 
 def _compact(calls: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(calls, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(calls).decode()

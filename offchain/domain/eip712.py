@@ -61,3 +61,15 @@ class SigningDomain:
 _DOMAIN_TYPEHASH = keccak256(
     b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 )
+
+
+class DigestMaker:
+    """`SigningDomain.digest` with the domain separator computed once."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, domain: SigningDomain) -> None:
+        self._prefix = b"\x19\x01" + domain.separator()
+
+    def __call__(self, struct_hash: bytes) -> bytes:
+        return keccak256(self._prefix + struct_hash)

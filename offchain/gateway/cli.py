@@ -11,8 +11,8 @@ import click
 
 from offchain.domain.amounts import parse_prlx
 from offchain.errors import UserError
+from offchain.gateway.settings import GatewaySettings
 from offchain.runtime import native_code
-from offchain.runtime.settings import GatewaySettings
 
 if TYPE_CHECKING:
     from offchain.gateway.tenants.registry import TenantAdmin

@@ -37,14 +37,16 @@ from offchain.gateway.records.execution_log import ExecutionLog
 from offchain.gateway.records.pending_executions import open_pending
 from offchain.gateway.records.request_log import RequestBook
 from offchain.gateway.records.route_receipt import Seal
+from offchain.gateway.settings import GatewaySettings
 from offchain.gateway.tenants.authenticator import KeyRing
 from offchain.protocol.heartbeats import HeartbeatVerifier
+from offchain.protocol.openai_errors import server_error_body
 from offchain.protocol.pair_mac import GatewayMacs
-from offchain.protocol.receipts import ReceiptVerifier, TicketSigner
+from offchain.protocol.receipts import ReceiptVerifier
+from offchain.protocol.tickets import TicketSigner
 from offchain.runtime.entropy import Entropy
 from offchain.runtime.logs import configure_logs
 from offchain.runtime.ready import announce_ready
-from offchain.runtime.settings import GatewaySettings
 from offchain.scheduler.fleet import SILENCE_SECONDS, Fleet, NodeReport
 from offchain.scheduler.quotas import Quotas
 from offchain.scheduler.router import Router, RouterLimits
@@ -207,7 +209,10 @@ async def _serve(
 
     dialin = DialIn(upstream, nodes_domain, recover, directory.get, lambda: own_urls)
     server = HttpServer(
-        dialin.before(service.handle), HttpLimits(most_body=settings.max_request_bytes), on_error
+        dialin.before(service.handle),
+        HttpLimits(most_body=settings.max_request_bytes),
+        on_error,
+        server_error_body,
     )
     await _refresh_once(directory, keys, fleet, state)
     try:

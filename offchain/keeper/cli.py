@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from offchain.domain.types import Wei
-from offchain.runtime.settings import KeeperSettings
+from offchain.keeper.settings import KeeperSettings
 
 _CONFIG = click.option(
     "--config",

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 
 import orjson
 
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
 from offchain.errors import SkipError
-from offchain.protocol.certificate_pins import FRAGMENT
-from offchain.protocol.receipts import DigestMaker, Recover
+from offchain.protocol.receipts import Recover
 from offchain.scheduler.fleet import NodeReport, Offer
+from offchain.transport.certificate_pins import FRAGMENT
 
 MOST_SKEW_MS = 30_000
 MOST_BODY_BYTES = 64 * 1024

@@ -10,11 +10,11 @@ from typing import NamedTuple, TypeAlias
 
 from offchain.domain.types import NodeId
 from offchain.scheduler.breaker import BreakerState
+from offchain.scheduler.fair_queue import FairQueue
 from offchain.scheduler.fleet import Fleet, NodeState
 from offchain.scheduler.latency import Timings
 from offchain.scheduler.lease import Lease, LeaseTable
 from offchain.scheduler.pick import Candidate, Decision, fits, pick
-from offchain.scheduler.quotas import FairQueue
 from offchain.scheduler.work import FAULT_WEIGHT, FaultKind, NoCapacityError, Priority, Requirements, WorkUnit
 
 MOST_LATE = 4096

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from offchain.scheduler.work import FaultKind, NodeError
+from offchain.transport.errors import ProtocolError, ResetError, TransportError
 
 MOST_HEAD_BYTES = 64 * 1024
 
@@ -24,7 +24,7 @@ class Receiver(Protocol):
     def refused(self, stale: bool) -> None:
         """The connection closed before any byte of an answer; `stale` when it had served before."""
 
-    def fail(self, fault: NodeError) -> None:
+    def fail(self, fault: TransportError) -> None:
         """The answer will not come whole."""
 
 
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
             self._parse(data, exchange)
         except (_BrokenError, ValueError) as error:
             self.drop()
-            exchange.fail(NodeError(FaultKind.BAD_ANSWER, str(error)))
+            exchange.fail(ProtocolError(str(error)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         elif self._state == "head" and not self._buffer:
             exchange.refused(stale=self.used)
         else:
-            exchange.fail(NodeError(FaultKind.RESET, "the connection broke in the middle of the answer"))
+            exchange.fail(ResetError("the connection broke in the middle of the answer"))
 
     def drop(self) -> None:
         """Cut the connection now."""

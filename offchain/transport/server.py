@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from offchain.protocol.openai_errors import error_body
+import orjson
+
 from offchain.transport.request_parser import Chunks, RefusedError, Request, parse_head
 
 __all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Request"]
 
+_JSON = {"content-type": "application/json"}
 _HEAD_END = b"\r\n\r\n"
 _NEVER = float("inf")
 _UNWIND_SECONDS = 1.0
@@ -60,19 +62,34 @@ class HttpLimits:
 Handler = Callable[[Request, "Connection"], Awaitable[None]]
 
 
+RenderError = Callable[[int, str], bytes]
+"""(status, message for the client) -> JSON body."""
+
+
+def plain_error(status: int, message: str) -> bytes:
+    """The status and the message as a JSON object."""
+    return orjson.dumps({"status": status, "error": message})
+
+
 class HttpServer:
     """Listens, and gives each request to a handler. The handler answers through the `Connection` it is given."""
 
     def __init__(
-        self, handler: Handler, limits: HttpLimits, on_error: Callable[[BaseException], None]
+        self,
+        handler: Handler,
+        limits: HttpLimits,
+        on_error: Callable[[BaseException], None],
+        render_error: RenderError = plain_error,
     ) -> None:
         """
         Args:
+            render_error: makes the JSON body of an answer that the server gives by itself, such as a 408.
             on_error: told of exceptions that a handler let out; the client got a 500.
         """
         self.handler = handler
         self.limits = limits
         self.on_error = on_error
+        self.render_error = render_error
         self.connections: set[Connection] = set()
         self.draining = False
         self.unfinished = 0
@@ -383,9 +400,7 @@ class Connection(asyncio.Protocol):
                 self.cut()
             else:
                 self._keep = False
-                self.reply(
-                    500, {"content-type": "application/json"}, error_body("internal error", "server_error")
-                )
+                self.reply(500, _JSON, self._server.render_error(500, "internal error"))
 
     def _next(self) -> bool:
         """Go on to the next request, which may be here already. Returns whether there can be one."""
@@ -423,7 +438,7 @@ class Connection(asyncio.Protocol):
         self.started = False
         self._state = "linger"
         self._buffer.clear()
-        self.reply(status, {"content-type": "application/json"}, error_body(message, "invalid_request_error"))
+        self.reply(status, _JSON, self._server.render_error(status, message))
         self.deadline = self._loop.time() + self._server.limits.linger_seconds
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()

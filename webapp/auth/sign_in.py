@@ -5,7 +5,7 @@ once more before it is believed: a server whose origin or chain changed meanwhil
 
 import secrets
 
-from offchain.crypto.keys import recover
+from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import keccak256
 from webapp.auth.eip4361 import GOOD_FOR_SECONDS, SignInError, SignInMessage
 from webapp.store import Store

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from offchain.chain.reader import Read
-from offchain.crypto.keys import recover
+from offchain.crypto.recovery import recover
 from offchain.domain.evidence_entries import Answer, node_of
 from offchain.domain.types import FULL_BPS, Epoch, NodeId
 from webapp.index import ReportRow, Snapshot

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offchain.crypto.keys import recover
+from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import keccak256
 from offchain.domain.evidence_entries import Answer, Miss, node_of
 from offchain.domain.messages import MissReason, SlotMiss

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offchain.chain.reader import Read
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.domain.amounts import parse_prlx
 from offchain.domain.eip712 import keccak256
 from offchain.domain.payout import reward

@@ -4,7 +4,7 @@ import re
 
 from flask import request
 
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.domain.types import MAX_NODES, Address
 from webapp.views.operator import WINDOWS
 from webapp.web.errors import PageError

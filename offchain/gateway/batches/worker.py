@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 from offchain.errors import UserError
 from offchain.gateway.batches.runner import SLICE_SECONDS, BatchRunner
 from offchain.gateway.batches.store import BatchStore
+from offchain.gateway.settings import GatewaySettings
 from offchain.gateway.tenants.authenticator import BATCH_SECRET, batch_token
 from offchain.runtime.celery_policy import policy
 from offchain.runtime.logs import configure_logs
 from offchain.runtime.ready import announce_ready
-from offchain.runtime.settings import GatewaySettings
 
 log = structlog.get_logger("gateway.batch")
 

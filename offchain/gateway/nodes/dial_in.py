@@ -32,15 +32,16 @@ from collections.abc import Awaitable, Callable, Collection
 
 import orjson
 
-from offchain.dispatch.http_upstream import HostPool, HttpExchange, HttpUpstream
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.dispatch.http_upstream import HttpUpstream
+from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
 from offchain.protocol.heartbeats import NodeRecord
 from offchain.protocol.openai_errors import error_body
-from offchain.protocol.receipts import DigestMaker, Recover
-from offchain.scheduler.work import FaultKind, NodeError
+from offchain.protocol.receipts import Recover
 from offchain.transport.client_connection import Connection as ClientConnection
+from offchain.transport.errors import ConnectError, TransportError
+from offchain.transport.pool import HostPool, HttpExchange
 from offchain.transport.server import Connection, Handler, Request
 
 PATH = "/internal/dial"
@@ -103,7 +104,7 @@ class DialedPool(HostPool):
     def connect(self, exchange: HttpExchange) -> None:
         """Wait for a connection; the agent opens one when it sees another taken."""
         if len(self._waiting) >= _MOST_WAITING:
-            exchange.fail(NodeError(FaultKind.UNREACHABLE, "too many requests wait for the node to connect"))
+            exchange.fail(ConnectError("too many requests wait for the node to connect"))
             return
         self._waiting.append(exchange)
         asyncio.get_running_loop().call_later(WAIT_SECONDS, self._give_up, exchange)
@@ -111,7 +112,7 @@ class DialedPool(HostPool):
     def _give_up(self, exchange: HttpExchange) -> None:
         if exchange in self._waiting:
             self._waiting.remove(exchange)
-            exchange.fail(NodeError(FaultKind.UNREACHABLE, "the node keeps no connection to this gateway"))
+            exchange.fail(ConnectError("the node keeps no connection to this gateway"))
 
     def give(self, connection: ClientConnection) -> None:
         """Give a connection to who waits, or keep it."""
@@ -262,12 +263,10 @@ class DialIn:
                 if not connection.write(data):
                     await connection.drain()
             connection.finish()
-        except NodeError as fault:
+        except TransportError as fault:
             if connection.started:
                 connection.cut()
             else:
-                connection.reply(
-                    503, _JSON, error_body(fault.detail, "server_error", code="node_unavailable")
-                )
+                connection.reply(503, _JSON, error_body(str(fault), "server_error", code="node_unavailable"))
         finally:
             exchange.close()

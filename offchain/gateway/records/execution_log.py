@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
-from offchain.crypto.keys import recover
+from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import SigningDomain
 from offchain.domain.epochs import EpochClock
 from offchain.domain.evidence_entries import Batch, Execution

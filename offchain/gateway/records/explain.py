@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from offchain.crypto.keys import recover
+from offchain.crypto.recovery import recover
 from offchain.gateway.records.route_receipt import route_digest
 from offchain.scheduler.pick import Decision, replay
 

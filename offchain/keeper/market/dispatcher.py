@@ -26,7 +26,8 @@ from offchain.dispatch.fleet_store import FleetStore
 from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.domain.eip712 import SigningDomain
 from offchain.domain.types import NodeId
-from offchain.protocol.receipts import ReceiptVerifier, Recover, SignedReceipt, SignMessage, TicketSigner
+from offchain.protocol.receipts import ReceiptVerifier, Recover, SignedReceipt
+from offchain.protocol.tickets import SignMessage, TicketSigner
 from offchain.scheduler.fleet import Fleet, NodeReport
 from offchain.scheduler.router import Router, RouterLimits
 from offchain.scheduler.work import Attempt, FaultKind, NodeError, Priority, Requirements, Trail, WorkUnit

@@ -17,10 +17,10 @@ from offchain.db.migrations import upgrade
 from offchain.domain.types import Wei
 from offchain.errors import TransientError, UserError
 from offchain.keeper.operator.keys import load_signer
+from offchain.keeper.settings import KeeperSettings
 from offchain.outbox import Outbox, Sender, SenderSettings
 from offchain.outbox.intents import FAULT, FINAL, MINED, SUPERSEDED, get
 from offchain.outbox.wire import Wire
-from offchain.runtime.settings import KeeperSettings
 
 STEP_SECONDS = 0.3
 PATIENCE_SECONDS = 180.0

@@ -5,7 +5,7 @@ from pathlib import Path
 from offchain.crypto.keys import Signer, TransactionSigner
 from offchain.crypto.web3signer import Web3Signer
 from offchain.errors import UserError
-from offchain.runtime.settings import KeeperSettings
+from offchain.keeper.settings import KeeperSettings
 
 
 def load_signer(settings: KeeperSettings) -> TransactionSigner:

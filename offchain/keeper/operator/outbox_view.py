@@ -5,8 +5,8 @@ from typing import Any
 
 from offchain.chain.deployment import Deployment
 from offchain.db.database import open_database
+from offchain.keeper.settings import KeeperSettings
 from offchain.outbox.intents import Outbox, listed
-from offchain.runtime.settings import KeeperSettings
 
 
 def intents(settings: KeeperSettings, statuses: Sequence[str], limit: int) -> list[dict[str, Any]]:

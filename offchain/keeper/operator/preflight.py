@@ -17,8 +17,8 @@ from offchain.domain.types import Wei
 from offchain.errors import ParallelixError
 from offchain.keeper.operator.keys import load_signer, read_api_key
 from offchain.keeper.probing.clock_check import BEHIND_MS
+from offchain.keeper.settings import KeeperSettings
 from offchain.runtime.clock import Clock, seconds
-from offchain.runtime.settings import KeeperSettings
 
 MAX_BLOCK_AGE_SECONDS = 60
 GAS_OF_A_SUBMISSION = 600_000

@@ -24,10 +24,10 @@ from offchain.domain.tiers import Tier
 from offchain.domain.types import NodeId
 from offchain.keeper import store
 from offchain.keeper.probing.gateway_client import read_body
-from offchain.protocol.certificate_pins import unpinned
 from offchain.protocol.manifests import contradictions, parse_manifest, revision_hashes
 from offchain.runtime.clock import Clock
 from offchain.scheduler.fleet import NodeReport
+from offchain.transport.certificate_pins import unpinned
 
 log = structlog.get_logger(__name__)
 

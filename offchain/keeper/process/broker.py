@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offchain.errors import UserError
-from offchain.runtime.settings import KeeperSettings
+from offchain.keeper.settings import KeeperSettings
 
 _CONFIG = """bind 127.0.0.1
 port {port}

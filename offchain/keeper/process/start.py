@@ -39,10 +39,10 @@ from offchain.keeper.process.celery import CHAIN_QUEUES, QUEUES, WORK_QUEUES, ma
 from offchain.keeper.process.supervisor import Child, ChildFailedError, Supervisor, run_forked
 from offchain.keeper.process.tasks import register
 from offchain.keeper.process.wiring import Services
+from offchain.keeper.settings import KeeperSettings
 from offchain.runtime.crash_points import CrashPoint, from_environment, nowhere
 from offchain.runtime.logs import configure_logs
 from offchain.runtime.ready import announce_ready
-from offchain.runtime.settings import KeeperSettings
 
 log = structlog.get_logger(__name__)
 

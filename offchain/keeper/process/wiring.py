@@ -9,7 +9,8 @@ from offchain.chain.deployment import Deployment
 from offchain.chain.indexer import Indexer
 from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import Rpc
-from offchain.crypto.keys import TransactionSigner, recover
+from offchain.crypto.keys import TransactionSigner
+from offchain.crypto.recovery import recover
 from offchain.db.database import Database, open_database
 from offchain.dispatch.fleet_store import FleetStore
 from offchain.domain.eip712 import keccak256
@@ -36,13 +37,13 @@ from offchain.keeper.process.api import KeeperApi
 from offchain.keeper.process.health import Health
 from offchain.keeper.process.reputation import reputation_document
 from offchain.keeper.process.step_ages import Pulse
+from offchain.keeper.settings import KeeperSettings
 from offchain.keeper.transactions import Intents
 from offchain.outbox import Outbox, Sender, SenderSettings
 from offchain.outbox.wire import Wire
 from offchain.protocol.heartbeats import HeartbeatVerifier
 from offchain.runtime.clock import Clock, SystemClock
 from offchain.runtime.crash_points import CrashPoint, nowhere
-from offchain.runtime.settings import KeeperSettings
 
 log = structlog.get_logger(__name__)
 

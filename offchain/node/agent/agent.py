@@ -20,20 +20,23 @@ from offchain.crypto.keys import Signer
 from offchain.domain.types import NodeId, Wei
 from offchain.errors import TransientError, UserError
 from offchain.node.agent.dial_out import DIAL_PATH, DialOut, dialled_url
+from offchain.node.agent.gateway_list import GatewayList
 from offchain.node.agent.heartbeats import Beats
 from offchain.node.agent.metrics import NodeMetrics
 from offchain.node.agent.proxy import Proxy
 from offchain.node.agent.receipt_log import ReceiptLog
 from offchain.node.agent.receipts import ReceiptMaker
-from offchain.node.agent.registry import GatewayList, RegistryReader
+from offchain.node.agent.registry import RegistryReader
+from offchain.node.agent.replay_guard import ReplayGuard
 from offchain.node.agent.server import AgentServer
 from offchain.node.agent.slots import Slots
-from offchain.node.agent.tickets import ReplayGuard, TicketGate
+from offchain.node.agent.tickets import TicketGate
 from offchain.node.engines.model_server import Engine
 from offchain.node.engines.pool import Engines
 from offchain.node.machine.manifest import Manifest, manifest_of
 from offchain.node.machine.tls import Certificate
-from offchain.runtime.settings import NodeSettings
+from offchain.node.settings import NodeSettings
+from offchain.protocol.openai_errors import server_error_body
 from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 
 _log = structlog.get_logger(__name__)
@@ -208,7 +211,9 @@ class Agent:
             dial.nudge()
             await server.handle(request, connection)
 
-        http = HttpServer(handle, HttpLimits(most_body=settings.max_request_bytes), _handler_failed)
+        http = HttpServer(
+            handle, HttpLimits(most_body=settings.max_request_bytes), _handler_failed, server_error_body
+        )
 
         def describe(front: str) -> dict[str, object]:
             url = self._url_for(front, dial)

@@ -9,22 +9,21 @@
 An answer that breaks off gets no receipt and no `[DONE]`: the connection is cut, so that nobody takes it for whole.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from offchain.dispatch.http_upstream import HostPool, HttpExchange
 from offchain.domain.answer_text import StreamedAnswer, answer_result
 from offchain.node.agent.receipts import Answered, ReceiptMaker
 from offchain.node.agent.tickets import Admission
-from offchain.node.engines.model_server import Engine, EngineState
+from offchain.node.engines.backend import Backend
+from offchain.node.engines.model_server import Engine
 from offchain.node.errors import ServeError
-from offchain.node.machine.manifest import ServedModel
 from offchain.protocol.receipts import encode_header
-from offchain.scheduler.work import NodeError
+from offchain.transport.errors import TransportError
+from offchain.transport.pool import HostPool, HttpExchange
 from offchain.transport.server import Connection, Request
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -35,34 +34,6 @@ _DONE = b"[DONE]"
 _MAX_FRAME_BYTES = 4 * 1024 * 1024
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-
-
-class Backend:
-    """One model and the servers behind it."""
-
-    def __init__(self, model: ServedModel, engines: Sequence[Engine]) -> None:
-        self.model = model
-        self.engines = tuple(engines)
-        self._running = [0] * len(self.engines)
-
-    @property
-    def up(self) -> bool:
-        """Whether any of its servers is healthy."""
-        return any(engine.state is EngineState.UP for engine in self.engines)
-
-    @contextmanager
-    def pick(self) -> Iterator[Engine]:
-        """The healthy server with the fewest running requests. Raises ServeError when none is healthy."""
-        healthy = [i for i, engine in enumerate(self.engines) if engine.state is EngineState.UP]
-        if not healthy:
-            reason = self.engines[0].reason
-            raise ServeError(503, "model_down", f"the model server is down: {reason}; use another node")
-        index = min(healthy, key=self._running.__getitem__)
-        self._running[index] += 1
-        try:
-            yield self.engines[index]
-        finally:
-            self._running[index] -= 1
 
 
 @dataclass(slots=True)
@@ -129,9 +100,9 @@ class Proxy:
             if streaming:
                 return await self._stream(job, wants_usage=wants_usage)
             return await self._whole(job)
-        except NodeError as fault:
+        except TransportError as fault:
             raise ServeError(
-                503, "model_down", f"the model server broke off ({fault.kind.value}); use another node"
+                503, "model_down", f"the model server broke off ({fault}); use another node"
             ) from None
         finally:
             exchange.close()
@@ -211,7 +182,7 @@ class Proxy:
                     break
             while served.whole and await exchange.read():
                 pass  # so that the connection can be used again
-        except (NodeError, ValueError):
+        except (TransportError, ValueError):
             pass
         if served.whole:
             connection.finish()

@@ -1,18 +1,14 @@
 """What the agent asks the chain while it serves: few reads, cached, over one JSON-RPC connection."""
 
-import asyncio
 import itertools
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import aiohttp
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.rpc import endpoint_label
 from offchain.domain.eip712 import address_bytes, keccak256, word
 from offchain.domain.types import Address, NodeId
 from offchain.errors import FatalError, TransientError
+from offchain.runtime.redaction import endpoint_label
 
 _TIMEOUT_SECONDS = 5.0
 
@@ -81,90 +77,3 @@ class RegistryReader:
 
 def _address(address: Address) -> bytes:
     return bytes(12) + address_bytes(address)
-
-
-@dataclass(slots=True)
-class _Known:
-    listed: bool
-    asked_at: float
-
-
-class GatewayList:
-    """`isGateway` with a bounded cache: answers from memory, refreshes behind, keeps the last word while RPC is down.
-
-    Attributes:
-        fresh_seconds: a listed signer is asked about again after this long, without making the request wait.
-        stale_seconds: without any answer for this long, a listed signer is no longer trusted.
-        refuse_seconds: an unlisted signer is not asked about again before this has passed.
-        questions_per_second: unknown signers beyond this rate are refused unasked, so that forged tickets (each of
-            which recovers to another address) cannot flood the RPC endpoint.
-    """
-
-    def __init__(
-        self,
-        lookup: Callable[[Address], Awaitable[bool]],
-        clock: Callable[[], float] = time.monotonic,
-        fresh_seconds: float = 15.0,
-        stale_seconds: float = 3600.0,
-        refuse_seconds: float = 2.0,
-        capacity: int = 1024,
-        questions_per_second: float = 20.0,
-    ) -> None:
-        self._lookup = lookup
-        self._clock = clock
-        self.fresh_seconds = fresh_seconds
-        self.stale_seconds = stale_seconds
-        self.refuse_seconds = refuse_seconds
-        self._capacity = capacity
-        self._rate = questions_per_second
-        self._allowance = questions_per_second
-        self._allowed_at = clock()
-        self._known: dict[Address, _Known] = {}
-        self._asking: dict[Address, asyncio.Task[bool]] = {}
-
-    async def __call__(self, signer: Address) -> bool:
-        """Whether the signer is listed; False when that cannot be found out."""
-        known = self._known.get(signer)
-        now = self._clock()
-        if known is not None:
-            age = now - known.asked_at
-            if known.listed and age < self.stale_seconds:
-                if age >= self.fresh_seconds:
-                    self._ask(signer)
-                return True
-            if not known.listed and age < self.refuse_seconds:
-                return False
-        if not self._may_ask(now):
-            return False
-        try:
-            return await asyncio.shield(self._ask(signer))
-        except TransientError:
-            return False
-
-    def _may_ask(self, now: float) -> bool:
-        self._allowance = min(self._rate, self._allowance + (now - self._allowed_at) * self._rate)
-        self._allowed_at = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
-
-    def _ask(self, signer: Address) -> asyncio.Task[bool]:
-        task = self._asking.get(signer)
-        if task is None:
-            task = self._asking[signer] = asyncio.ensure_future(self._find(signer))
-            task.add_done_callback(lambda done: self._asked(signer, done))
-        return task
-
-    def _asked(self, signer: Address, task: asyncio.Task[bool]) -> None:
-        self._asking.pop(signer, None)
-        if not task.cancelled():
-            task.exception()  # a failed refresh is retried by the next request
-
-    async def _find(self, signer: Address) -> bool:
-        listed = await self._lookup(signer)
-        if len(self._known) >= self._capacity and signer not in self._known:
-            unlisted = next((key for key, known in self._known.items() if not known.listed), None)
-            self._known.pop(unlisted if unlisted is not None else next(iter(self._known)))
-        self._known[signer] = _Known(listed, self._clock())
-        return listed

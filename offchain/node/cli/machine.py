@@ -24,7 +24,7 @@ from offchain.node.cli.options import (
 
 if TYPE_CHECKING:
     from offchain.node.owner.forecast import Forecast
-    from offchain.runtime.settings import NodeSettings
+    from offchain.node.settings import NodeSettings
 
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}

@@ -12,7 +12,7 @@ from offchain.errors import UserError
 
 if TYPE_CHECKING:
     from offchain.node.owner.wallet import Chain, Owner
-    from offchain.runtime.settings import NodeSettings
+    from offchain.node.settings import NodeSettings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -78,7 +78,7 @@ def say(*, as_json: bool) -> Callable[[str], None]:
 
 def load_settings(config: Path) -> "NodeSettings":
     """Settings from `--config`. Raises UserError."""
-    from offchain.runtime.settings import NodeSettings
+    from offchain.node.settings import NodeSettings
 
     return NodeSettings.load(config)
 

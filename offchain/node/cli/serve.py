@@ -18,7 +18,7 @@ from offchain.node.cli.options import PATH, config_option, json_option, load_set
 
 if TYPE_CHECKING:
     from offchain.node.agent.agent import Agent
-    from offchain.runtime.settings import NodeSettings
+    from offchain.node.settings import NodeSettings
 
 
 @click.command()

@@ -26,7 +26,7 @@ from offchain.node.cli.options import (
 if TYPE_CHECKING:
     from offchain.node.machine.manifest import Manifest
     from offchain.node.machine.status import Running
-    from offchain.runtime.settings import NodeSettings
+    from offchain.node.settings import NodeSettings
 
 _POLL_SECONDS = 0.1
 

@@ -11,7 +11,7 @@ from typing import Self
 import aiohttp
 
 from offchain.errors import UserError
-from offchain.node.agent.proxy import Backend
+from offchain.node.engines.backend import Backend
 from offchain.node.engines.model_server import (
     AttachedEngine,
     Engine,
@@ -22,7 +22,7 @@ from offchain.node.engines.model_server import (
     vllm_environment,
 )
 from offchain.node.machine.manifest import Manifest
-from offchain.runtime.settings import ModelSettings, NodeSettings
+from offchain.node.settings import ModelSettings, NodeSettings
 
 _VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 

@@ -10,7 +10,7 @@ from offchain.domain.tier_floors import FLOORS
 from offchain.domain.tiers import Tier
 from offchain.node.machine.findings import Finding, Verdict
 from offchain.node.machine.status import agent_state
-from offchain.runtime.settings import NodeSettings
+from offchain.node.settings import NodeSettings
 
 _TOKENS = 32
 _ROUNDS = 3

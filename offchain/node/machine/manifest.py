@@ -12,8 +12,8 @@ from offchain.domain.eip712 import keccak256
 from offchain.domain.tiers import Tier
 from offchain.domain.types import Wei
 from offchain.errors import UserError
+from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import MANIFEST_VERSION
-from offchain.runtime.settings import NodeSettings
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _REVISION_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja")

@@ -11,8 +11,8 @@ from offchain.node.machine.findings import Finding, Verdict, failed, passed
 from offchain.node.machine.manifest import Manifest, manifest_of
 from offchain.node.machine.status import agent_state, fetch
 from offchain.node.owner.stake import NodeView
+from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions
-from offchain.runtime.settings import NodeSettings
 
 _TIMEOUT_SECONDS = 5.0
 _PUBLISH = "run `parallelix node update`, or `parallelix node register` again where the owner's key is"

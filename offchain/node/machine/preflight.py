@@ -24,7 +24,7 @@ from offchain.node.machine.status import agent_state
 from offchain.node.owner import node_key
 from offchain.node.owner import stake as lifecycle
 from offchain.node.owner.wallet import Chain
-from offchain.runtime.settings import NodeSettings
+from offchain.node.settings import NodeSettings
 
 _TIMEOUT_SECONDS = 5.0
 _MOST_SKEW_SECONDS = 5.0

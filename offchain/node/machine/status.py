@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from offchain.node.machine.tls import local_context
-from offchain.runtime.settings import NodeSettings
+from offchain.node.settings import NodeSettings
 
 _TIMEOUT_SECONDS = 2.0
 

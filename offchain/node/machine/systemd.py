@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offchain.errors import UserError
-from offchain.runtime.settings import NodeSettings
+from offchain.node.settings import NodeSettings
 
 _UNIT = """\
 [Unit]

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from offchain.errors import UserError
-from offchain.protocol.certificate_pins import fingerprint, pinned
+from offchain.transport.certificate_pins import fingerprint, pinned
 
 _log = structlog.get_logger(__name__)
 

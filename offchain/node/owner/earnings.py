@@ -13,7 +13,7 @@ from offchain.node.owner import stake
 from offchain.node.owner.keeper_client import epoch_uptimes
 from offchain.node.owner.stake import Earning, NodeView
 from offchain.node.owner.wallet import Chain
-from offchain.runtime.settings import NodeSettings
+from offchain.node.settings import NodeSettings
 
 _log = structlog.get_logger(__name__)
 

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from offchain.crypto.keys import Signer, checksum
+from offchain.crypto.addresses import checksum
+from offchain.crypto.keys import Signer
 from offchain.domain.eip712 import keccak256
 from offchain.domain.types import Address
 from offchain.errors import UserError

@@ -1,13 +1,12 @@
 """An answer that is a stream of server-sent events, and goes on after a cut."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import orjson
 
 from offchain.dispatch.upstream import NO_HEADERS, Call
-from offchain.domain.messages import result_bytes
+from offchain.domain.answer_text import StreamedAnswer
 from offchain.domain.types import NodeId
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt
 from offchain.scheduler.work import FaultKind, NodeError, NotResumableError
@@ -75,8 +74,7 @@ class StreamTask:
         self._size = 0
         self._held = b""
         self._done = False
-        self._result: bytes | None = None
-        self._usage: dict[str, Any] | None = None
+        self._answer: StreamedAnswer | None = None
         self.raw_receipt = b""
         self._fault: NodeError | None = None
 
@@ -259,30 +257,15 @@ class StreamTask:
             raise self._fault
         if self._buffer.strip() or not self._done:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without [DONE]")
-        texts: dict[int, list[str]] = {}
-        finished: set[int] = set()
-        plain = True
-        usage: dict[str, Any] | None = None
+        answer = StreamedAnswer()
         try:
             for payload in self._events:
-                chunk = orjson.loads(payload)
-                usage = chunk.get("usage") or usage
-                for choice in chunk.get("choices") or ():
-                    index = choice["index"]
-                    delta = choice.get("delta")
-                    text = choice.get("text") if delta is None else delta.get("content")
-                    if delta is not None and delta.get("tool_calls"):
-                        plain = False
-                    texts.setdefault(index, []).append(text or "")
-                    if choice.get("finish_reason") is not None:
-                        finished.add(index)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise NodeError(FaultKind.BAD_ANSWER, f"an event of the stream is malformed: {error!r}") from None
-        if not texts or finished != set(texts):
+                answer.add(orjson.loads(payload))
+        except ValueError as error:
+            raise NodeError(FaultKind.BAD_ANSWER, f"an event of the stream is malformed: {error}") from None
+        if not answer.finished:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without a finish_reason")
-        if plain:
-            self._result = result_bytes(["".join(texts[index]) for index in sorted(texts)])
-        self._usage = usage
+        self._answer = answer
         held = b"data: " + self._held + b"\n\n" if self._held else b""
         return held + DONE
 
@@ -296,9 +279,9 @@ class StreamTask:
             return NodeError(FaultKind.BAD_RECEIPT, "the stream came without a receipt")
         try:
             signed = SignedReceipt.parse(self.raw_receipt)
-            self._verifier.check(signed, self._node_id, self._call, self._result)
-        except NodeError as fault:
-            return fault
+            call = self._call
+            result = None if self._answer is None else self._answer.result()
+            self._verifier.check(signed, self._node_id, call.request_id, call.request_hash, result)
         except ValueError as error:
             return NodeError(FaultKind.BAD_RECEIPT, str(error))
         self.receipt = signed
@@ -309,12 +292,8 @@ class StreamTask:
             self.usage = (len(self._ledger.prompt_ids), len(self._ledger.ids))
         elif self.receipt is not None:
             self.usage = (self.receipt.receipt.prompt_tokens, self.receipt.receipt.completion_tokens)
-        elif self._usage is not None:
-            with suppress(ValueError, TypeError, AttributeError):  # the answer is out, and counts for nothing
-                self.usage = (
-                    int(self._usage.get("prompt_tokens") or 0),
-                    int(self._usage.get("completion_tokens") or 0),
-                )
+        elif self._answer is not None:
+            self.usage = (self._answer.prompt_tokens or 0, self._answer.completion_tokens or 0)
 
 
 def _enter(ledger: Ledger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:

@@ -11,13 +11,12 @@ proof, a receipt that does not hold lead to the next node.
 """
 
 from collections.abc import Callable, Mapping
-from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from offchain.dispatch.upstream import NO_HEADERS, Call
-from offchain.domain.messages import result_bytes
+from offchain.domain.answer_text import answer_result
 from offchain.domain.types import NodeId
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, decode_header
 from offchain.scheduler.work import FaultKind, NodeError
@@ -27,7 +26,6 @@ RECEIPT_HEADER = "x-parallelix-receipt"
 PROOF_HEADER = "x-parallelix-proof"
 PLAIN_PATIENCE_SECONDS = 120.0
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
-_INDEX = itemgetter("index")
 _EMBEDDING = Kind.EMBEDDING
 
 Proved = Callable[[NodeId, bytes, bytes, str], bool | None]
@@ -108,7 +106,8 @@ class PlainTask:
             document = orjson.loads(answer)
             result = None
             if self._request.kind is not _EMBEDDING:
-                result = _result_of(document["choices"])
+                _expect_finished(document["choices"])
+                result = answer_result(document)
             elif not document["data"]:
                 raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
             usage = document.get("usage") or {}
@@ -134,9 +133,8 @@ class PlainTask:
         return None
 
     def result(self) -> bytes:
-        """What the receipt binds: `messages.result_bytes` of the choices' texts."""
-        choices = self.document.get("choices", [])
-        return result_bytes([_text_of(choice) for choice in sorted(choices, key=lambda c: c.get("index", 0))])
+        """What the receipt binds: see `domain.answer_text`."""
+        return b"" if self._result is None else self._result
 
     def _is_proved(self, answer: bytes) -> bool:
         """Whether the node vouches for the answer by a proof, and gave a receipt. Raises NodeError when the proof is wrong."""
@@ -155,26 +153,16 @@ class PlainTask:
         try:
             self.raw_receipt = decode_header(self.receipt_header)
             signed = SignedReceipt.parse(self.raw_receipt)
+            call = self._call
+            self._verifier.check(signed, self._node_id, call.request_id, call.request_hash, self._result)
         except ValueError as error:
             raise NodeError(FaultKind.BAD_RECEIPT, str(error)) from None
-        self._verifier.check(signed, self._node_id, self._call, self._result)
         return signed
 
 
-def _text_of(choice: dict[str, Any]) -> str:
-    """Text of a choice of a whole answer: content, completion text, or the tool calls as compact JSON."""
-    message = choice.get("message")
-    if message is None:
-        return str(choice.get("text") or "")
-    if message.get("tool_calls"):
-        return orjson.dumps(message["tool_calls"]).decode()
-    return str(message.get("content") or "")
-
-
-def _result_of(choices: list[dict[str, Any]]) -> bytes:
+def _expect_finished(choices: list[dict[str, Any]]) -> None:
+    """Raise ValueError unless there are choices, and each came to its end."""
     if not choices:
         raise ValueError("no choices")
-    for choice in choices:
-        if choice.get("finish_reason") is None:
-            raise ValueError("a choice without finish_reason")
-    return result_bytes([_text_of(choice) for choice in sorted(choices, key=_INDEX)])
+    if any(choice.get("finish_reason") is None for choice in choices):
+        raise ValueError("a choice without finish_reason")

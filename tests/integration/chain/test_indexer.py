@@ -11,7 +11,7 @@ from offchain.chain.indexer import Indexer
 from offchain.chain.projection import rebuild
 from offchain.chain.ranges import AdaptiveRange
 from offchain.chain.reader import ChainReader
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.db import cursors, keepers, market, nodes, rewards
 from offchain.db.database import Database
 from offchain.db.models import Base, Block, Event

@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, select
 
 from offchain.chain.logs import ChainEvent
 from offchain.chain.projection import event_row, project, rebuild, undo
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.db.database import Database
 from offchain.db.models import Base, Event, Keeper
 

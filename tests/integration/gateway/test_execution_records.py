@@ -13,7 +13,7 @@ import redis
 
 from offchain.audit.execution_proof import ServedRecord
 from offchain.chain.deployment import Deployment
-from offchain.crypto.keys import recover
+from offchain.crypto.recovery import recover
 from offchain.demo.processes import descendants
 from offchain.domain.eip712 import SigningDomain
 from offchain.domain.evidence_entries import Batch, Execution, request_of

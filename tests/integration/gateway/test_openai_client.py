@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from offchain.demo.network import LocalNetwork
 from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import result_bytes
-from offchain.protocol.receipts import SignedReceipt
+from offchain.protocol.receipts import SignedReceipt, decode_header
 from tests.support.fakes.vllm_server import NEEDS_VLLM, TINY, VLLM
 from tests.support.node.gateway import running_gateway
 from tests.support.node.network import chain_with_actors
@@ -99,7 +99,7 @@ def test_client__named_tool__call_passes_and_the_receipt_binds_it(client: openai
     assert call.function.name == "look_up"
     assert call.function.arguments
     sent = json.loads(raw.content)["choices"][0]["message"]["tool_calls"]
-    signed = SignedReceipt.from_header(raw.headers["x-parallelix-receipt"]).receipt
+    signed = SignedReceipt.parse(decode_header(raw.headers["x-parallelix-receipt"])).receipt
     text = json.dumps(sent, separators=(",", ":"), ensure_ascii=False)
     assert signed.result_hash == keccak256(result_bytes([text]))
 

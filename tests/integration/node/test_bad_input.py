@@ -14,7 +14,7 @@ from offchain.demo.network import LocalNetwork, Node
 from offchain.node.machine.findings import Verdict
 from offchain.node.machine.preflight import Verifier
 from offchain.node.owner.node_key import node_key_hash
-from offchain.runtime.settings import NodeSettings
+from offchain.node.settings import NodeSettings
 from tests.support.node.processes import Agent, command, register, settings_of
 from tests.support.services.ports import free_port
 

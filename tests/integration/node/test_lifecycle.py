@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from offchain.crypto.keys import recover
+from offchain.crypto.recovery import recover
 from offchain.demo.network import LocalNetwork, Node
 from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat, result_bytes

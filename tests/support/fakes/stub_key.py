@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from offchain.crypto.keys import Signer, address_of, recover
+from offchain.crypto.addresses import address_of
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, Ticket, proof_of_execution
 from offchain.domain.types import NodeId, Wei

@@ -13,19 +13,23 @@ from typing import Any
 
 import aiohttp
 
-from offchain.crypto.keys import Signer, recover
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, Ticket
 from offchain.domain.tiers import Tier
 from offchain.domain.types import NodeId, Wei
 from offchain.node.agent.metrics import NodeMetrics
-from offchain.node.agent.proxy import Backend, Proxy
+from offchain.node.agent.proxy import Proxy
 from offchain.node.agent.receipts import ReceiptMaker
+from offchain.node.agent.replay_guard import ReplayGuard
 from offchain.node.agent.server import AgentServer
 from offchain.node.agent.slots import Slots
-from offchain.node.agent.tickets import ReplayGuard, TicketGate
+from offchain.node.agent.tickets import TicketGate
+from offchain.node.engines.backend import Backend
 from offchain.node.engines.model_server import AttachedEngine
 from offchain.node.machine.manifest import Manifest, ServedModel
+from offchain.protocol.openai_errors import server_error_body
 from offchain.protocol.pair_mac import GatewayMacs
 from offchain.transport.server import HttpLimits, HttpServer
 from tests.support.services.ports import free_port
@@ -180,7 +184,7 @@ async def running_agent(
         gate = TicketGate(NODE, LOCKER, listed, guard, clock_ms, NODE_KEY.agree)
         server = AgentServer(gate, held, proxy, MANIFEST, NodeMetrics(), clock_ms)
         failures: list[BaseException] = []
-        http = HttpServer(server.handle, HttpLimits(most_body=1_000_000), failures.append)
+        http = HttpServer(server.handle, HttpLimits(most_body=1_000_000), failures.append, server_error_body)
         port = await http.start("127.0.0.1", 0)
         await eventually(lambda: server.ready)
         try:

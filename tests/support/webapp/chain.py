@@ -11,7 +11,7 @@ from typing import Any
 
 from eth_abi.abi import decode, encode
 
-from offchain.crypto.keys import checksum
+from offchain.crypto.addresses import checksum
 from offchain.domain.eip712 import keccak256
 
 PRLX = 10**18

@@ -8,7 +8,9 @@ from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.crypto.keys import SECP256K1_ORDER, Signer, checksum, create_keystore, recover
+from offchain.crypto.addresses import checksum
+from offchain.crypto.keys import Signer, create_keystore
+from offchain.crypto.recovery import SECP256K1_ORDER, recover
 from offchain.errors import UserError
 
 KEY = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offchain.crypto.keys import Signer, checksum, recover
+from offchain.crypto.addresses import checksum
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.crypto.web3signer import Web3Signer, rlp
 from offchain.domain.eip712 import SigningDomain
 from offchain.errors import TransientError, UserError

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.crypto.keys import Signer, recover
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.crypto.recovery_cache import CachedRecovery
 from offchain.domain.messages import ServiceReceipt
 from offchain.domain.types import NodeId, Wei

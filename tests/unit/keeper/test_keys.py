@@ -10,7 +10,7 @@ from offchain.crypto.keys import Signer, create_keystore
 from offchain.crypto.web3signer import Web3Signer
 from offchain.errors import UserError
 from offchain.keeper.operator.keys import load_signer
-from offchain.runtime.settings import KeeperSettings
+from offchain.keeper.settings import KeeperSettings
 from tests.support.fakes.web3signer import start_web3signer
 
 KEY = b"\x33" * 32

@@ -7,10 +7,10 @@ import pytest
 
 from offchain.domain.types import Address
 from offchain.errors import TransientError
+from offchain.node.agent.gateway_list import GatewayList
 from offchain.node.agent.receipt_log import ReceiptLog
-from offchain.node.agent.registry import GatewayList
+from offchain.node.agent.replay_guard import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
 from offchain.node.agent.slots import Slots
-from offchain.node.agent.tickets import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
 
 SIGNER = Address("0x" + "aa" * 20)
 

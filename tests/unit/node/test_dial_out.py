@@ -11,8 +11,8 @@ import aiohttp
 import orjson
 import pytest
 
-from offchain.crypto.keys import Signer, recover
-from offchain.dispatch.http_upstream import HttpExchange
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.dispatch.upstream import Call
 from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat, result_bytes
@@ -20,8 +20,9 @@ from offchain.domain.types import NodeId
 from offchain.gateway.nodes.dial_in import DialIn, DialInUpstream, dialed_url
 from offchain.node.agent.dial_out import DialOut
 from offchain.protocol.heartbeats import NodeRecord
-from offchain.protocol.receipts import TicketSigner
+from offchain.protocol.tickets import TicketSigner
 from offchain.scheduler.work import NodeError
+from offchain.transport.pool import HttpExchange
 from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 from tests.support.node.requests import (
     GATEWAY,

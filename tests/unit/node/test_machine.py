@@ -30,8 +30,8 @@ from offchain.node.owner.earnings import Ledger
 from offchain.node.owner.forecast import forecast
 from offchain.node.owner.node_key import parse_key_hash
 from offchain.node.owner.stake import Earning, NodeView
+from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions, parse_manifest, revision_hashes
-from offchain.runtime.settings import NodeSettings
 from tests.support.node.network import ROOT
 from tests.support.node.requests import MANIFEST
 

@@ -15,9 +15,9 @@ from offchain.errors import UserError
 from offchain.node.agent.agent import Agent
 from offchain.node.machine import tls
 from offchain.node.machine.tls import Certificate
-from offchain.protocol.certificate_pins import pinned, unpinned
 from offchain.protocol.heartbeats import HeartbeatRefusedError
 from offchain.scheduler.work import NodeError
+from offchain.transport.certificate_pins import pinned, unpinned
 from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
 from tests.support.node.requests import eventually
 from tests.support.services.certificates import self_signed
@@ -55,7 +55,7 @@ async def ask(upstream: HttpUpstream, url: str) -> bytes:
 
 @pytest.fixture
 def upstream() -> HttpUpstream:
-    return HttpUpstream(lambda node_id, call: "0x")
+    return HttpUpstream(lambda node_id, request_id, request_hash: "0x")
 
 
 async def test_pin__certificate_of_the_heartbeat__is_answered(tmp_path: Path, upstream: HttpUpstream) -> None:

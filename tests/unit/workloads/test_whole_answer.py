@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import orjson
 import pytest
 
-from offchain.crypto.keys import Signer, recover
+from offchain.crypto.keys import Signer
+from offchain.crypto.recovery import recover
 from offchain.dispatch.dispatcher import Engine
 from offchain.dispatch.upstream import Call
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, proof_of_execution
 from offchain.domain.types import NodeId, Wei
 from offchain.protocol.pair_mac import AgreedKeys, GatewayMacs, answer_mac
-from offchain.protocol.receipts import DigestMaker, ReceiptVerifier, SignedReceipt
+from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, encode_header
 from offchain.scheduler.breaker import BreakerState
 from offchain.scheduler.fleet import Fleet, NodeReport, Offer
 from offchain.scheduler.router import Router
@@ -52,7 +53,11 @@ class Node:
             proof_of_execution(call.request_id, b"hello", node_id), bytes(32), 1, 2, 3, 4, Wei(5),
         )  # fmt: skip
         signature = self.signer.sign_digest(DigestMaker(MARKET)(made.struct_hash()))
-        receipt = SignedReceipt(made, signature, KEY.address).to_header() if self.receipt else ""
+        receipt = (
+            encode_header(orjson.dumps(SignedReceipt(made, signature, KEY.address).to_json()))
+            if self.receipt
+            else ""
+        )
         key = AgreedKeys(KEY.agree).key(GATEWAY.public_key)
         proof = answer_mac(key, call.request_id, body if self.proof == "right" else b"other").hex()
         headers = {"x-parallelix-receipt": receipt, "x-parallelix-proof": proof}

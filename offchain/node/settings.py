@@ -1,0 +1,97 @@
+"""Settings of a node; the fields of `parallelix node --config FILE`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from offchain.runtime.settings import ChainSettings
+
+
+class ModelSettings(BaseModel):
+    """One model of a node, and the servers that serve it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str
+    """Name that requesters use."""
+    path: Path | None = None
+    """Folder of the weights; None attaches to `engine_url` instead of starting a server."""
+    revision: str | None = None
+    """Content hash that the manifest names; None computes it from `path`."""
+    engine_url: str | None = None
+    engine_api_key_file: Path | None = None
+    """Key of a server that is attached to; one that is started gets a random key."""
+    max_model_len: int = 512
+    kv_cache_bytes: int = 64 * 1024 * 1024
+    extra_vllm_args: list[str] = []
+    replicas: int = Field(default=1, ge=1, le=64)
+    """Servers of this model on this machine."""
+    devices: list[str] = []
+    """For each replica the accelerators it sees, such as "0,1"; empty leaves the choice to the server."""
+
+
+class NodeSettings(ChainSettings):
+    """One node: the agent and the model server behind it."""
+
+    node_id: int | None = None
+    """None (or 0) asks the registry which node the key belongs to."""
+    keystore: Path
+    password_file: Path
+    """The node key; never the owner's."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    public_url: str | None = None
+    """How fronts reach this agent inbound; None means `http(s)://host:port`, and nobody but this machine while dialling."""
+    fronts: list[str]
+    """Base URLs of gateways and keepers that get heartbeats."""
+    dial_out: bool = True
+    """Connect outward to the fronts that take it, so that requests reach a node behind NAT; False serves inbound only."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    """PEM files for inbound connections, read again when they change; heartbeats name the certificate's fingerprint."""
+    keeper_url: str | None = None
+    """A keeper's API, from which views and commands take the uptime table that they check against the chain."""
+    region: str = "local"
+    tier: int = Field(default=1, ge=1, le=4)
+    slots: int = Field(default=4, gt=0)
+    price_per_token_wei: int = Field(default=10**12, ge=0)
+    served_model: str
+    """Name that requesters use."""
+    model_path: Path | None = None
+    """Folder of the weights; None attaches to `engine_url` instead of starting a server."""
+    model_revision: str | None = None
+    """Content hash that the manifest names; None computes it from `model_path`."""
+    engine_url: str | None = None
+    engine_api_key_file: Path | None = None
+    """Key of a server that is attached to; one that is started gets a random key."""
+    backend: Literal["cpu", "nvidia", "amd"] = "cpu"
+    vllm_command: list[str] = ["vllm"]
+    max_model_len: int = 512
+    kv_cache_bytes: int = 64 * 1024 * 1024
+    extra_vllm_args: list[str] = []
+    replicas: int = Field(default=1, ge=1, le=64)
+    devices: list[str] = []
+    models: list[ModelSettings] = []
+    """Further models; the fields above are the first one's."""
+    engine_start_seconds: float = Field(default=300.0, gt=0)
+    """A model server that is not healthy after this long is started again."""
+    drain_seconds: float = Field(default=30.0, ge=0)
+    """Upon SIGTERM, running requests get this long to finish."""
+    max_request_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
+
+    def all_models(self) -> tuple[ModelSettings, ...]:
+        """Every model of the node, the first one's fields gathered from the top level."""
+        first = ModelSettings(
+            name=self.served_model,
+            path=self.model_path,
+            revision=self.model_revision,
+            engine_url=self.engine_url,
+            engine_api_key_file=self.engine_api_key_file,
+            max_model_len=self.max_model_len,
+            kv_cache_bytes=self.kv_cache_bytes,
+            extra_vllm_args=self.extra_vllm_args,
+            replicas=self.replicas,
+            devices=self.devices,
+        )
+        return (first, *self.models)

@@ -1,0 +1,114 @@
+"""A queue in which no tenant waits for another tenant's backlog."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+from offchain.scheduler.work import Priority
+
+
+class Queued(Protocol):
+    """What can stand in the queue."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+
+    @property
+    def priority(self) -> Priority:
+        """Its class."""
+
+    @property
+    def capability(self) -> str:
+        """What it waits for."""
+
+
+T = TypeVar("T", bound=Queued)
+
+
+class FairQueue(Generic[T]):
+    """Who waits for what. Strict between classes; by least virtual work inside a class; in order inside a tenant."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, dict[Priority, dict[str, deque[T]]]] = {}
+        self._served: dict[str, float] = {}
+        self._waiting: dict[str, int] = {}
+        self._floor = 0.0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def waiting_of(self, tenant: str) -> int:
+        """How many of a tenant wait."""
+        return self._waiting.get(tenant, 0)
+
+    def has(self, capability: str) -> bool:
+        """Whether anybody waits for a capability."""
+        return capability in self._lines
+
+    def capabilities(self) -> list[str]:
+        """What is waited for."""
+        return list(self._lines)
+
+    def push(self, item: T, *, first: bool = False) -> None:
+        """Stand in line; `first` puts it ahead of its own tenant's others (a second attempt)."""
+        classes = self._lines.setdefault(item.capability, {})
+        tenants = classes.setdefault(item.priority, {})
+        if not self._waiting.get(item.tenant):
+            self._served[item.tenant] = max(self._served.get(item.tenant, 0.0), self._floor)
+        line = tenants.setdefault(item.tenant, deque())
+        if first:
+            line.appendleft(item)
+        else:
+            line.append(item)
+        self._waiting[item.tenant] = self._waiting.get(item.tenant, 0) + 1
+        self._size += 1
+
+    def remove(self, item: T) -> None:
+        """Leave the line. Raises KeyError or ValueError when it is not in it."""
+        classes = self._lines[item.capability]
+        tenants = classes[item.priority]
+        tenants[item.tenant].remove(item)
+        if not tenants[item.tenant]:
+            del tenants[item.tenant]
+            if not tenants:
+                del classes[item.priority]
+                if not classes:
+                    del self._lines[item.capability]
+        self._size -= 1
+        self._waiting[item.tenant] -= 1
+        if not self._waiting[item.tenant]:
+            del self._waiting[item.tenant]
+
+    def order(self, capability: str) -> Iterator[T]:
+        """Heads of the tenants' lines, in the order in which they should be served now."""
+        for _, tenants in sorted(self._lines.get(capability, {}).items()):
+            if len(tenants) == 1:
+                yield from [line[0] for line in tenants.values()]
+                continue
+            for tenant in sorted(tenants, key=lambda name: (self._served.get(name, 0.0), name)):
+                if tenants.get(tenant):
+                    yield tenants[tenant][0]
+
+    def everybody(self) -> list[T]:
+        """All who wait."""
+        return [
+            item
+            for classes in self._lines.values()
+            for tenants in classes.values()
+            for line in tenants.values()
+            for item in line
+        ]
+
+    def charge(self, tenant: str, cost: float) -> None:
+        """A tenant was given work."""
+        if len(self._served) > 100_000:
+            self._served = {name: value for name, value in self._served.items() if name in self._waiting}
+        before = self._served.get(tenant, 0.0)
+        before = max(before, self._floor)
+        self._served[tenant] = before + cost
+        if self._waiting:
+            self._floor = min(self._served.get(name, 0.0) for name in self._waiting)
+        else:
+            self._floor = before

@@ -1,0 +1,224 @@
+"""Pooled HTTP/1.1 connections to a host, one request at a time on each."""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from offchain.transport.certificate_pins import holds, pinning_context, pins_of, trusting_context
+from offchain.transport.client_connection import Connection
+from offchain.transport.errors import ConnectError, ResetError, TransportError
+
+MOST_QUEUED_BYTES = 1024 * 1024
+
+
+MOST_IDLE = 64
+
+
+def untranslated(fault: TransportError) -> Exception:
+    """The fault as it is."""
+    return fault
+
+
+class HttpExchange:
+    """One attempt's request and answer. See `upstream.Exchange`."""
+
+    __slots__ = (
+        "_body", "_connection", "_fault", "_finished", "_head", "_pool", "_queued", "_request", "_retried", "_started",
+        "_translate", "_waiter", "connected", "headers", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        pool: "HostPool",
+        head: bytes,
+        body: bytes,
+        translate: Callable[[TransportError], Exception] = untranslated,
+    ) -> None:
+        """
+        Args:
+            head: request line and headers, up to and with the empty line.
+            translate: what `head` and `read` raise instead of a TransportError.
+        """
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.connected = False
+        self._pool = pool
+        self._request = (head, body)
+        self._connection: Connection | None = None
+        self._body: deque[bytes] = deque()
+        self._queued = 0
+        self._head = False
+        self._finished = False
+        self._retried = False
+        self._fault: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._translate = translate
+
+    # what the connection reports
+
+    def attach(self, connection: Connection) -> None:
+        """A connection is there: send."""
+        if self._fault is not None or self._finished:
+            self._pool.give(connection)
+            return
+        self._connection = connection
+        self.connected = True
+        connection.send(self, *self._request)
+
+    def begin(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+        self.headers = headers
+        self._head = True
+        self._wake()
+
+    def push(self, data: bytes) -> None:
+        self._body.append(data)
+        self._queued += len(data)
+        if self._queued > MOST_QUEUED_BYTES and self._connection is not None:
+            self._connection.pause()
+        self._wake()
+
+    def finish(self) -> None:
+        self._finished = True
+        self._connection = None
+        self._wake()
+
+    def refused(self, stale: bool) -> None:
+        """Closed before any byte of an answer. A reused connection may just have idled out: try once on a new one."""
+        self._connection = None
+        if stale and not self._retried:
+            self._retried = True
+            self.connected = False
+            self._pool.connect(self)
+            return
+        self.fail(ResetError("the connection closed before an answer"))
+
+    def fail(self, fault: TransportError) -> None:
+        self._end(self._translate(fault))
+
+    def _end(self, fault: Exception) -> None:
+        if self._fault is None and not self._finished:
+            self._fault = fault
+        self._connection = None
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # what the engine calls
+
+    async def head(self) -> None:
+        while not self._head:
+            if self._fault is not None:
+                raise self._fault
+            await self._news()
+
+    async def read(self) -> bytes:
+        while not self._body:
+            if self._fault is not None:
+                raise self._fault
+            if self._finished:
+                return b""
+            await self._news()
+        if len(self._body) == 1:
+            data = self._body.popleft()
+        else:
+            data = b"".join(self._body)
+            self._body.clear()
+        self._queued = 0
+        if self._connection is not None and self._connection.paused:
+            self._connection.resume()
+        return data
+
+    def _news(self) -> "asyncio.Future[None]":
+        """Done when the connection has reported something."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def abort(self, fault: Exception) -> None:
+        connection = self._connection
+        self._end(fault)
+        if connection is not None:
+            connection.drop()
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._finished = True
+        if connection is not None:
+            connection.drop()
+
+
+class HostPool:
+    """Connections to one node. The most recently used idle one is taken first."""
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not an http(s) URL")
+        self.host = parts.hostname
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.pins = pins_of(parts.fragment)
+        self.tls = None
+        if parts.scheme == "https":
+            self.tls = pinning_context() if self.pins else tls or trusting_context()
+        self.prefix = parts.path.rstrip("/")
+        self.authority = parts.netloc.rpartition("@")[2]
+        self.on_round_trip: Callable[[float], None] | None = None
+        self._idle: list[Connection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def dispatch(self, exchange: HttpExchange) -> None:
+        """Give an exchange a connection, idle or new."""
+        while self._idle:
+            connection = self._idle.pop()
+            if (
+                not connection.closed
+                and connection.transport is not None
+                and not connection.transport.is_closing()
+            ):
+                exchange.attach(connection)
+                return
+        self.connect(exchange)
+
+    def connect(self, exchange: HttpExchange) -> None:
+        """Give an exchange a new connection."""
+        task = asyncio.get_running_loop().create_task(self._connect(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, exchange: HttpExchange) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            transport, connection = await loop.create_connection(
+                lambda: Connection(self.give), self.host, self.port, ssl=self.tls
+            )
+        except OSError as error:
+            exchange.fail(ConnectError(error.strerror or type(error).__name__))
+            return
+        if self.pins and not holds(transport.get_extra_info("ssl_object"), self.pins):
+            transport.abort()
+            exchange.fail(ConnectError("it shows a certificate that its heartbeat does not name"))
+            return
+        if self.on_round_trip is not None:
+            self.on_round_trip((loop.time() - began) / (1 if self.tls is None else 2))
+        exchange.attach(connection)
+
+    def give(self, connection: Connection) -> None:
+        """Take a connection back for later."""
+        if len(self._idle) < MOST_IDLE and not connection.closed:
+            self._idle.append(connection)
+        else:
+            connection.drop()
+
+    def close(self) -> None:
+        """Close idle connections and stop connecting."""
+        for connection in self._idle:
+            connection.drop()
+        self._idle.clear()
+        for task in list(self._tasks):
+            task.cancel()
