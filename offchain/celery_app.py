@@ -15,7 +15,7 @@ from offchain.keeper.operator.keys import load_signer
 from offchain.keeper.process.broker import locate
 from offchain.keeper.process.celery import make_app
 from offchain.keeper.process.tasks import register
-from offchain.keeper.process.wiring import Services
+from offchain.keeper.process.wiring import KeeperWiring
 from offchain.keeper.settings import KeeperSettings
 
 CONFIG_VARIABLE = "PARALLELIX_KEEPER_CONFIG"
@@ -31,9 +31,9 @@ def _application() -> Celery:
     app = make_app(broker.url)
 
     @cache
-    def services() -> Services:
+    def services() -> KeeperWiring:
         deployment = Deployment.load(settings.deployment)
-        return Services(settings, deployment, load_signer(settings), broker.url)
+        return KeeperWiring(settings, deployment, load_signer(settings), broker.url)
 
     register(app, services)
     return app

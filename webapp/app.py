@@ -28,11 +28,11 @@ from webapp.pages import (
     status,
     tx,
 )
-from webapp.settings import WebappSettings
-from webapp.sources.chain import ChainView
-from webapp.sources.epoch_facts import Facts
-from webapp.sources.gateway import Gateway
-from webapp.sources.sources import Desk
+from webapp.settings import DashboardSettings
+from webapp.sources.chain import ChainSource
+from webapp.sources.epoch_facts import EpochFacts
+from webapp.sources.gateway import GatewayApi
+from webapp.sources.sources import Sources
 from webapp.store import Store
 from webapp.store.store import SIGN_IN_SECONDS, secret_key
 from webapp.web import errors, rendering, static_assets
@@ -61,7 +61,7 @@ LIMITS = {
 """By remote address; pages are not limited."""
 
 
-def create_app(settings: WebappSettings, *, clock: Callable[[], float] = time.time) -> Flask:
+def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time.time) -> Flask:
     """The dashboard as a WSGI application.
 
     Args:
@@ -87,11 +87,11 @@ def create_app(settings: WebappSettings, *, clock: Callable[[], float] = time.ti
     )
     CSRFProtect(app)
     limiter = Limiter(get_remote_address, app=app)
-    chain = ChainView(settings.rpc_url, deployment, settings.rpc_timeout_seconds)
+    chain = ChainSource(settings.rpc_url, deployment, settings.rpc_timeout_seconds)
     epochs = deployment.clock()
-    desk = Desk(deployment, epochs, Index(settings.database_url), chain, Facts(chain, epochs), clock)
+    desk = Sources(deployment, epochs, Index(settings.database_url), chain, EpochFacts(chain, epochs), clock)
     store = Store(settings.data_dir, clock)
-    gateway = Gateway(settings.gateway_url, settings.gateway_api_key_file)
+    gateway = GatewayApi(settings.gateway_url, settings.gateway_api_key_file)
     app.extensions["desk"] = desk
     app.extensions["store"] = store
     app.extensions["notifier"] = Notifier(desk, store, settings)

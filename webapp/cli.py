@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from offchain.errors import UserError
-from webapp.settings import WebappSettings
+from webapp.settings import DashboardSettings
 
 
 @click.group()
@@ -26,7 +26,7 @@ def start(config: Path, host: str | None, port: int | None, as_json: bool) -> No
     from offchain.chain.rpc import Rpc  # noqa: PLC0415
     from webapp.server import DashboardServer  # noqa: PLC0415
 
-    settings = WebappSettings.load(config)
+    settings = DashboardSettings.load(config)
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=changes)
     _check_free(settings.host, settings.port)

@@ -12,7 +12,7 @@ import click
 from gunicorn.app.base import BaseApplication
 
 from webapp.app import create_app
-from webapp.settings import WebappSettings
+from webapp.settings import DashboardSettings
 
 
 class DashboardServer(BaseApplication):
@@ -23,7 +23,7 @@ class DashboardServer(BaseApplication):
         announce: whether to print one line of JSON when traffic is accepted, instead of a sentence.
     """
 
-    def __init__(self, settings: WebappSettings, announce: bool) -> None:
+    def __init__(self, settings: DashboardSettings, announce: bool) -> None:
         self._settings = settings
         self._announce = announce
         self._app = create_app(settings)

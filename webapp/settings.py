@@ -1,15 +1,21 @@
-"""Settings of the dashboard beyond those that every process shares."""
+"""Settings of the dashboard; the fields of `parallelix dashboard --config FILE`."""
 
 from pathlib import Path
 
 from pydantic import Field
 
-from offchain.runtime.settings import DashboardSettings
+from offchain.runtime.settings import ChainSettings
 
 
-class WebappSettings(DashboardSettings):
-    """The dashboard's settings; each field has a default that suits one machine."""
+class DashboardSettings(ChainSettings):
+    """The operator dashboard. Each field but the index has a default that suits one machine."""
 
+    database_url: str
+    """Index of a keeper, read only."""
+    gateway_url: str | None = None
+    keeper_url: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
     workers: int = Field(default=2, ge=1, le=64)
     """Server processes."""
     threads: int = Field(default=16, ge=2, le=512)

@@ -14,7 +14,7 @@ import redis
 
 from bench.gateway.core import RIVALS, Bench, say
 from bench.gateway.parts import Contender, load, start_load, wait_until
-from offchain.gateway.records.request_log import Entry
+from offchain.gateway.records.request_log import RequestRecord
 from offchain.gateway.tenants.api_keys import create_key
 from tests.support.gateway.processes import Process, Rig
 
@@ -128,10 +128,10 @@ def _longest_on_sick_node(rig: Rig, asked: int) -> float:
     config = tomllib.loads((rig.folder / "gateway-0.toml").read_text())
     with contextlib.closing(redis.Redis.from_url(config["redis_url"])) as client:
 
-        def records() -> list[Entry]:
+        def records() -> list[RequestRecord]:
             keys = client.scan_iter(match="parallelix:receipts:*")
             found = [cast("dict[bytes, bytes]", client.hgetall(key)) for key in keys]
-            return [Entry.unpack(*record) for records in found for record in records.items()]
+            return [RequestRecord.unpack(*record) for records in found for record in records.items()]
 
         wait_until(lambda: len(records()) >= asked, 10, "the records of all requests were not shared")
         worst = max(

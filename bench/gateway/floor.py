@@ -14,7 +14,7 @@ import uvloop
 from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
-from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
+from offchain.transport.server import HttpLimits, HttpServer, Request, ServerConnection
 
 REQUEST_ID = bytes(32)
 
@@ -23,7 +23,7 @@ async def main(node_url: str) -> None:
     """Serve until killed."""
     upstream = HttpUpstream(lambda _node_id, _request_id, _request_hash: "0x")
 
-    async def handle(request: Request, connection: Connection) -> None:
+    async def handle(request: Request, connection: ServerConnection) -> None:
         exchange = upstream.start(NodeId(1), node_url, Call(request.path, request.body, REQUEST_ID))
         await exchange.head()
         headers = {"content-type": exchange.headers.get("content-type", "application/json")}

@@ -32,7 +32,7 @@ from offchain.domain.eip712 import keccak256, word
 LOGS_PER_BLOCK = 250
 NODES = 100_000
 LEAST_LOGS_PER_SECOND = 5_000
-MOST_GROWTH_MIB = 64
+MAX_GROWTH_MIB = 64
 ADDRESS = checksum("0x" + "d1" * 20)
 ABI = [
     {
@@ -169,7 +169,7 @@ def main() -> None:
         options.out.write_text(json.dumps({**others, **figures}, indent=2, sort_keys=True) + "\n")
     if options.logs >= 1_000_000 and (
         figures["backfill_logs_per_s"] < LEAST_LOGS_PER_SECOND
-        or figures["backfill_rss_growth_mib"] > MOST_GROWTH_MIB
+        or figures["backfill_rss_growth_mib"] > MAX_GROWTH_MIB
     ):
         sys.exit("the bound was missed: 5,000 logs/s in flat memory")
 

@@ -31,7 +31,7 @@ from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.evidence_entries import Answer
+from offchain.domain.evidence_entries import AnswerEntry
 from offchain.domain.messages import ServiceReceipt, SlotReceipt, proof_of_execution
 from offchain.domain.payout import reward, settle
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
@@ -40,7 +40,7 @@ from offchain.evidence.bundle import judge, read
 from offchain.evidence.canonical_json import canonical
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, SeedBlock
-from offchain.evidence.epoch_context_reader import FrameReader
+from offchain.evidence.epoch_context_reader import EpochContextReader
 from offchain.evidence.keeper_peers import ProposalReply
 from offchain.keeper import store
 from offchain.keeper.attestation.open_epochs import frozen_at
@@ -162,7 +162,7 @@ def entries(task: tuple[int, int, int, int]) -> list[str]:
             20, 4, started, started + 300, Wei(24 * 10**12),
         )  # fmt: skip
         struct = receipt.struct_hash()
-        answer = Answer(
+        answer = AnswerEntry(
             slot,
             receipt,
             nodes[number % KEYS].sign_struct(MARKET, struct),
@@ -240,10 +240,10 @@ def events(network: Network, nodes: int) -> list[Event]:
     ]  # fmt: skip
 
 
-def service(folder: Path, slots: int) -> tuple[AttestService, FrameReader, Any]:
+def service(folder: Path, slots: int) -> tuple[AttestService, EpochContextReader, Any]:
     database = open_database(f"sqlite:///{folder}/keeper.db")
     network: Any = Network(slots)
-    frames = FrameReader(database, network, network)
+    frames = EpochContextReader(database, network, network)
     made = AttestService(
         database,
         network,

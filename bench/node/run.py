@@ -22,13 +22,13 @@ import aiohttp
 
 from offchain.crypto.keys import Signer
 from offchain.crypto.recovery import recover
-from offchain.demo.network import LocalNetwork, Node
+from offchain.demo.network import DemoNode, LocalNetwork
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
 from offchain.gateway.nodes.dial_in import DialIn, DialInUpstream, dialed_url
 from offchain.protocol.heartbeats import NodeRecord
 from offchain.protocol.tickets import TicketSigner
-from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
+from offchain.transport.server import HttpLimits, HttpServer, Request, ServerConnection
 from tests.support.node.gateway import running_gateway
 from tests.support.node.network import chain_with_actors
 from tests.support.node.processes import Agent, ask, register, settings_of
@@ -52,7 +52,9 @@ def quantile(values: list[float], share: float) -> float:
 class Bench:
     """One running agent in front of the fast engine."""
 
-    def __init__(self, network: LocalNetwork, node: Node, agent: Agent, url: str, engine_url: str) -> None:
+    def __init__(
+        self, network: LocalNetwork, node: DemoNode, agent: Agent, url: str, engine_url: str
+    ) -> None:
         self.network, self.node, self.agent, self.url, self.engine_url = network, node, agent, url, engine_url
         self.domain = network.deployment.signing_domain("NodeRegistryLocker")
         self.gateway = network.gateway_signer.signer
@@ -186,7 +188,7 @@ def engine() -> Iterator[str]:
         process.wait()
 
 
-def registered(network: LocalNetwork, node: Node, folder: Path, **changes: Any) -> Path:
+def registered(network: LocalNetwork, node: DemoNode, folder: Path, **changes: Any) -> Path:
     """Settings of a node in front of the fast engine, registered if it was not."""
     folder.mkdir(parents=True, exist_ok=True)
     fields = {"model_path": None, "model_revision": "bench", "slots": 64, **changes}
@@ -195,7 +197,7 @@ def registered(network: LocalNetwork, node: Node, folder: Path, **changes: Any) 
     return config
 
 
-def attached(network: LocalNetwork, node: Node, folder: Path, engine_url: str, **changes: Any) -> Agent:
+def attached(network: LocalNetwork, node: DemoNode, folder: Path, engine_url: str, **changes: Any) -> Agent:
     """A started agent in front of the fast engine."""
     return Agent(network, registered(network, node, folder, engine_url=engine_url, **changes), folder)
 
@@ -220,7 +222,7 @@ async def dial_out_added(
         upstream, domain, recover, lambda number: NodeRecord(number, node.key.address, 1, True), lambda: urls
     )
 
-    async def heartbeat(_request: Request, connection: Connection) -> None:
+    async def heartbeat(_request: Request, connection: ServerConnection) -> None:
         connection.reply(204, {}, b"")
 
     errors: list[BaseException] = []
@@ -287,7 +289,7 @@ async def agent_kill_lost(
                     except aiohttp.ClientError:
                         lost += 1
 
-            async def reach(client: aiohttp.ClientSession, node: Node) -> bool:
+            async def reach(client: aiohttp.ClientSession, node: DemoNode) -> bool:
                 pin = {**headers, "X-Parallelix-Node": str(node.node_id)}
                 async with client.post(f"{url}/v1/chat/completions", data=chat("x"), headers=pin) as answer:
                     return answer.status == 200

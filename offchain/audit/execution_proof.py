@@ -18,7 +18,7 @@ import httpx
 import orjson
 
 from offchain.audit.verify_epoch import Audit
-from offchain.domain.evidence_entries import Answer, Batch, Execution
+from offchain.domain.evidence_entries import AnswerEntry, Execution, SignedExecutionBatch
 from offchain.domain.execution_tree import BATCH, ExecutionProof, verify
 from offchain.domain.messages import ServiceReceipt
 from offchain.errors import UserError
@@ -34,7 +34,7 @@ class ServedRecord:
     """What a gateway gives for a request id: the record, its batch, and the way from one to the other."""
 
     execution: Execution
-    batch: Batch
+    batch: SignedExecutionBatch
     proof: ExecutionProof
 
     @classmethod
@@ -45,7 +45,7 @@ class ServedRecord:
             execution = Execution(receipt, bytes.fromhex(data["signature"].removeprefix("0x")))
             siblings = tuple(bytes.fromhex(item.removeprefix("0x")) for item in data["siblings"])
             proof = ExecutionProof(int(data["index"]), int(data["count"]), siblings)
-            return cls(execution, Batch.from_json(data["batch"]), proof)
+            return cls(execution, SignedExecutionBatch.from_json(data["batch"]), proof)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not an execution record: {error!r}") from None
 
@@ -170,7 +170,7 @@ def fetch_record(urls: Sequence[str], request_id: bytes) -> tuple[ServedRecord |
 def _receipts(audit: Audit) -> Iterator[ServiceReceipt]:
     for document in audit.bundle.evidence:
         for text in document.answers:
-            yield Answer.unpack(text).receipt
+            yield AnswerEntry.unpack(text).receipt
         for text in document.executions:
             yield Execution.unpack(text).receipt
 

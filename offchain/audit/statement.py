@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offchain.audit.verify_epoch import Audit, NodeResult
-from offchain.domain.evidence_entries import Answer, Miss
+from offchain.domain.evidence_entries import AnswerEntry, Miss
 from offchain.domain.messages import MissReason
 from offchain.domain.payout import reward
 from offchain.domain.tiers import MULTIPLIER_BPS, Tier
@@ -133,7 +133,7 @@ def _testimonies(audit: Audit, node_id: NodeId) -> dict[int, list[Testimony]]:
         keeper = audit.context.keeper(document.signer)
         if keeper is None:
             continue
-        for answer in map(Answer.unpack, document.answers):
+        for answer in map(AnswerEntry.unpack, document.answers):
             if answer.receipt.node_id == node_id:
                 said = Testimony(keeper.signer, keeper.region, answer.receipt.finished_at_ms, None)
                 found.setdefault(answer.slot, []).append(said)

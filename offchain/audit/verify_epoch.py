@@ -30,11 +30,11 @@ from offchain.domain.messages import EpochReport
 from offchain.domain.payout import EpochAccount, reward, settle
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import ParallelixError, TransientError, UserError
-from offchain.evidence.bundle import Bundle, Verdict, judge, read
+from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, judge, read
 from offchain.evidence.canonical_json import content_hash
 from offchain.evidence.chain_view import ReaderView
 from offchain.evidence.epoch_context import EpochContext
-from offchain.evidence.epoch_context_reader import FrameReader, NotReadyError, node_histories
+from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError, node_histories
 from offchain.evidence.execution_batches import equivocations
 from offchain.evidence.keeper_peers import HttpPeers
 from offchain.evidence.report import signer_of
@@ -74,8 +74,8 @@ class Audit:
     report: EpochReport
     signers: tuple[str, ...]
     context: EpochContext
-    bundle: Bundle
-    verdict: Verdict
+    bundle: EvidenceBundle
+    verdict: BundleVerdict
     total_weight: Weight
     nodes: tuple[NodeResult, ...]
     account: EpochAccount
@@ -160,7 +160,7 @@ def verify_epoch(reader: ChainReader, database: Database, epoch: Epoch, source: 
             f"epoch {epoch} has no report in final blocks (status {on_chain.status.name.lower()}); nothing to verify"
         )
     try:
-        context = FrameReader(database, ReaderView(reader), reader.deployment).read(epoch, block)
+        context = EpochContextReader(database, ReaderView(reader), reader.deployment).read(epoch, block)
     except NotReadyError as waiting:
         raise UserError(f"epoch {epoch} cannot be verified yet: {waiting}") from None
     with database.read() as session:
@@ -197,7 +197,7 @@ def signed_report(context: EpochContext, on_chain: OnChainReport, accepted: Repo
 
 def check_report(
     context: EpochContext, report: EpochReport, source: "BundleSource"
-) -> tuple[Bundle, Verdict]:
+) -> tuple[EvidenceBundle, BundleVerdict]:
     """The bundle that the report names, judged, and equal to the report. Raises MismatchError."""
     wanted = "0x" + report.bundle_hash.hex()
     raw = source.fetch(wanted, context)
@@ -253,8 +253,8 @@ def _settle(
     database: Database,
     block: BlockRef,
     context: EpochContext,
-    bundle: Bundle,
-    verdict: Verdict,
+    bundle: EvidenceBundle,
+    verdict: BundleVerdict,
     on_chain: OnChainReport,
     signers: tuple[str, ...],
 ) -> Audit:

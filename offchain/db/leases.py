@@ -5,7 +5,7 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from offchain.db.models import Lease
+from offchain.db.models import ProcessLease
 from offchain.db.upsert import insert_or_ignore
 from offchain.errors import TransientError
 
@@ -17,11 +17,11 @@ class LeaseLostError(TransientError):
 def acquire(session: Session, name: str, holder: str, now_ms: int, for_ms: int) -> bool:
     """Take or renew a lease; False while another holder's has not run out."""
     until = now_ms + for_ms
-    if insert_or_ignore(session, Lease, {"name": name, "holder": holder, "until_ms": until}):
+    if insert_or_ignore(session, ProcessLease, {"name": name, "holder": holder, "until_ms": until}):
         return True
     statement = (
-        update(Lease)
-        .where(Lease.name == name, or_(Lease.holder == holder, Lease.until_ms <= now_ms))
+        update(ProcessLease)
+        .where(ProcessLease.name == name, or_(ProcessLease.holder == holder, ProcessLease.until_ms <= now_ms))
         .values(holder=holder, until_ms=until)
     )
     return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
@@ -29,7 +29,10 @@ def acquire(session: Session, name: str, holder: str, now_ms: int, for_ms: int) 
 
 def held(session: Session, name: str, holder: str) -> bool:
     """Whether `holder` still has the lease; locks its row to the end of the transaction, so that it stays so."""
-    return session.scalar(select(Lease.holder).where(Lease.name == name).with_for_update()) == holder
+    return (
+        session.scalar(select(ProcessLease.holder).where(ProcessLease.name == name).with_for_update())
+        == holder
+    )
 
 
 def fence(session: Session, name: str, holder: str) -> None:
@@ -40,4 +43,4 @@ def fence(session: Session, name: str, holder: str) -> None:
 
 def release(session: Session, name: str, holder: str) -> None:
     """Give a lease back early."""
-    session.execute(delete(Lease).where(Lease.name == name, Lease.holder == holder))
+    session.execute(delete(ProcessLease).where(ProcessLease.name == name, ProcessLease.holder == holder))

@@ -265,7 +265,7 @@ class Broadcast(Base):
     """Unix seconds at which it was first handed to an RPC endpoint; 0 before."""
 
 
-class Lease(Base):
+class ProcessLease(Base):
     """A named right that one process holds at a time, such as sending for a signer. Times are Unix milliseconds."""
 
     __tablename__ = "leases"

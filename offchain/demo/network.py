@@ -18,7 +18,7 @@ import tomli_w
 from offchain.chain.deployment import Deployment
 from offchain.demo.narrator import Narrator
 from offchain.demo.ports import free_port
-from offchain.demo.processes import MARKER, Child, stop
+from offchain.demo.processes import MARKER, DemoProcess, stop
 from offchain.demo.waiting import until
 from offchain.demo.wallets import ETHER, LocalChain, Wallet, create
 from offchain.errors import UserError
@@ -72,7 +72,7 @@ class Places:
 
 
 @dataclass
-class Node:
+class DemoNode:
     """One node of the demo: who owns it, its key, its agent.
 
     Attributes:
@@ -85,7 +85,7 @@ class Node:
     region: str
     dials: bool = True
     node_id: int = 0
-    agent: Child | None = None
+    agent: DemoProcess | None = None
 
 
 @dataclass
@@ -98,7 +98,7 @@ class LocalNetwork:
     places: Places
     narrator: Narrator
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    children: list[Child] = field(default_factory=list)
+    children: list[DemoProcess] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
     stubborn: list[str] = field(default_factory=list)
 
@@ -174,7 +174,7 @@ class LocalNetwork:
         ):  # stretching a key takes half a second, outside the interpreter's lock
             made = dict(zip(names, pool.map(lambda name: create(keys, name), names), strict=True))
         self.nodes = [
-            Node(f"node-{i}", made[f"operator-{i}"], made[f"node-{i}"], REGIONS[i - 1], dials=i == 1)
+            DemoNode(f"node-{i}", made[f"operator-{i}"], made[f"node-{i}"], REGIONS[i - 1], dials=i == 1)
             for i in (1, 2)
         ]
         self.keeper_owners = [made[f"keeper-owner-{i}"] for i in (1, 2, 3)]
@@ -244,7 +244,7 @@ class LocalNetwork:
 
     # ---------------------------------------------------------------------------------------------- services
 
-    def start_node(self, node: Node) -> None:
+    def start_node(self, node: DemoNode) -> None:
         """Start a node's agent, which starts its model server."""
         self._write_node_config(node)
         if node.agent is None:
@@ -302,7 +302,7 @@ class LocalNetwork:
         }
         self._start("dashboard", "dashboard", dashboard)
 
-    def child(self, name: str) -> Child:
+    def child(self, name: str) -> DemoProcess:
         """A process by name."""
         return next(child for child in self.children if child.name == name)
 
@@ -314,7 +314,7 @@ class LocalNetwork:
 
     # ------------------------------------------------------------------------------------------------- inside
 
-    def _write_node_config(self, node: Node) -> None:
+    def _write_node_config(self, node: DemoNode) -> None:
         config = {
             **self._common(node.name),
             "node_id": node.node_id,
@@ -360,8 +360,8 @@ class LocalNetwork:
         (self.places.run / "keys/api-keys.json").write_text(json.dumps(digests, indent=2))
         return (self.places.run / "keys/requester.apikey").read_text()
 
-    def _spawn(self, name: str, argv: list[str], *, ready: bool = False) -> Child:
-        child = Child(
+    def _spawn(self, name: str, argv: list[str], *, ready: bool = False) -> DemoProcess:
+        child = DemoProcess(
             name,
             argv,
             self.environment(),

@@ -67,7 +67,7 @@ def memory_mib(pids: Sequence[int]) -> int:
 
 
 @dataclass
-class Child:
+class DemoProcess:
     """One process of the demo.
 
     Attributes:
@@ -136,7 +136,7 @@ class Child:
         return pids
 
 
-def stop(children: Sequence[Child], run_id: str, patience_seconds: float = 20.0) -> list[str]:
+def stop(children: Sequence[DemoProcess], run_id: str, patience_seconds: float = 20.0) -> list[str]:
     """End children in reverse order of start, then whatever else carries the run's marker.
 
     Returns:

@@ -12,7 +12,7 @@ from openai import OpenAI, OpenAIError
 from web3.logs import DISCARD
 
 from offchain.demo.narrator import Narrator
-from offchain.demo.network import MODEL, LocalNetwork, Node
+from offchain.demo.network import MODEL, DemoNode, LocalNetwork
 from offchain.demo.processes import marked, memory_mib
 from offchain.demo.waiting import until
 from offchain.demo.wallets import ETHER
@@ -285,7 +285,7 @@ class Story:
         self._hold(bool(before), "the answer ended before the node could be killed")
         return before, pieces, finish
 
-    def _pinned_ok(self, node: Node) -> bool:
+    def _pinned_ok(self, node: DemoNode) -> bool:
         headers = {"X-Parallelix-Node": str(node.node_id)}
         try:
             self.client.chat.completions.create(

@@ -5,7 +5,7 @@ from typing import NoReturn
 from offchain.dispatch.upstream import Exchange
 from offchain.scheduler.work import CallerError, FaultKind, NodeError
 
-MOST_ERROR_BYTES = 256 * 1024
+MAX_ERROR_BYTES = 256 * 1024
 
 
 async def first_bytes(exchange: Exchange) -> bytes:
@@ -25,7 +25,7 @@ async def _whole(exchange: Exchange) -> bytes:
     while data := await exchange.read():
         parts.append(data)
         size += len(data)
-        if size > MOST_ERROR_BYTES:
+        if size > MAX_ERROR_BYTES:
             raise NodeError(FaultKind.BAD_ANSWER, "an error body without end")
     return b"".join(parts)
 

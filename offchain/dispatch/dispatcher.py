@@ -22,7 +22,7 @@ from offchain.scheduler.work import (
     NoCapacityError,
     NodeError,
     NotResumableError,
-    Trail,
+    RequestTrace,
     WorkUnit,
 )
 
@@ -61,7 +61,7 @@ class _Running:
         self.answering = False
 
 
-class Answered:
+class DeliveredAnswer:
     """An answer that is out.
 
     Attributes:
@@ -91,7 +91,7 @@ class _Hedge:
     won: bool = False
 
 
-class Engine:
+class Dispatcher:
     """Runs units. One event loop; many units at a time."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Engine:
         router: Router,
         upstream: Upstream,
         *,
-        most_attempts: int = 4,
+        max_attempts: int = 4,
         connect_seconds: float = 0.9,
         stall_seconds: float = 5.0,
         record_decisions: bool = True,
@@ -108,13 +108,13 @@ class Engine:
         """
         Args:
             hedge_share: see `HedgePolicy`.
-            most_attempts: tries of one unit.
+            max_attempts: tries of one unit.
             connect_seconds: to reach a node.
             stall_seconds: without a byte in the middle of an answer, before it is taken for hung.
         """
         self.router = router
         self._upstream = upstream
-        self._most_attempts = most_attempts
+        self._max_attempts = max_attempts
         self._connect_seconds = connect_seconds
         self._stall_seconds = stall_seconds
         self._record_decisions = record_decisions
@@ -129,13 +129,15 @@ class Engine:
         """Attempts in flight."""
         return len(self._running)
 
-    async def run(self, unit: WorkUnit, task: Task, sink: Sink, trail: Trail) -> None:
+    async def run(self, unit: WorkUnit, task: Task, sink: Sink, trail: RequestTrace) -> None:
         """`answer`, and `settle` at once."""
         answered = await self.answer(unit, task, sink, trail)
         if answered is not None:
             self.settle(answered)
 
-    async def answer(self, unit: WorkUnit, task: Task, sink: Sink, trail: Trail) -> "Answered | None":
+    async def answer(
+        self, unit: WorkUnit, task: Task, sink: Sink, trail: RequestTrace
+    ) -> "DeliveredAnswer | None":
         """See a unit through until its answer is out. `trail` fills up as it goes, also when this raises.
 
         Returns:
@@ -162,7 +164,7 @@ class Engine:
             try:
                 hedge = await self._attempt(placement, attempt, task, sink, hedge)
                 if hedge is None:
-                    return Answered(unit, placement, attempt, task, self.router.answered(placement))
+                    return DeliveredAnswer(unit, placement, attempt, task, self.router.answered(placement))
                 tried[node_id] = False
             except NodeError as fault:
                 hedge = None
@@ -176,7 +178,7 @@ class Engine:
                     offer = placement.node.report.offers[unit.requirements.capability]
                     wants = unit.requirements._replace(revision=offer.revision)
                     unit = unit._replace(requirements=wants)
-                if number + 1 >= self._most_attempts:
+                if number + 1 >= self._max_attempts:
                     raise NoCapacityError("failed", f"all of {number + 1} attempts failed") from fault
                 if unit.requirements.node_id is not None and fault.kind is not FaultKind.NO_SLOT:
                     if task.delivered:
@@ -186,7 +188,7 @@ class Engine:
                 if self.on_attempt is not None and attempt.outcome != "ok":
                     self.on_attempt(unit, attempt)
 
-    def settle(self, answered: "Answered") -> None:
+    def settle(self, answered: "DeliveredAnswer") -> None:
         """Check what is left to check of an answer that is out, and judge its node by it."""
         attempt, placement = answered.attempt, answered.placement
         fault = answered.task.verdict()
@@ -198,7 +200,7 @@ class Engine:
         if self.on_attempt is not None:
             self.on_attempt(answered.unit, attempt)
 
-    async def _queued(self, unit: WorkUnit, number: int, tried: Tried, trail: Trail) -> Placement:
+    async def _queued(self, unit: WorkUnit, number: int, tried: Tried, trail: RequestTrace) -> Placement:
         """Wait for a place. Raises NoCapacityError."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Placement | NoCapacityError] = loop.create_future()

@@ -10,16 +10,16 @@ class HedgePolicy:
     Attributes:
         share: of all work (in units of cost) that may be spent on second attempts; 0 turns hedging off.
         budget: what is left to spend now.
-        most_budget: what may be saved up.
+        max_budget: what may be saved up.
     """
 
     share: float = 0.0
     budget: float = 0.0
-    most_budget: float = 100_000.0
+    max_budget: float = 100_000.0
 
     def earn(self, cost: int) -> None:
         """A unit came: its share may be spent."""
-        self.budget = min(self.most_budget, self.budget + self.share * cost)
+        self.budget = min(self.max_budget, self.budget + self.share * cost)
 
     def spend(self, cost: int) -> bool:
         """Pay for a second attempt; False when the budget does not hold it."""

@@ -14,7 +14,7 @@ from offchain.scheduler.work import FaultKind, NodeError
 from offchain.transport.errors import ConnectError, ResetError, TransportError
 from offchain.transport.pool import HostPool, HttpExchange
 
-MOST_POOLS = 200_000
+MAX_POOLS = 200_000
 
 
 MakeTicket = Callable[[NodeId, bytes, bytes], str]
@@ -54,7 +54,7 @@ class HttpUpstream:
         """Begin a request. A URL that is none makes an exchange that fails."""
         pool = self._pools.get(url)
         if pool is None:
-            if len(self._pools) >= MOST_POOLS:
+            if len(self._pools) >= MAX_POOLS:
                 self.forget(next(iter(self._pools)))
             try:
                 pool = self._pools[url] = self._open(node_id, url)

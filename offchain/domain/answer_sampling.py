@@ -52,7 +52,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SampleFinding:
     """Outcome, who answered like somebody else, and who is flagged."""
 
     outcome: Outcome
@@ -60,7 +60,7 @@ class Finding:
     flagged: tuple[NodeId, ...]
 
 
-def compare(answers: Mapping[NodeId, Sequence[str]]) -> Finding | None:
+def compare(answers: Mapping[NodeId, Sequence[str]]) -> SampleFinding | None:
     """Majority among two or three answers; None when two differ, so that a third is needed.
 
     Raises:
@@ -76,9 +76,9 @@ def compare(answers: Mapping[NodeId, Sequence[str]]) -> Finding | None:
     agreed = tuple(node for node in nodes if friends[node])
     flagged = tuple(node for node in nodes if not friends[node])
     if not flagged:
-        return Finding(Outcome.AGREED, agreed, ())
+        return SampleFinding(Outcome.AGREED, agreed, ())
     if len(nodes) == 2:
         return None
     if agreed:
-        return Finding(Outcome.ODD_ONE_OUT, agreed, flagged)
-    return Finding(Outcome.ALL_DIFFER, (), flagged)
+        return SampleFinding(Outcome.ODD_ONE_OUT, agreed, flagged)
+    return SampleFinding(Outcome.ALL_DIFFER, (), flagged)

@@ -124,7 +124,9 @@ def _index(item: Mapping[str, Any]) -> int:
 def _choice_text(choice: Mapping[str, Any]) -> str:
     message = choice.get("message")
     if message is None:
-        return str(choice.get("text") or "")
+        if "text" not in choice:
+            raise KeyError("text")
+        return str(choice["text"] or "")
     if message.get("tool_calls"):
         return _compact(message["tool_calls"])
     return str(message.get("content") or "")

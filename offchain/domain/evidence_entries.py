@@ -48,7 +48,7 @@ class EvidenceError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerEntry:
     """A dual-signed receipt: the node signed what it answered, the keeper when it was asked."""
 
     slot: int
@@ -67,7 +67,7 @@ class Answer:
         return b64encode(body).decode()
 
     @classmethod
-    def unpack(cls, text: str) -> "Answer":
+    def unpack(cls, text: str) -> "AnswerEntry":
         """Inverse of `pack`. Raises EvidenceError when malformed."""
         raw = answer_bytes(text)
         slot, node = _PLACE.unpack_from(raw)
@@ -133,7 +133,7 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SignedExecutionBatch:
     """A gateway's signed commitment to the records of an epoch."""
 
     commitment: ExecutionBatch
@@ -144,7 +144,7 @@ class Batch:
         return b64encode(self.to_bytes()).decode()
 
     @classmethod
-    def unpack(cls, text: str) -> "Batch":
+    def unpack(cls, text: str) -> "SignedExecutionBatch":
         """Inverse of `pack`. Raises EvidenceError when malformed."""
         return cls.from_bytes(_decode(text, BATCH_SIZE, "batch"))
 
@@ -154,7 +154,7 @@ class Batch:
         return _BATCH.pack(said.epoch, said.count, said.root, self.signature)
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> "Batch":
+    def from_bytes(cls, raw: bytes) -> "SignedExecutionBatch":
         """Inverse of `to_bytes`."""
         epoch, count, root, signature = _BATCH.unpack(raw)
         return cls(ExecutionBatch(Epoch(epoch), count, root), signature)
@@ -170,7 +170,7 @@ class Batch:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Batch":
+    def from_json(cls, data: Mapping[str, Any]) -> "SignedExecutionBatch":
         """Inverse of `to_json`; other fields do not matter. Raises EvidenceError when malformed."""
         try:
             epoch, count = data["epoch"], data["count"]
@@ -230,7 +230,7 @@ def answer_bytes(text: str) -> bytes:
     return _decode(text, _ANSWER_SIZE, "answer")
 
 
-def in_order(answers: Iterable[Answer]) -> tuple[str, ...]:
+def in_order(answers: Iterable[AnswerEntry]) -> tuple[str, ...]:
     """Packed answers in document order."""
     return tuple(item.pack() for item in sorted(answers, key=lambda item: (item.slot, item.receipt.node_id)))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from offchain.domain.eip712 import address_bytes, keccak256
-from offchain.domain.evidence_entries import Batch, EvidenceError, Execution, Miss
+from offchain.domain.evidence_entries import EvidenceError, Execution, Miss, SignedExecutionBatch
 from offchain.domain.execution_tree import ExecutionTree
 from offchain.domain.messages import EpochReport
 from offchain.domain.network_event import NetworkEvent, network_events, regions_of, without
@@ -24,7 +24,7 @@ from offchain.domain.uptime_tree import UptimeTree
 from offchain.evidence.canonical_json import canonical, content_hash, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
-from offchain.evidence.execution_batches import MOST_BATCHES, ListedBatch, check_batch
+from offchain.evidence.execution_batches import MAX_BATCHES, ListedBatch, check_batch
 from offchain.evidence.signature_pool import Recovery, Signed, recovered
 
 VERSION = 1
@@ -36,7 +36,7 @@ _OWN = "a keeper does not judge its own operator's node"
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class EvidenceBundle:
     """Canonical bytes, their content address, and the documents inside."""
 
     raw: bytes
@@ -46,7 +46,7 @@ class Bundle:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BundleVerdict:
     """What a valid bundle says.
 
     Attributes:
@@ -71,7 +71,7 @@ class Verdict:
         return len(self.executions) - len({batch.commitment for batch in self.batches})
 
 
-def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> Bundle:
+def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> EvidenceBundle:
     """The bundle of these documents; their order does not matter, a keeper may occur once."""
     documents = sorted(evidence, key=lambda item: item.signer.lower())
     raw = canonical(
@@ -83,10 +83,10 @@ def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> Bundle:
             "evidence": [item.to_json() for item in documents],
         }
     )
-    return Bundle(raw, content_hash(raw), context.epoch, tuple(documents))
+    return EvidenceBundle(raw, content_hash(raw), context.epoch, tuple(documents))
 
 
-def read(raw: bytes, context: EpochContext) -> Bundle:
+def read(raw: bytes, context: EpochContext) -> EvidenceBundle:
     """Parse a bundle of the context's epoch; `judge` checks what it says. Raises EvidenceError."""
     try:
         data: Any = parse(raw)
@@ -101,10 +101,10 @@ def read(raw: bytes, context: EpochContext) -> Bundle:
     if data["attestation"] != context.attestation.verifying_contract.lower():
         raise EvidenceError("the bundle is of another contract")
     documents = tuple(Evidence.from_json(item, context.attestation) for item in data["evidence"])
-    return Bundle(raw, content_hash(raw), context.epoch, documents)
+    return EvidenceBundle(raw, content_hash(raw), context.epoch, documents)
 
 
-def judge(context: EpochContext, bundle: Bundle) -> Verdict:
+def judge(context: EpochContext, bundle: EvidenceBundle) -> BundleVerdict:
     """Check every document and every entry of a bundle, and rebuild table, trees and report.
 
     Raises:
@@ -119,7 +119,7 @@ def judge(context: EpochContext, bundle: Bundle) -> Verdict:
     return conclude(context, bundle.hash, checker)
 
 
-def conclude(context: EpochContext, bundle_hash: str, checker: "Checker") -> Verdict:
+def conclude(context: EpochContext, bundle_hash: str, checker: "Checker") -> BundleVerdict:
     """Table, trees and report of all that a checker has found to hold."""
     regions = regions_of(checker.regions, {node: info.owner for node, info in context.nodes.items()})
     homes = {keeper.region for keeper in context.keepers}
@@ -139,7 +139,7 @@ def conclude(context: EpochContext, bundle_hash: str, checker: "Checker") -> Ver
         bundle_hash=bytes.fromhex(bundle_hash[2:]),
         keeper_set_digest=context.set_digest,
     )
-    return Verdict(table, tree, executions, report, suspended, tuple(batches))
+    return BundleVerdict(table, tree, executions, report, suspended, tuple(batches))
 
 
 class Checker:
@@ -273,9 +273,9 @@ class Checker:
     def _batches(self, document: Evidence) -> set[ListedBatch]:
         """Two batches of one gateway and epoch are both taken: who signed them shows, and nobody's epoch stands still."""
         texts = document.batches
-        if list(texts) != sorted(set(texts)) or len(texts) > MOST_BATCHES:
+        if list(texts) != sorted(set(texts)) or len(texts) > MAX_BATCHES:
             raise EvidenceError(f"batches of {document.signer} are {_OUT_OF_ORDER}, or too many")
-        return {check_batch(self._context, Batch.unpack(text)) for text in texts}
+        return {check_batch(self._context, SignedExecutionBatch.unpack(text)) for text in texts}
 
     def _execution(self, execution: Execution) -> None:
         where = f"execution on node {execution.receipt.node_id}"

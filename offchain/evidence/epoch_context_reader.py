@@ -56,7 +56,7 @@ class _NodeHistory:
         return frozenset(found)
 
 
-class FrameReader:
+class EpochContextReader:
     """Reads the frame of an epoch.
 
     Args:

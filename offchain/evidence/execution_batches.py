@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from offchain.db.models import Job
 from offchain.db.rewards import report as accepted_report
-from offchain.domain.evidence_entries import Batch, EvidenceError
+from offchain.domain.evidence_entries import EvidenceError, SignedExecutionBatch
 from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.evidence.epoch_context import LATE_EPOCHS, EpochContext
@@ -24,7 +24,7 @@ from offchain.evidence.signature_pool import recovered
 
 log = structlog.get_logger(__name__)
 
-MOST_BATCHES = 256
+MAX_BATCHES = 256
 """Of one document. A gateway has one an epoch; one that signs many must not grow the bundle without end."""
 
 
@@ -32,7 +32,7 @@ MOST_BATCHES = 256
 class GatewayAnswer:
     """A gateway's batches, none when it is away; and whether it is making one, for which one may wait."""
 
-    batches: Sequence[Batch] = ()
+    batches: Sequence[SignedExecutionBatch] = ()
     making: bool = False
 
 
@@ -57,7 +57,7 @@ class ListedBatch:
         }
 
 
-def check_batch(context: EpochContext, batch: Batch) -> ListedBatch:
+def check_batch(context: EpochContext, batch: SignedExecutionBatch) -> ListedBatch:
     """The batch, if the epoch's report may carry it. Raises EvidenceError."""
     said = batch.commitment
     if not context.epoch - LATE_EPOCHS <= said.epoch <= context.epoch or not said.count:
@@ -82,7 +82,7 @@ def equivocations(batches: Sequence[ListedBatch]) -> list[tuple[bytes, Epoch]]:
     return sorted(twice)
 
 
-def batches_of(session: Session, context: EpochContext, found: Sequence[Batch]) -> list[str]:
+def batches_of(session: Session, context: EpochContext, found: Sequence[SignedExecutionBatch]) -> list[str]:
     """Packed batches for a keeper's document, in ascending order; what others would not accept is left out."""
     reported, packed = _reported(session, context.epoch), set[str]()
     for batch in found:
@@ -93,7 +93,7 @@ def batches_of(session: Session, context: EpochContext, found: Sequence[Batch]) 
             continue
         if batch.commitment.struct_hash() not in reported:
             packed.add(batch.pack())
-    return sorted(packed)[:MOST_BATCHES]
+    return sorted(packed)[:MAX_BATCHES]
 
 
 def _reported(session: Session, epoch: Epoch) -> set[bytes]:
@@ -118,7 +118,7 @@ class GatewayBatches:
     def __call__(self, since: Epoch) -> GatewayAnswer:
         try:
             listed = orjson.loads(get_small(f"{self._url}?since={since}", self._timeout))
-            batches = [Batch.from_json(item) for item in listed["data"]]
+            batches = [SignedExecutionBatch.from_json(item) for item in listed["data"]]
             return GatewayAnswer(batches, listed["making"] is True)
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             log.warning("gateway_batches_unavailable", url=self._url, error=type(error).__name__)

@@ -26,8 +26,8 @@ from redis.exceptions import RedisError
 from offchain.dispatch.fleet_store import AsyncFleetStore
 from offchain.domain.types import NodeId
 from offchain.gateway.batches.store import GATEWAYS
-from offchain.gateway.records.request_log import Entry
-from offchain.gateway.tenants.authenticator import BATCH_SECRET, KeyRing
+from offchain.gateway.records.request_log import RequestRecord
+from offchain.gateway.tenants.authenticator import BATCH_SECRET, Authenticator
 from offchain.gateway.tenants.registry import KEYS, TENANT, VERSION, decode_tenants
 from offchain.scheduler.fleet import NodeReport
 from offchain.scheduler.quotas import WINDOW_SECONDS, Quotas, SlidingCount
@@ -41,8 +41,8 @@ LATE_SECONDS = 5
 """For so long into a minute the counts of the one before are exchanged, too."""
 RECEIPTS = "parallelix:receipts:"
 SPENT = "parallelix:spent:"
-MOST_UNSHARED = 20_000
-MOST_AT_ONCE = 10_000
+MAX_UNSHARED = 20_000
+MAX_AT_ONCE = 10_000
 """Records of one exchange, of which there are two a second: more than a gateway can answer."""
 _WEI_PART = 10**9
 """A price is summed in two parts, because a sum in Redis has 63 bits: of some 9 billion requests a day, or 9 billion tokens."""
@@ -98,14 +98,14 @@ def _by_minute(records: list[tuple[bytes, bytes]]) -> dict[int, list[bytes]]:
     return found
 
 
-class SharedState:
+class ClusterState:
     """One gateway's side of it. `exchange` is called in a loop; everything else only notes down."""
 
     def __init__(
         self,
         redis: Redis,
         quotas: Quotas,
-        keys: KeyRing,
+        keys: Authenticator,
         heard: Callable[[NodeReport, float], None],
         now_ms: Callable[[], int],
         outward: Callable[[NodeReport], NodeReport] = lambda report: report,
@@ -124,7 +124,7 @@ class SharedState:
         self._outward = outward
         self._version: bytes | None = b"?"
         self._reports: dict[NodeId, tuple[NodeReport, int]] = {}
-        self._records: deque[tuple[bytes, bytes]] = deque(maxlen=MOST_UNSHARED)
+        self._records: deque[tuple[bytes, bytes]] = deque(maxlen=MAX_UNSHARED)
         self._usage: defaultdict[tuple[str, int], _Totals] = defaultdict(_Totals)
         self._told_wei: dict[str, int] = {}
         self._name = secrets.token_hex(8)
@@ -136,7 +136,7 @@ class SharedState:
         """A heartbeat came here."""
         self._reports[report.node_id] = (self._outward(report), self._now_ms())
 
-    def finished(self, entry: Entry, record: bytes) -> None:
+    def finished(self, entry: RequestRecord, record: bytes) -> None:
         """A request has ended: its packed record and its usage are to be shared."""
         self._records.append((entry.trail.request_id, record))
         if entry.status != "answered":
@@ -170,7 +170,7 @@ class SharedState:
         with contextlib.suppress(RedisError, OSError, TimeoutError, ValueError):
             raw = await self._redis.hget(RECEIPTS + str(minute_of(request_id)), request_id)  # type: ignore[arg-type, misc]
             if raw is not None:
-                return Entry.unpack(request_id, raw).to_json()
+                return RequestRecord.unpack(request_id, raw).to_json()
         return None
 
     async def usage(self, tenant: str, days: int) -> list[dict[str, Any]]:
@@ -191,7 +191,7 @@ class SharedState:
     async def _give(self) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         reports, self._reports = self._reports, {}
-        records = [self._records.popleft() for _ in range(min(len(self._records), MOST_AT_ONCE))]
+        records = [self._records.popleft() for _ in range(min(len(self._records), MAX_AT_ONCE))]
         usage, self._usage = self._usage, defaultdict(_Totals)
         try:
             if reports:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from offchain.dispatch.dispatcher import Engine
+from offchain.dispatch.dispatcher import Dispatcher
 from offchain.gateway.batches.routes import BatchRoutes
-from offchain.gateway.cluster import SharedState
+from offchain.gateway.cluster import ClusterState
 from offchain.gateway.metrics import GatewayMetrics
 from offchain.gateway.records.execution_log import ExecutionLog
-from offchain.gateway.records.request_log import RequestBook
-from offchain.gateway.tenants.authenticator import KeyRing
+from offchain.gateway.records.request_log import RequestLog
+from offchain.gateway.tenants.authenticator import Authenticator
 from offchain.protocol.heartbeats import HeartbeatVerifier
 from offchain.protocol.receipts import ReceiptVerifier
 from offchain.scheduler.fleet import Fleet
@@ -20,7 +20,7 @@ from offchain.workloads.inference.whole_answer import Proved, cannot_tell
 
 
 @dataclass(slots=True)
-class Parts:
+class GatewayDependencies:
     """What the service works with.
 
     Attributes:
@@ -34,19 +34,19 @@ class Parts:
         seal: signs the record of a request; adds the gateway's address and signature.
     """
 
-    engine: Engine
+    engine: Dispatcher
     fleet: Fleet
-    keys: KeyRing
+    keys: Authenticator
     heartbeats: HeartbeatVerifier
     receipts: ReceiptVerifier
-    book: RequestBook
+    book: RequestLog
     metrics: GatewayMetrics
     new_id: Callable[[], bytes]
     ready: Callable[[], str | None]
     quotas: Quotas
     seal: Callable[[dict[str, Any]], dict[str, Any]]
     executions: ExecutionLog
-    shared: SharedState | None = None
+    shared: ClusterState | None = None
     batches: BatchRoutes | None = None
     compiled: bool = False
     proved: Proved = cannot_tell

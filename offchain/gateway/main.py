@@ -18,7 +18,7 @@ from offchain.chain.rpc import Rpc
 from offchain.crypto.keys import Signer
 from offchain.crypto.recovery_cache import CachedRecovery
 from offchain.db.database import open_database
-from offchain.dispatch.dispatcher import Engine
+from offchain.dispatch.dispatcher import Dispatcher
 from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.domain.eip712 import keccak256
 from offchain.domain.types import NodeId
@@ -26,19 +26,19 @@ from offchain.errors import TransientError, UserError
 from offchain.gateway.api.routes import GatewayService
 from offchain.gateway.batches.routes import BatchRoutes
 from offchain.gateway.batches.store import BatchStore
-from offchain.gateway.cluster import SharedState, new_request_id
-from offchain.gateway.dependencies import Parts
+from offchain.gateway.cluster import ClusterState, new_request_id
+from offchain.gateway.dependencies import GatewayDependencies
 from offchain.gateway.metrics import GatewayMetrics
 from offchain.gateway.nodes.dial_in import PATH as DIAL_PATH
 from offchain.gateway.nodes.dial_in import DialIn, DialInUpstream, is_dialed
 from offchain.gateway.nodes.directory import NodeDirectory
-from offchain.gateway.records.execution_batch_process import BatchProcess
+from offchain.gateway.records.execution_batch_process import ExecutionBatchProcess
 from offchain.gateway.records.execution_log import ExecutionLog
 from offchain.gateway.records.pending_executions import open_pending
-from offchain.gateway.records.request_log import RequestBook
-from offchain.gateway.records.route_receipt import Seal
+from offchain.gateway.records.request_log import RequestLog
+from offchain.gateway.records.route_receipt import RouteReceiptSigner
 from offchain.gateway.settings import GatewaySettings
-from offchain.gateway.tenants.authenticator import KeyRing
+from offchain.gateway.tenants.authenticator import Authenticator
 from offchain.protocol.heartbeats import HeartbeatVerifier
 from offchain.protocol.openai_errors import server_error_body
 from offchain.protocol.pair_mac import GatewayMacs
@@ -86,7 +86,7 @@ def run(settings: GatewaySettings, *, interpreted: str | None, announce_json: bo
     log.info("gateway.starting", compiled=interpreted is None, reason=interpreted)
     deployment = Deployment.load(settings.deployment)
     signer = Signer.load(settings.keystore, settings.password_file)
-    keys = KeyRing(settings.api_keys_file, keccak256(signer.sign_digest(keccak256(_SALT_TAG))))
+    keys = Authenticator(settings.api_keys_file, keccak256(signer.sign_digest(keccak256(_SALT_TAG))))
     _check_chain(settings, deployment)
     database = open_database(settings.database_url, read_only=True)
     directory = NodeDirectory(database, deployment.clock())
@@ -108,7 +108,7 @@ async def _serve(
     settings: GatewaySettings,
     deployment: Deployment,
     signer: Signer,
-    keys: KeyRing,
+    keys: Authenticator,
     directory: NodeDirectory,
     compiled: bool,
     announce_json: bool,
@@ -135,7 +135,7 @@ async def _serve(
     macs = GatewayMacs(signer.public_key, signer.agree, sole_key_of)
     upstream = DialInUpstream(TicketSigner(nodes_domain, signer.sign, now_ms, macs.ticket))
     upstream.on_round_trip = fleet.round_trip_took
-    engine = Engine(
+    engine = Dispatcher(
         router,
         upstream,
         stall_seconds=settings.stall_timeout_seconds,
@@ -157,7 +157,7 @@ async def _serve(
         deployment.signing_domain("UptimeAttestation"),
         signer.sign,
         now_ms,
-        partial(BatchProcess, records_folder, settings.redis_url),
+        partial(ExecutionBatchProcess, records_folder, settings.redis_url),
     )
 
     def relayed(report: NodeReport) -> NodeReport:
@@ -169,7 +169,7 @@ async def _serve(
     shared = (
         None
         if redis is None
-        else SharedState(
+        else ClusterState(
             redis, quotas, keys, lambda report, age: _take_in(fleet, directory, report, age), now_ms, relayed
         )
     )
@@ -180,7 +180,7 @@ async def _serve(
         return None if directory.loaded else state.index_error or "the index has not been read yet"
 
     service = GatewayService(
-        Parts(
+        GatewayDependencies(
             engine=engine,
             fleet=fleet,
             keys=keys,
@@ -188,12 +188,12 @@ async def _serve(
             receipts=ReceiptVerifier(
                 deployment.signing_domain("InferenceMarket"), recover, directory.keys_of
             ),
-            book=RequestBook(),
+            book=RequestLog(),
             metrics=(metrics := GatewayMetrics()),
             new_id=lambda: new_request_id(now_ms(), entropy.take),
             ready=not_ready,
             quotas=quotas,
-            seal=Seal(signer.address, signer.sign_digest),
+            seal=RouteReceiptSigner(signer.address, signer.sign_digest),
             executions=executions,
             shared=shared,
             batches=batches,
@@ -210,7 +210,7 @@ async def _serve(
     dialin = DialIn(upstream, nodes_domain, recover, directory.get, lambda: own_urls)
     server = HttpServer(
         dialin.before(service.handle),
-        HttpLimits(most_body=settings.max_request_bytes),
+        HttpLimits(max_body=settings.max_request_bytes),
         on_error,
         server_error_body,
     )
@@ -260,7 +260,7 @@ async def _serve(
         settings.ready_file.unlink(missing_ok=True)
 
 
-async def _refresh_once(directory: NodeDirectory, keys: KeyRing, fleet: Fleet, state: _State) -> None:
+async def _refresh_once(directory: NodeDirectory, keys: Authenticator, fleet: Fleet, state: _State) -> None:
     keys.refresh()
     try:
         changed = await asyncio.to_thread(directory.refresh)
@@ -277,7 +277,7 @@ async def _refresh_once(directory: NodeDirectory, keys: KeyRing, fleet: Fleet, s
 
 
 async def _refresh(
-    directory: NodeDirectory, keys: KeyRing, fleet: Fleet, state: _State, upstream: DialInUpstream
+    directory: NodeDirectory, keys: Authenticator, fleet: Fleet, state: _State, upstream: DialInUpstream
 ) -> None:
     """Keeps node records, API keys and the right to dialled connections fresh."""
     while True:
@@ -296,7 +296,7 @@ async def _rate(directory: NodeDirectory, fleet: Fleet) -> None:
         await asyncio.sleep(RATE_SECONDS)
 
 
-async def _sweep(engine: Engine, upstream: HttpUpstream) -> None:
+async def _sweep(engine: Dispatcher, upstream: HttpUpstream) -> None:
     """Lets silent nodes leave also while nothing is asked."""
     while True:
         await asyncio.sleep(0.5)
@@ -305,7 +305,7 @@ async def _sweep(engine: Engine, upstream: HttpUpstream) -> None:
                 upstream.forget(node.report.url)
 
 
-async def _share(shared: SharedState) -> None:
+async def _share(shared: ClusterState) -> None:
     """Exchanges with the other gateways."""
     while True:
         await asyncio.sleep(PUBLISH_SECONDS)

@@ -76,10 +76,10 @@ def api(config: Path, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a finding.")
 def verify(config: Path, *, as_json: bool) -> None:
     """Check keys, bond, RPC, clock, contracts, database, broker, gas and gateway. Exit status 1 on a failure."""
-    from offchain.keeper.operator.preflight import Level, Verifier  # noqa: PLC0415 - as above
+    from offchain.keeper.operator.preflight import KeeperPreflight, Level  # noqa: PLC0415 - as above
     from offchain.runtime.clock import SystemClock  # noqa: PLC0415 - as above
 
-    findings = Verifier(KeeperSettings.load(config), SystemClock()).run()
+    findings = KeeperPreflight(KeeperSettings.load(config), SystemClock()).run()
     for found in findings:
         if as_json:
             click.echo(json.dumps({"check": found.check, "level": found.level.value, "text": found.text}))

@@ -5,7 +5,7 @@ intent happen exactly once, whatever is killed in between.
 """
 
 from offchain.outbox.intents import Outbox
-from offchain.outbox.rules import DEFAULT_RULES, RevertRule, Verdict
+from offchain.outbox.rules import DEFAULT_RULES, RevertRule, RevertVerdict
 from offchain.outbox.sender import Round, Sender, SenderSettings
 
-__all__ = ["DEFAULT_RULES", "Outbox", "RevertRule", "Round", "Sender", "SenderSettings", "Verdict"]
+__all__ = ["DEFAULT_RULES", "Outbox", "RevertRule", "RevertVerdict", "Round", "Sender", "SenderSettings"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Verdict(Enum):
+class RevertVerdict(Enum):
     """What becomes of an intent whose call reverts."""
 
     SUPERSEDED = "superseded"
@@ -21,13 +21,13 @@ class RevertRule:
     superseded: tuple[str, ...] = ()
     retry: tuple[str, ...] = ()
 
-    def verdict(self, reason: str) -> Verdict:
+    def verdict(self, reason: str) -> RevertVerdict:
         """The verdict on a decoded error."""
         if any(re.fullmatch(pattern, reason) for pattern in self.superseded):
-            return Verdict.SUPERSEDED
+            return RevertVerdict.SUPERSEDED
         if any(re.fullmatch(pattern, reason) for pattern in self.retry):
-            return Verdict.RETRY
-        return Verdict.FAULT
+            return RevertVerdict.RETRY
+        return RevertVerdict.FAULT
 
 
 DEFAULT_RULES: Mapping[str, RevertRule] = {
@@ -45,6 +45,6 @@ DEFAULT_RULES: Mapping[str, RevertRule] = {
 """By kind, the part of an intent's key before the first colon."""
 
 
-def verdict(rules: Mapping[str, RevertRule], key: str, reason: str) -> Verdict:
+def verdict(rules: Mapping[str, RevertRule], key: str, reason: str) -> RevertVerdict:
     """The verdict on an intent by its key and decoded error."""
     return rules.get(key.partition(":")[0], RevertRule()).verdict(reason)

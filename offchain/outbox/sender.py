@@ -20,8 +20,15 @@ from offchain.outbox import fees
 from offchain.outbox.fees import Fees
 from offchain.outbox.intents import FAULT, FINAL, MINED, PENDING, SENT, SUPERSEDED
 from offchain.outbox.journal import Journal
-from offchain.outbox.rules import DEFAULT_RULES, RevertRule, Verdict, verdict
-from offchain.outbox.wire import AccountState, Receipt, RefusedError, RevertedError, Wire, is_too_cheap
+from offchain.outbox.rules import DEFAULT_RULES, RevertRule, RevertVerdict, verdict
+from offchain.outbox.wire import (
+    AccountState,
+    Receipt,
+    RevertedError,
+    TransactionRefusedError,
+    Wire,
+    is_too_cheap,
+)
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
 FILLER = "filler"
@@ -168,7 +175,7 @@ class Sender:
             return
         if not intent.reverted:
             self._end(intent, FINAL, None, result)
-        elif verdict(self._rules, intent.key, intent.error or "") is Verdict.SUPERSEDED:
+        elif verdict(self._rules, intent.key, intent.error or "") is RevertVerdict.SUPERSEDED:
             self._end(intent, SUPERSEDED, intent.error, result)
         else:
             self._end(intent, FAULT, intent.error, result)
@@ -217,7 +224,7 @@ class Sender:
                 self._wire.simulate(intent.signer, intent.to_address, intent.data)
             except RevertedError as error:
                 cancels, reason = True, error.reason
-            except RefusedError:
+            except TransactionRefusedError:
                 pass  # nothing learnt; the replacement is the same call
         bumped = fees.replacement(
             Fees(previous.max_fee_wei, previous.priority_fee_wei),
@@ -308,7 +315,7 @@ class Sender:
         except RevertedError as error:
             self._would_revert(intent, error.reason, result)
             return
-        except RefusedError as error:
+        except TransactionRefusedError as error:
             self._retry_later(intent, str(error), result)
             return
         self._reached("simulated")
@@ -332,10 +339,10 @@ class Sender:
 
     def _would_revert(self, intent: Intent, reason: str, result: Round) -> None:
         found = verdict(self._rules, intent.key, reason)
-        if found is Verdict.RETRY:
+        if found is RevertVerdict.RETRY:
             self._retry_later(intent, reason, result)
         else:
-            self._end(intent, SUPERSEDED if found is Verdict.SUPERSEDED else FAULT, reason, result)
+            self._end(intent, SUPERSEDED if found is RevertVerdict.SUPERSEDED else FAULT, reason, result)
 
     def _retry_later(self, intent: Intent, reason: str, result: Round) -> None:
         with self._journal.change(intent) as row:

@@ -25,7 +25,7 @@ class RevertedError(Exception):
         self.reason = reason
 
 
-class RefusedError(Exception):
+class TransactionRefusedError(Exception):
     """The endpoint understood a simulation and did not run it, for a reason that is not the contract's."""
 
 
@@ -95,7 +95,7 @@ class Wire:
         for answer in answers:
             if isinstance(answer, RpcError):
                 if answer.data is None and "revert" not in answer.message.lower():
-                    raise RefusedError(f"the RPC endpoint refuses to simulate: {answer.message}")
+                    raise TransactionRefusedError(f"the RPC endpoint refuses to simulate: {answer.message}")
                 raise RevertedError(self.errors.decode(answer.data))
         return _quantity(gas)
 

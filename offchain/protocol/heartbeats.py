@@ -27,10 +27,10 @@ from offchain.protocol.receipts import Recover
 from offchain.scheduler.fleet import NodeReport, Offer
 from offchain.transport.certificate_pins import FRAGMENT
 
-MOST_SKEW_MS = 30_000
-MOST_BODY_BYTES = 64 * 1024
-MOST_MODELS = 256
-MOST_SLOTS = 1 << 20
+MAX_SKEW_MS = 30_000
+MAX_BODY_BYTES = 64 * 1024
+MAX_MODELS = 256
+MAX_SLOTS = 1 << 20
 _PLACE = r"://[A-Za-z0-9.\-\[\]:]{1,255}(?:/[A-Za-z0-9._~/\-]{0,255})?"
 _URL = re.compile(f"http{_PLACE}|https{_PLACE}(?:{FRAGMENT})?")
 _NAME = re.compile(r"[ -~]{1,256}")
@@ -103,9 +103,9 @@ class HeartbeatVerifier:
             HeartbeatRefusedError: with the status and body to answer.
         """
         sent_at_ms, signature = _read_header(header)
-        if len(body) > MOST_BODY_BYTES:
+        if len(body) > MAX_BODY_BYTES:
             raise HeartbeatRefusedError(
-                413, "heartbeat_too_large", f"a heartbeat has at most {MOST_BODY_BYTES} bytes"
+                413, "heartbeat_too_large", f"a heartbeat has at most {MAX_BODY_BYTES} bytes"
             )
         try:
             data = orjson.loads(body)
@@ -129,7 +129,7 @@ class HeartbeatVerifier:
                 401, "invalid_signature", f"the heartbeat is not signed with node {node_id}'s current key"
             )
         skew = sent_at_ms - self._now_ms()
-        if abs(skew) > MOST_SKEW_MS:
+        if abs(skew) > MAX_SKEW_MS:
             raise HeartbeatRefusedError(
                 401,
                 "stale_heartbeat",
@@ -172,8 +172,8 @@ def _read_report(data: dict[str, object], record: NodeRecord) -> NodeReport:
     if not isinstance(region, str) or not _REGION.fullmatch(region):
         raise ValueError("region must be 1 to 32 letters, digits, '.', '_' or '-'")
     models = data.get("models")
-    if not isinstance(models, list) or len(models) > MOST_MODELS:
-        raise ValueError(f"models must be a list of at most {MOST_MODELS}")
+    if not isinstance(models, list) or len(models) > MAX_MODELS:
+        raise ValueError(f"models must be a list of at most {MAX_MODELS}")
     offers: dict[str, Offer] = {}
     for model in models:
         name = model.get("name")
@@ -182,7 +182,7 @@ def _read_report(data: dict[str, object], record: NodeRecord) -> NodeReport:
         offers[name] = Offer(
             str(model.get("revision", ""))[:256], _number(model, "context_length", 1, 1 << 31)
         )
-    slots = _number(data, "slots", 1, MOST_SLOTS)
+    slots = _number(data, "slots", 1, MAX_SLOTS)
     price_wei = int(str(data.get("price_per_token_wei", 0)))
     if price_wei < 0:
         raise ValueError("price_per_token_wei must not be negative")
@@ -194,7 +194,7 @@ def _read_report(data: dict[str, object], record: NodeRecord) -> NodeReport:
         offers=offers,
         slots=slots,
         free_slots=_number(data, "free_slots", 0, slots),
-        queue=_number(data, "queue", 0, MOST_SLOTS) if "queue" in data else 0,
+        queue=_number(data, "queue", 0, MAX_SLOTS) if "queue" in data else 0,
         price_per_token_wei=price_wei,
     )
 

@@ -23,7 +23,7 @@ from offchain.domain.types import NodeId
 
 PUBLIC_KEY_BYTES = 64
 PROOF_BYTES = PUBLIC_KEY_BYTES + 32
-_MOST_KEYS = 200_000
+_MAX_KEYS = 200_000
 
 
 def ticket_mac(key: bytes, ticket: bytes) -> bytes:
@@ -55,7 +55,7 @@ class AgreedKeys:
         """32 bytes that only we and the public key's owner have. Raises ValueError."""
         key = self._keys.get(public_key)
         if key is None:
-            if len(self._keys) >= _MOST_KEYS:
+            if len(self._keys) >= _MAX_KEYS:
                 self._keys.clear()
             key = self._keys[public_key] = self._agree(public_key)
         return key

@@ -13,7 +13,7 @@ from offchain.domain.types import NodeId
 Recover = Callable[[bytes, bytes], str]
 """(32-byte digest, 65-byte signature) -> address; ValueError when it recovers to none."""
 
-MOST_RECEIPT_BYTES = 4096
+MAX_RECEIPT_BYTES = 4096
 """Several times what any receipt takes; who keeps receipts as they came must have a bound."""
 
 
@@ -45,7 +45,7 @@ class SignedReceipt(NamedTuple):
     @classmethod
     def parse(cls, raw: bytes | str) -> "SignedReceipt":
         """Read the JSON text of a receipt. Raises ValueError when it is malformed."""
-        if len(raw) > MOST_RECEIPT_BYTES:
+        if len(raw) > MAX_RECEIPT_BYTES:
             raise ValueError("a receipt too long to be one")
         try:
             data = orjson.loads(raw)

@@ -62,14 +62,3 @@ class ChainSettings(ProcessSettings):
     """deployments/<chain_id>.json of the network."""
     confirmations: int = Field(default=0, ge=0)
     """Depth that counts as final; 0 means the chain's own `finalized` tag."""
-
-
-class DashboardSettings(ChainSettings):
-    """The operator dashboard."""
-
-    database_url: str
-    """Index of a keeper, read only."""
-    gateway_url: str | None = None
-    keeper_url: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8000

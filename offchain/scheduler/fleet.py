@@ -15,7 +15,7 @@ from offchain.scheduler.weighted_pool import WeightedPool
 
 SILENCE_SECONDS = 6.0
 """Three heartbeats: a node not heard of for longer is given no work."""
-MOST_NAMES = 10_000
+MAX_NAMES = 10_000
 """Capability names that are remembered after their last node has left; whoever registers nodes could invent any number."""
 _CLOSED = BreakerState.CLOSED
 """Looked up once: Python 3.11 takes 0.3 us for a member of an enumeration."""
@@ -60,7 +60,7 @@ class NodeReport:
 
 
 @dataclass(slots=True)
-class NodeState:
+class LiveNode:
     """A node as the dispatcher sees it.
 
     Attributes:
@@ -112,17 +112,17 @@ class Fleet:
 
     def __init__(self, silence_seconds: float = SILENCE_SECONDS) -> None:
         self._silence_seconds = silence_seconds
-        self._nodes: OrderedDict[NodeId, NodeState] = OrderedDict()
-        self._capable: dict[str, dict[NodeId, NodeState]] = {}
+        self._nodes: OrderedDict[NodeId, LiveNode] = OrderedDict()
+        self._capable: dict[str, dict[NodeId, LiveNode]] = {}
         self._pools: dict[str, dict[str, dict[int, WeightedPool]]] = {}
-        self._open: dict[NodeId, NodeState] = {}
+        self._open: dict[NodeId, LiveNode] = {}
         self._heard: dict[str, float] = {}
         self._reputation: Mapping[NodeId, int] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def __iter__(self) -> Iterator[NodeState]:
+    def __iter__(self) -> Iterator[LiveNode]:
         return iter(self._nodes.values())
 
     def round_trip_took(self, node_id: NodeId, seconds: float) -> None:
@@ -131,19 +131,19 @@ class Fleet:
         if node is not None:
             node.round_trip_took(seconds)
 
-    def get(self, node_id: NodeId) -> NodeState | None:
+    def get(self, node_id: NodeId) -> LiveNode | None:
         """A live node, or None."""
         return self._nodes.get(node_id)
 
-    def at(self, node_id: NodeId) -> NodeState:
+    def at(self, node_id: NodeId) -> LiveNode:
         """A node that is known to be live. Raises KeyError when it is not."""
         return self._nodes[node_id]
 
-    def capabilities(self) -> dict[str, dict[NodeId, NodeState]]:
+    def capabilities(self) -> dict[str, dict[NodeId, LiveNode]]:
         """Capability -> live nodes that offer it."""
         return {name: nodes for name, nodes in self._capable.items() if nodes}
 
-    def capable(self, capability: str) -> dict[NodeId, NodeState]:
+    def capable(self, capability: str) -> dict[NodeId, LiveNode]:
         """Live nodes that offer a capability, available or not."""
         return self._capable.get(capability, {})
 
@@ -157,11 +157,11 @@ class Fleet:
 
     # ---------------------------------------------------------------------------------------------------- changes
 
-    def update(self, report: NodeReport, now: float) -> NodeState:
+    def update(self, report: NodeReport, now: float) -> LiveNode:
         """Take in a node's own report. It becomes live, or its offers, slots and load change."""
         node = self._nodes.get(report.node_id)
         if node is None:
-            node = self._nodes[report.node_id] = NodeState(report, now)
+            node = self._nodes[report.node_id] = LiveNode(report, now)
             node.foreign = max(0, report.slots - report.free_slots)
             node.reputation_bps = self._reputation.get(report.node_id, FULL_BPS)
             self._join(node)
@@ -204,7 +204,7 @@ class Fleet:
                 node.reputation_bps = rated
                 self.refresh(node)
 
-    def remove(self, node_id: NodeId) -> NodeState | None:
+    def remove(self, node_id: NodeId) -> LiveNode | None:
         """Forget a node (withdrawn, banned, or silent)."""
         node = self._nodes.pop(node_id, None)
         if node is not None:
@@ -212,9 +212,9 @@ class Fleet:
             self._open.pop(node_id, None)
         return node
 
-    def expire(self, now: float) -> list[NodeState]:
+    def expire(self, now: float) -> list[LiveNode]:
         """Remove and return the nodes that have been silent for too long."""
-        gone: list[NodeState] = []
+        gone: list[LiveNode] = []
         while self._nodes:
             node = next(iter(self._nodes.values()))
             if now - node.seen_at <= self._silence_seconds:
@@ -223,7 +223,7 @@ class Fleet:
             gone.append(node)
         return gone
 
-    def reopen(self, now: float) -> list[NodeState]:
+    def reopen(self, now: float) -> list[LiveNode]:
         """Let nodes whose breaker has been open for long enough be tried again; returns them."""
         if not self._open:
             return []
@@ -233,20 +233,20 @@ class Fleet:
             self.refresh(node)
         return tried
 
-    def leased(self, node: NodeState) -> None:
+    def leased(self, node: LiveNode) -> None:
         """A slot of the node was taken by us."""
         node.leases += 1
         node.peak_leases = max(node.peak_leases, node.leases)
         if node.free <= 0 or node.breaker.state is not _CLOSED:
             self.refresh(node)
 
-    def released(self, node: NodeState) -> None:
+    def released(self, node: LiveNode) -> None:
         """A slot that we had taken is free again."""
         node.leases -= 1
         if node.free == 1 or node.breaker.state is not _CLOSED:
             self.refresh(node)
 
-    def succeeded(self, node: NodeState) -> None:
+    def succeeded(self, node: LiveNode) -> None:
         """An attempt on the node ended well."""
         node.succeeded += 1
         if node.breaker.state is not _CLOSED or node.breaker.faults:
@@ -254,7 +254,7 @@ class Fleet:
             self._open.pop(node.report.node_id, None)
             self.refresh(node)
 
-    def failed(self, node: NodeState, weight: int, now: float) -> bool:
+    def failed(self, node: LiveNode, weight: int, now: float) -> bool:
         """An attempt on the node ended badly. Returns whether its breaker opened."""
         node.failed += 1
         opened = node.breaker.failed(weight, now)
@@ -263,14 +263,14 @@ class Fleet:
         self.refresh(node)
         return opened
 
-    def occupied(self, node: NodeState) -> None:
+    def occupied(self, node: LiveNode) -> None:
         """The node said that it has no free slot: others hold those that we do not. Holds until its next report."""
         node.foreign = max(0, node.report.slots - node.leases)
         self.refresh(node)
 
     # ------------------------------------------------------------------------------------------------------ inside
 
-    def refresh(self, node: NodeState) -> None:
+    def refresh(self, node: LiveNode) -> None:
         """Put the node into its pools, or take it out, as its state demands."""
         report = node.report
         if self._nodes.get(report.node_id) is not node:
@@ -284,7 +284,7 @@ class Fleet:
                 pool.remove(report.node_id)
 
     @staticmethod
-    def _available(node: NodeState) -> bool:
+    def _available(node: LiveNode) -> bool:
         if node.draining or node.free <= 0 or not node.reputation_bps:
             return False
         state = node.breaker.state
@@ -299,17 +299,17 @@ class Fleet:
             pool = self._pools[capability][region][tier]
         return pool
 
-    def _join(self, node: NodeState) -> None:
+    def _join(self, node: LiveNode) -> None:
         for capability in node.report.offers:
             self._capable.setdefault(capability, {})[node.report.node_id] = node
         self.refresh(node)
 
-    def _leave(self, node: NodeState) -> None:
+    def _leave(self, node: LiveNode) -> None:
         report = node.report
         for capability in report.offers:
             nodes = self._capable.get(capability, {})
             nodes.pop(report.node_id, None)
-            if capability in self._heard or len(self._heard) < MOST_NAMES:
+            if capability in self._heard or len(self._heard) < MAX_NAMES:
                 self._heard[capability] = max(node.seen_at, self._heard.get(capability, 0.0))
             if nodes:
                 self._pool(capability, report.region, report.tier).remove(report.node_id)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from offchain.domain.types import FULL_BPS, NodeId
-from offchain.scheduler.fleet import Fleet, NodeState
+from offchain.scheduler.fleet import Fleet, LiveNode
 from offchain.scheduler.weighted_pool import Draw, DrawSource, SplitMix64, WeightedPool, draw
 from offchain.scheduler.work import Requirements
 
 CHOICES = 4
-MOST_DRAWS = 16
+MAX_DRAWS = 16
 _NOBODY: frozenset[NodeId] = frozenset()
 DEFAULT_FIRST_BYTE_SECONDS = 0.05
 
@@ -160,7 +160,7 @@ def _coarse(seconds: float) -> float:
     return (micros >> shift << shift if shift > 0 else micros) / 1_000_000
 
 
-def fits(node: NodeState, wants: Requirements) -> bool:
+def fits(node: LiveNode, wants: Requirements) -> bool:
     """The gate: whether the node's offer holds what the unit asks for."""
     report = node.report
     offer = report.offers.get(wants.capability)
@@ -227,7 +227,7 @@ def _pick_from(
         random = SplitMix64(seed)
         drawn: set[int] = set()
         refused: Draw | None = None
-        while len(draws) < MOST_DRAWS and len(candidates) < CHOICES:
+        while len(draws) < MAX_DRAWS and len(candidates) < CHOICES:
             one = draw(pool, shape, pool.total, random, refused)
             draws.append(one)
             refused = None if one.accepted else one
@@ -267,7 +267,7 @@ def _consider(
     )
 
 
-def _uncached(node: NodeState, affinity: tuple[int, ...]) -> int:
+def _uncached(node: LiveNode, affinity: tuple[int, ...]) -> int:
     if not affinity:
         return 1000
     seen = 0

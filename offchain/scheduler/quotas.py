@@ -45,7 +45,7 @@ class TenantLimits:
     priority: Priority = Priority.INTERACTIVE
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    most_concurrent: int | None = None
+    max_concurrent: int | None = None
     credit_wei: int | None = None
 
 
@@ -144,8 +144,8 @@ class Quotas:
         now = self._now()
         if limits.credit_wei is not None and usage.spent_wei + usage.spent_elsewhere_wei >= limits.credit_wei:
             raise QuotaExceededError("credit", limits.credit_wei, 0.0)
-        if limits.most_concurrent is not None and usage.running >= limits.most_concurrent:
-            raise QuotaExceededError("concurrency", limits.most_concurrent, 1.0)
+        if limits.max_concurrent is not None and usage.running >= limits.max_concurrent:
+            raise QuotaExceededError("concurrency", limits.max_concurrent, 1.0)
         if limits.requests_per_minute is not None:
             _check("requests", usage.requests, limits.requests_per_minute, 1, now)
         if limits.tokens_per_minute is not None:

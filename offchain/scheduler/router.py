@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeAlias
 from offchain.domain.types import NodeId
 from offchain.scheduler.breaker import BreakerState
 from offchain.scheduler.fair_queue import FairQueue
-from offchain.scheduler.fleet import Fleet, NodeState
+from offchain.scheduler.fleet import Fleet, LiveNode
 from offchain.scheduler.latency import Timings
 from offchain.scheduler.lease import Lease, LeaseTable
 from offchain.scheduler.pick import Candidate, Decision, fits, pick
 from offchain.scheduler.work import FAULT_WEIGHT, FaultKind, NoCapacityError, Priority, Requirements, WorkUnit
 
-MOST_LATE = 4096
+MAX_LATE = 4096
 SETTLE_SECONDS = 3.0
 """After its start a router has heard of every node that lives, and knows by then which capabilities nobody has."""
 
@@ -31,7 +31,7 @@ class Placement(NamedTuple):
     """A unit that has a slot on a node until it is released."""
 
     unit: WorkUnit
-    node: NodeState
+    node: LiveNode
     lease: Lease
     decision: Decision
 
@@ -235,7 +235,7 @@ class Router:
                 self.leave(waiter)
                 waiter.placed(self._why_not(unit, tried, now) or nobody)
 
-    def tick(self) -> list[NodeState]:
+    def tick(self) -> list[LiveNode]:
         """What time alone brings about: silent nodes leave, breakers half-open, waiters move or give up.
 
         Returns:
@@ -286,7 +286,7 @@ class Router:
     def _came_too_late(self, placement: Placement, waited_seconds: float) -> None:
         """Be more patient with a class that all nodes are slow at, and not because one of them hangs."""
         unit = placement.unit
-        if len(self._late) > MOST_LATE:
+        if len(self._late) > MAX_LATE:
             self._late.clear()
         late = self._late.setdefault(unit.timing_class, set())
         late.add(placement.lease.node_id)
@@ -341,7 +341,7 @@ class Router:
         )
         return self._lease(unit, attempt, Decision(0, "", 0, [], [], [candidate], node_id), node)
 
-    def _lease(self, unit: WorkUnit, attempt: int, decision: Decision, node: NodeState) -> Placement:
+    def _lease(self, unit: WorkUnit, attempt: int, decision: Decision, node: LiveNode) -> Placement:
         lease = Lease(unit.request_id, attempt, decision.chosen)
         self.leases.grant(lease)
         self.fleet.leased(node)

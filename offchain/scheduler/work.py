@@ -192,7 +192,7 @@ class Attempt:
         }
 
 
-class Trail:
+class RequestTrace:
     """What happened to one unit: filled in while it happens, kept for receipts and explanations."""
 
     __slots__ = ("attempts", "decisions", "queue_ms", "request_id")

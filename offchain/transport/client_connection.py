@@ -6,7 +6,7 @@ from typing import Protocol
 
 from offchain.transport.errors import ProtocolError, ResetError, TransportError
 
-MOST_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
 
 
 class Receiver(Protocol):
@@ -32,7 +32,7 @@ class _BrokenError(ValueError):
     """The peer does not speak HTTP/1.1 as we need it."""
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One TCP connection to a node."""
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         "used",
     )
 
-    def __init__(self, on_free: Callable[["Connection"], None]) -> None:
+    def __init__(self, on_free: Callable[["ClientConnection"], None]) -> None:
         self.transport: asyncio.Transport | None = None
         self.exchange: Receiver | None = None
         self.on_free = on_free
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
             if self._state == "head":
                 end = data.find(b"\r\n\r\n", position)
                 if end < 0:
-                    if size - position > MOST_HEAD_BYTES:
+                    if size - position > MAX_HEAD_BYTES:
                         raise _BrokenError("the answer's head is too long")
                     self._buffer = data[position:]
                     return
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
             elif self._state == "trailer":
                 end = data.find(b"\r\n", position)
                 if end < 0:
-                    if size - position > MOST_HEAD_BYTES:
+                    if size - position > MAX_HEAD_BYTES:
                         raise _BrokenError("trailers without end")
                     self._buffer = data[position:]
                     return

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from offchain.transport.certificate_pins import holds, pinning_context, pins_of, trusting_context
-from offchain.transport.client_connection import Connection
+from offchain.transport.client_connection import ClientConnection
 from offchain.transport.errors import ConnectError, ResetError, TransportError
 
-MOST_QUEUED_BYTES = 1024 * 1024
+MAX_QUEUED_BYTES = 1024 * 1024
 
 
-MOST_IDLE = 64
+MAX_IDLE = 64
 
 
 def untranslated(fault: TransportError) -> Exception:
@@ -46,7 +46,7 @@ class HttpExchange:
         self.connected = False
         self._pool = pool
         self._request = (head, body)
-        self._connection: Connection | None = None
+        self._connection: ClientConnection | None = None
         self._body: deque[bytes] = deque()
         self._queued = 0
         self._head = False
@@ -58,7 +58,7 @@ class HttpExchange:
 
     # what the connection reports
 
-    def attach(self, connection: Connection) -> None:
+    def attach(self, connection: ClientConnection) -> None:
         """A connection is there: send."""
         if self._fault is not None or self._finished:
             self._pool.give(connection)
@@ -76,7 +76,7 @@ class HttpExchange:
     def push(self, data: bytes) -> None:
         self._body.append(data)
         self._queued += len(data)
-        if self._queued > MOST_QUEUED_BYTES and self._connection is not None:
+        if self._queued > MAX_QUEUED_BYTES and self._connection is not None:
             self._connection.pause()
         self._wake()
 
@@ -168,7 +168,7 @@ class HostPool:
         self.prefix = parts.path.rstrip("/")
         self.authority = parts.netloc.rpartition("@")[2]
         self.on_round_trip: Callable[[float], None] | None = None
-        self._idle: list[Connection] = []
+        self._idle: list[ClientConnection] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def dispatch(self, exchange: HttpExchange) -> None:
@@ -195,7 +195,7 @@ class HostPool:
         began = loop.time()
         try:
             transport, connection = await loop.create_connection(
-                lambda: Connection(self.give), self.host, self.port, ssl=self.tls
+                lambda: ClientConnection(self.give), self.host, self.port, ssl=self.tls
             )
         except OSError as error:
             exchange.fail(ConnectError(error.strerror or type(error).__name__))
@@ -208,9 +208,9 @@ class HostPool:
             self.on_round_trip((loop.time() - began) / (1 if self.tls is None else 2))
         exchange.attach(connection)
 
-    def give(self, connection: Connection) -> None:
+    def give(self, connection: ClientConnection) -> None:
         """Take a connection back for later."""
-        if len(self._idle) < MOST_IDLE and not connection.closed:
+        if len(self._idle) < MAX_IDLE and not connection.closed:
             self._idle.append(connection)
         else:
             connection.drop()

@@ -32,7 +32,7 @@ class Request:
         self.keep_alive = keep_alive
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """A request that is not taken, with the HTTP status to say so."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -40,15 +40,15 @@ class RefusedError(Exception):
         self.status = status
 
 
-def parse_head(head: bytes | bytearray, most_headers: int) -> Request:
+def parse_head(head: bytes | bytearray, max_headers: int) -> Request:
     """Read the head of a request, strictly. Raises RefusedError."""
     text = head.decode("latin-1")
     whole = _HEAD.fullmatch(text)
     if whole is None:
-        raise RefusedError(400, _fault_of(text))
+        raise RequestRefusedError(400, _fault_of(text))
     del (lines := text.split("\r\n"))[0]
-    if len(lines) > most_headers:
-        raise RefusedError(431, "there are too many headers")
+    if len(lines) > max_headers:
+        raise RequestRefusedError(431, "there are too many headers")
     headers: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
@@ -57,7 +57,7 @@ def parse_head(head: bytes | bytearray, most_headers: int) -> Request:
         headers = _joined(lines)
     method, target, minor = whole.groups()
     if minor == "1" and "host" not in headers:
-        raise RefusedError(400, "the Host header is missing")
+        raise RequestRefusedError(400, "the Host header is missing")
     path, _, query = target.partition("?")
     connection = headers.get("connection")
     if connection is None:
@@ -75,7 +75,7 @@ def _joined(lines: list[str]) -> dict[str, str]:
         name, value = name.lower(), value.strip(" \t")
         if name in headers:
             if name in _SINGLE:
-                raise RefusedError(400, f"the header {name} is repeated")
+                raise RequestRefusedError(400, f"the header {name} is repeated")
             value = f"{headers[name]}, {value}"
         headers[name] = value
     return headers
@@ -105,7 +105,7 @@ class Chunks:
                 if len(buffer) < self._left + 2:
                     return False
                 if buffer[self._left : self._left + 2] != b"\r\n":
-                    raise RefusedError(400, "a chunk does not end where it said")
+                    raise RequestRefusedError(400, "a chunk does not end where it said")
                 self.body += buffer[: self._left]
                 del buffer[: self._left + 2]
                 self._left = -1
@@ -113,7 +113,7 @@ class Chunks:
             end = buffer.find(b"\r\n")
             if end < 0:
                 if len(buffer) > 1024:
-                    raise RefusedError(400, "a chunk size without end")
+                    raise RequestRefusedError(400, "a chunk size without end")
                 return False
             line = bytes(buffer[:end])
             del buffer[: end + 2]
@@ -123,10 +123,10 @@ class Chunks:
                 continue
             digits = line.partition(b";")[0]
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", digits):
-                raise RefusedError(400, "a chunk size is malformed")
+                raise RequestRefusedError(400, "a chunk size is malformed")
             self._left = int(digits, 16)
             if len(self.body) + self._left > self.limit:
-                raise RefusedError(
+                raise RequestRefusedError(
                     413, f"the request is larger than the {self.limit} bytes that are accepted"
                 )
             if self._left == 0:

@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from offchain.transport.request_parser import Chunks, RefusedError, Request, parse_head
+from offchain.transport.request_parser import Chunks, Request, RequestRefusedError, parse_head
 
-__all__ = ["Connection", "Handler", "HttpLimits", "HttpServer", "Request"]
+__all__ = ["Handler", "HttpLimits", "HttpServer", "Request", "ServerConnection"]
 
 _JSON = {"content-type": "application/json"}
 _HEAD_END = b"\r\n\r\n"
@@ -42,16 +42,16 @@ class HttpLimits:
         body_seconds: from there to the end of its body.
         idle_seconds: between requests.
         write_seconds: for which a client may take nothing of what we have to send.
-        most_buffered: unsent bytes of a response before whoever makes it has to wait.
-        most_unfinished: bytes that all requests together may hold before they are whole, whoever sends them.
+        max_buffered: unsent bytes of a response before whoever makes it has to wait.
+        max_unfinished: bytes that all requests together may hold before they are whole, whoever sends them.
     """
 
-    most_head: int = 32 * 1024
-    most_headers: int = 100
-    most_body: int = 4 * 1024 * 1024
-    most_connections: int = 10_000
-    most_buffered: int = 256 * 1024
-    most_unfinished: int = 256 * 1024 * 1024
+    max_head: int = 32 * 1024
+    max_headers: int = 100
+    max_body: int = 4 * 1024 * 1024
+    max_connections: int = 10_000
+    max_buffered: int = 256 * 1024
+    max_unfinished: int = 256 * 1024 * 1024
     head_seconds: float = 10.0
     body_seconds: float = 60.0
     idle_seconds: float = 75.0
@@ -59,7 +59,7 @@ class HttpLimits:
     linger_seconds: float = 2.0
 
 
-Handler = Callable[[Request, "Connection"], Awaitable[None]]
+Handler = Callable[[Request, "ServerConnection"], Awaitable[None]]
 
 
 RenderError = Callable[[int, str], bytes]
@@ -72,7 +72,7 @@ def plain_error(status: int, message: str) -> bytes:
 
 
 class HttpServer:
-    """Listens, and gives each request to a handler. The handler answers through the `Connection` it is given."""
+    """Listens, and gives each request to a handler. The handler answers through the `ServerConnection` it is given."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class HttpServer:
         self.limits = limits
         self.on_error = on_error
         self.render_error = render_error
-        self.connections: set[Connection] = set()
+        self.connections: set[ServerConnection] = set()
         self.draining = False
         self.unfinished = 0
         self._server: asyncio.Server | None = None
@@ -102,7 +102,7 @@ class HttpServer:
         """Listen; returns the port, which the system chooses when 0 is asked for. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self),
+            lambda: ServerConnection(self),
             host,
             port,
             ssl=tls,
@@ -138,7 +138,7 @@ class HttpServer:
         task.add_done_callback(self._serving.discard)
         return task
 
-    def left(self, connection: "Connection") -> None:
+    def left(self, connection: "ServerConnection") -> None:
         """A connection has ended."""
         self.connections.discard(connection)
         if not self.connections:
@@ -153,7 +153,7 @@ class HttpServer:
         self._sweeper = loop.call_later(0.5, self._sweep)
 
 
-class Connection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """One client connection; also what a handler answers through."""
 
     __slots__ = (
@@ -240,12 +240,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         made: asyncio.Transport = transport  # type: ignore[assignment]
         self.transport = made
-        if len(self._server.connections) >= self._server.limits.most_connections:
+        if len(self._server.connections) >= self._server.limits.max_connections:
             self._server.connections.add(self)
             self._refuse(503, "too many connections; try again later")
             return
         self._server.connections.add(self)
-        made.set_write_buffer_limits(high=self._server.limits.most_buffered)
+        made.set_write_buffer_limits(high=self._server.limits.max_buffered)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
             return
         if self._state == "busy":
             self._buffer += data
-            if len(self._buffer) > self._server.limits.most_head and not self._held:
+            if len(self._buffer) > self._server.limits.max_head and not self._held:
                 self._held = True
                 if self.transport is not None:
                     self.transport.pause_reading()
@@ -311,16 +311,16 @@ class Connection(asyncio.Protocol):
                 head = self._take_head()
                 if head is None:
                     return
-                self._begin_body(parse_head(head, self._server.limits.most_headers))
+                self._begin_body(parse_head(head, self._server.limits.max_headers))
             if self._request is not None:
                 self._read_body(self._request)
-        except RefusedError as refused:
+        except RequestRefusedError as refused:
             self._refuse(refused.status, str(refused))
 
     def _take_head(self) -> bytearray | None:
         end = self._buffer.find(_HEAD_END)
-        if (end if end >= 0 else len(self._buffer)) > self._server.limits.most_head:
-            raise RefusedError(431, "the request's head is too large")
+        if (end if end >= 0 else len(self._buffer)) > self._server.limits.max_head:
+            raise RequestRefusedError(431, "the request's head is too large")
         if end < 0:
             return None
         head = self._buffer[:end]
@@ -329,22 +329,24 @@ class Connection(asyncio.Protocol):
 
     def _begin_body(self, request: Request) -> None:
         headers = request.headers
-        limit = self._server.limits.most_body
+        limit = self._server.limits.max_body
         coding = headers.get("transfer-encoding")
         length = headers.get("content-length")
         self._chunked, self._wanted = None, 0
         if coding is not None:
             if length is not None or coding.lower() != "chunked":
-                raise RefusedError(
+                raise RequestRefusedError(
                     400 if length is not None else 501, "this transfer coding is not supported"
                 )
             self._chunked = Chunks(limit)
         elif length is not None:
             if not length.isascii() or not length.isdigit() or len(length) > 15:
-                raise RefusedError(400, "Content-Length is malformed")
+                raise RequestRefusedError(400, "Content-Length is malformed")
             self._wanted = int(length)
             if self._wanted > limit:
-                raise RefusedError(413, f"the request is larger than the {limit} bytes that are accepted")
+                raise RequestRefusedError(
+                    413, f"the request is larger than the {limit} bytes that are accepted"
+                )
         self._request = request
         self._keep = request.keep_alive
         self._state = "body"
@@ -427,7 +429,7 @@ class Connection(asyncio.Protocol):
             held = len(self._buffer) + (0 if self._chunked is None else len(self._chunked.body))
         self._server.unfinished += held - self._unfinished
         self._unfinished = held
-        if held and self._server.unfinished > self._server.limits.most_unfinished:
+        if held and self._server.unfinished > self._server.limits.max_unfinished:
             self._chunked = None
             self._refuse(503, "too many large requests arrive at the same time; try again")
             self._count_unfinished()

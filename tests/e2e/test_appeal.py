@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from offchain.db.models import Probe
-from offchain.domain.evidence_entries import Answer
+from offchain.domain.evidence_entries import AnswerEntry
 from offchain.domain.messages import ServiceReceipt, SlotReceipt
 from offchain.domain.types import Epoch, NodeId, Wei
 from tests.support.webapp.sources import OPERATOR, Desk, attest
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.anvil]
 NODE_KEY, KEEPER, STRANGER = 5, 1, 6
 
 
-def answer(desk: Desk, epoch: int, node: int, slot: int, keeper: int = KEEPER) -> Answer:
+def answer(desk: Desk, epoch: int, node: int, slot: int, keeper: int = KEEPER) -> AnswerEntry:
     """A receipt of a node for a slot, signed by its key and by a keeper."""
     net = desk.network
     receipt = ServiceReceipt(
@@ -26,7 +26,7 @@ def answer(desk: Desk, epoch: int, node: int, slot: int, keeper: int = KEEPER) -
     seen = SlotReceipt(Epoch(epoch), slot, NodeId(node), receipt.struct_hash())
     market = net.deployment.signing_domain("InferenceMarket")
     attestation = net.deployment.signing_domain("UptimeAttestation")
-    return Answer(
+    return AnswerEntry(
         slot,
         receipt,
         net.signers[NODE_KEY].sign_struct(market, receipt.struct_hash()),
@@ -45,7 +45,7 @@ def reported_down(desk: Desk) -> tuple[int, int]:
     return epoch, node
 
 
-def probed(desk: Desk, epoch: int, answers: list[Answer]) -> None:
+def probed(desk: Desk, epoch: int, answers: list[AnswerEntry]) -> None:
     """This index's own keeper holds these receipts."""
     with desk.follower.database.write() as session:
         for item in answers:
@@ -62,7 +62,7 @@ def probed(desk: Desk, epoch: int, answers: list[Answer]) -> None:
             )
 
 
-def document(path: Path, answers: list[Answer]) -> Path:
+def document(path: Path, answers: list[AnswerEntry]) -> Path:
     """A keeper's evidence document, as `/v1/epochs/<e>/evidence` serves it; appeals read its answers alone."""
     path.write_text(json.dumps({"version": 1, "answers": [item.pack() for item in answers], "misses": []}))
     return path

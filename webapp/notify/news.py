@@ -6,7 +6,7 @@ from typing import Any
 
 from webapp.index import Head, NodeRow, Snapshot
 from webapp.sources.latest_probes import latest
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
 from webapp.store import Store
 from webapp.views.earnings import Stage
@@ -37,7 +37,7 @@ class News:
     data: dict[str, Any]
 
 
-def news_of(desk: Desk, store: Store, address: str) -> list[News]:
+def news_of(desk: Sources, store: Store, address: str) -> list[News]:
     """All news of an operator within WINDOW epochs. Raises IndexUnavailableError."""
     with desk.open() as (snapshot, head, status):
         nodes = [node for node in snapshot.nodes_of(address) if not node.withdrawn]
@@ -51,7 +51,7 @@ def news_of(desk: Desk, store: Store, address: str) -> list[News]:
 
 
 def _online(
-    desk: Desk, snapshot: Snapshot, store: Store, status: Status, nodes: list[NodeRow]
+    desk: Sources, snapshot: Snapshot, store: Store, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
     lives = latest(snapshot.probes(latest_slots(desk.clock, status.now), [node.node_id for node in nodes]))
     for node_id, live in lives.items():
@@ -90,7 +90,7 @@ def _stakes(snapshot: Snapshot, status: Status, nodes: list[NodeRow]) -> Iterato
 
 
 def _epochs(
-    desk: Desk, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
+    desk: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
     current = status.epoch.number if status.epoch else 0
     first = max(0, current - WINDOW)
@@ -122,7 +122,7 @@ def _epochs(
 
 
 def _expiring(
-    desk: Desk, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
+    desk: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
     constants = desk.constants()
     if constants is None:

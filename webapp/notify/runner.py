@@ -8,9 +8,9 @@ from pathlib import Path
 from offchain.errors import TransientError
 from webapp.notify.news import news_of
 from webapp.notify.senders import DeliveryError, Mail, Webhook
-from webapp.settings import WebappSettings
+from webapp.settings import DashboardSettings
 from webapp.sources.manifests import ManifestFetcher
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.store import Channel, Delivery, Store
 
 _LOG = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Notifier:
         settings: SMTP server, and whether private hosts may be called.
     """
 
-    def __init__(self, desk: Desk, store: Store, settings: WebappSettings) -> None:
+    def __init__(self, desk: Sources, store: Store, settings: DashboardSettings) -> None:
         self._desk = desk
         self._store = store
         self._webhook = Webhook(settings.webhook_private_hosts, desk.time)

@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as AnyResponse
 from webapp.auth.sign_in import SignInService
 from webapp.index import NodeRow
 from webapp.notify.senders import webhook_url_problem
-from webapp.settings import WebappSettings
-from webapp.sources.sources import Desk
+from webapp.settings import DashboardSettings
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.store import EVENTS, Store
 from webapp.web.errors import PageError
@@ -36,7 +36,7 @@ class AccountView:
     problem: str | None
 
 
-def blueprint(desk: Desk, store: Store, settings: WebappSettings) -> Blueprint:
+def blueprint(desk: Sources, store: Store, settings: DashboardSettings) -> Blueprint:
     """`/account` and its forms; each POST needs the CSRF token."""
     routes = Blueprint("account", __name__, url_prefix="/account")
     service = SignInService(store, desk.deployment.chain_id)
@@ -133,7 +133,7 @@ def blueprint(desk: Desk, store: Store, settings: WebappSettings) -> Blueprint:
     return routes
 
 
-def origin(settings: WebappSettings) -> str:
+def origin(settings: DashboardSettings) -> str:
     """Origin that sign-ins are bound to: the configured one, or the loopback address that the browser uses.
 
     Raises:
@@ -150,7 +150,7 @@ def origin(settings: WebappSettings) -> str:
     return f"{request.scheme}://{request.host}"
 
 
-def _problem(kind: str, target: str, events: list[str], settings: WebappSettings) -> str | None:
+def _problem(kind: str, target: str, events: list[str], settings: DashboardSettings) -> str | None:
     if not events:
         return "Choose at least one event."
     if kind == "webhook":

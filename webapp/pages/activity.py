@@ -8,8 +8,8 @@ from flask import Blueprint, Response, current_app, request
 from jinja2 import Template
 
 from webapp.index import IndexUnavailableError
-from webapp.settings import WebappSettings
-from webapp.sources.sources import Desk
+from webapp.settings import DashboardSettings
+from webapp.sources.sources import Sources
 from webapp.views.activity import KINDS, ActivityService
 from webapp.web.rendering import page
 from webapp.web.url_params import epoch_of, node_id_of
@@ -19,7 +19,7 @@ STREAM_SECONDS = 55
 _POLL_SECONDS = 1.0
 
 
-def blueprint(desk: Desk, settings: WebappSettings) -> Blueprint:
+def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
     """`/activity` and `/activity/stream`."""
     routes = Blueprint("activity", __name__)
     service = ActivityService(desk)

@@ -4,9 +4,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from webapp.settings import WebappSettings
+from webapp.settings import DashboardSettings
 from webapp.sources.chain import ChainUnavailableError
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.uptime_trees import Trees
 from webapp.views.appeals import AppealService, answers_of
 from webapp.views.claims import ClaimService
@@ -32,7 +32,7 @@ _CALLED = {
 }
 
 
-def blueprint(desk: Desk, settings: WebappSettings) -> Blueprint:
+def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
     """`/api/v1/...`."""
     routes = Blueprint("api", __name__, url_prefix="/api/v1")
     trees = Trees()
@@ -77,7 +77,7 @@ def blueprint(desk: Desk, settings: WebappSettings) -> Blueprint:
     return routes
 
 
-def _wallet(desk: Desk, settings: WebappSettings) -> dict[str, Any]:
+def _wallet(desk: Sources, settings: DashboardSettings) -> dict[str, Any]:
     deployment = desk.deployment
     # a call into one contract may fail with the error of another that it calls
     errors = {

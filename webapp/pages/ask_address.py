@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.web.rendering import page
 from webapp.web.url_params import address_of
@@ -18,7 +18,7 @@ class _AskView:
     status: Status
 
 
-def ask_address(desk: Desk, title: str, lede: str, target: str) -> Response:
+def ask_address(desk: Sources, title: str, lede: str, target: str) -> Response:
     """On to the endpoint `target` when `?address=` gives an address, else a form that asks for it.
 
     Raises:

@@ -4,7 +4,7 @@ from flask import Blueprint, Response
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.pages.ask_address import ask_address
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.views.credits import CreditsService
 from webapp.web.rendering import page
 from webapp.web.url_params import address_of
@@ -12,7 +12,7 @@ from webapp.web.url_params import address_of
 LEDE = "What an account has prepaid for API traffic. It is public: give any address. No wallet is needed to read."
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def blueprint(desk: Sources) -> Blueprint:
     """`/credits` asks for an address, `/credits/<address>` shows its account."""
     routes = Blueprint("credits", __name__)
     service = CreditsService(desk)

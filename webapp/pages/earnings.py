@@ -6,7 +6,7 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.pages.ask_address import PUBLIC, ask_address
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.views.earnings import Stage
 from webapp.views.earnings_page import PAGE_ROWS, Filters, StatementService
 from webapp.web.errors import PageError
@@ -16,7 +16,7 @@ from webapp.web.url_params import address_of, epoch_of, node_id_of
 EXPORT_ROWS = 1_000_000
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def blueprint(desk: Sources) -> Blueprint:
     """`/earnings`, `/operators/<address>/earnings` and `.../earnings.csv`, `.../earnings.json`."""
     routes = Blueprint("earnings", __name__)
     service = StatementService(desk)

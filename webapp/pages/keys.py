@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
 
-from webapp.sources.gateway import Gateway, GatewayUnavailableError, UsageLine
-from webapp.sources.sources import Desk
+from webapp.sources.gateway import GatewayApi, GatewayUnavailableError, UsageLine
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.web.rendering import page, private
 from webapp.web.url_params import api_key_of
@@ -22,7 +22,7 @@ class KeysView:
     problem: str | None
 
 
-def blueprint(desk: Desk, gateway: Gateway) -> Blueprint:
+def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
     """`/keys`, and its form."""
     routes = Blueprint("keys", __name__)
 

@@ -2,14 +2,14 @@
 
 from flask import Blueprint, Response, render_template
 
-from webapp.sources.gateway import Gateway
-from webapp.sources.sources import Desk
+from webapp.sources.gateway import GatewayApi
+from webapp.sources.sources import Sources
 from webapp.store import Store
 from webapp.views.network import NetworkService
 from webapp.web.rendering import page
 
 
-def blueprint(desk: Desk, gateway: Gateway, store: Store) -> Blueprint:
+def blueprint(desk: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
     """`/`, its JSON twin, and the live part that the page asks for every few seconds."""
     routes = Blueprint("network", __name__)
     service = NetworkService(desk, gateway, store)

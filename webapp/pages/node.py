@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response, render_template
 
-from webapp.sources.gateway import Gateway, GatewayUnavailableError
-from webapp.sources.sources import Desk
+from webapp.sources.gateway import GatewayApi, GatewayUnavailableError
+from webapp.sources.sources import Sources
 from webapp.store import Store
 from webapp.views.evidence import EvidenceService
 from webapp.views.node import NodeService
@@ -13,7 +13,7 @@ from webapp.web.rendering import page
 from webapp.web.url_params import epoch_of, node_id_of, window
 
 
-def blueprint(desk: Desk, gateway: Gateway, store: Store) -> Blueprint:
+def blueprint(desk: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
     """`/nodes/<id>`, its epochs, and the part that the page asks the gateway for."""
     routes = Blueprint("node", __name__)
     service = NodeService(desk, store)

@@ -4,13 +4,13 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.pages.ask_address import PUBLIC, ask_address
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.views.operator import WINDOWS, OperatorService
 from webapp.web.rendering import page
 from webapp.web.url_params import address_of, window
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def blueprint(desk: Sources) -> Blueprint:
     """`/operators` asks for an address, `/operators/<address>` shows it."""
     routes = Blueprint("operator", __name__)
     service = OperatorService(desk)

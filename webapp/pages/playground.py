@@ -9,8 +9,8 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from offchain.errors import UserError
-from webapp.sources.gateway import MAX_ANSWER_BYTES, Gateway, GatewayUnavailableError, deltas, error_words
-from webapp.sources.sources import Desk
+from webapp.sources.gateway import MAX_ANSWER_BYTES, GatewayApi, GatewayUnavailableError, deltas, error_words
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.web.errors import PageError
 from webapp.web.rendering import page
@@ -32,7 +32,7 @@ class PlaygroundView:
     problem: str | None
 
 
-def blueprint(desk: Desk, gateway: Gateway) -> Blueprint:
+def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
     """`/playground` and `/playground/chat`."""
     routes = Blueprint("playground", __name__, url_prefix="/playground")
 
@@ -89,7 +89,7 @@ def _checked(data: Any) -> tuple[dict[str, Any], str]:
     return body, api_key_of(key or "")
 
 
-def _answer(gateway: Gateway, body: dict[str, Any], key: str) -> Iterator[str]:
+def _answer(gateway: GatewayApi, body: dict[str, Any], key: str) -> Iterator[str]:
     request_id = ""
     try:
         with gateway.chat(body, key) as answer:

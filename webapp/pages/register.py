@@ -3,12 +3,12 @@
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.views.register import RegisterService, RegisterView, parse_key, parse_stake
 from webapp.web.rendering import page
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def blueprint(desk: Sources) -> Blueprint:
     """`/register`, `/register/stake`, `/register/key`, `/register/sign`."""
     routes = Blueprint("register", __name__)
     service = RegisterService(desk)

@@ -5,11 +5,11 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, render_template
 
 from webapp.index import IndexUnavailableError
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.web.json_view import jsonable
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def blueprint(desk: Sources) -> Blueprint:
     """`/health` (the process serves), `/ready` (so does the index), `/fragments/status`."""
     routes = Blueprint("status", __name__)
 

@@ -4,7 +4,7 @@ import re
 
 from flask import Blueprint, Response, render_template
 
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.views.transactions import TransactionService
 from webapp.web.errors import PageError
 from webapp.web.rendering import page
@@ -12,7 +12,7 @@ from webapp.web.rendering import page
 _HASH = re.compile(r"0x[0-9a-f]{64}")
 
 
-def blueprint(desk: Desk) -> Blueprint:
+def blueprint(desk: Sources) -> Blueprint:
     """The page, and its live part."""
     routes = Blueprint("tx", __name__)
     service = TransactionService(desk)

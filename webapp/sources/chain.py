@@ -19,7 +19,7 @@ class ChainUnavailableError(TransientError):
 
 
 @dataclass(frozen=True, slots=True)
-class EpochFacts:
+class ChainEpoch:
     """What does not change once an epoch has begun.
 
     Attributes:
@@ -31,7 +31,7 @@ class EpochFacts:
     total_weight: int
 
 
-class ChainView:
+class ChainSource:
     """Reads our contracts by JSON-RPC. Opens its connections at the first read, so that a server may fork before.
 
     Args:

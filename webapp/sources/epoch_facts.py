@@ -15,7 +15,7 @@ from offchain.chain.reader import Read
 from offchain.domain.epochs import EpochClock
 from offchain.domain.types import Epoch
 from webapp.index import Head
-from webapp.sources.chain import ChainUnavailableError, ChainView, EpochFacts
+from webapp.sources.chain import ChainEpoch, ChainSource, ChainUnavailableError
 
 _BATCH = 240
 _LAPSED = 3
@@ -32,12 +32,12 @@ class FactSet:
         error: why the chain could not be asked; None when it could.
     """
 
-    epochs: Mapping[int, EpochFacts]
+    epochs: Mapping[int, ChainEpoch]
     lapsed: frozenset[int]
     error: str | None
 
 
-class Facts:
+class EpochFacts:
     """Cache in front of the chain, shared by all requests of a process.
 
     Args:
@@ -50,10 +50,10 @@ class Facts:
 
     def __init__(
         self,
-        chain: ChainView,
+        chain: ChainSource,
         clock: EpochClock,
-        known: Mapping[int, EpochFacts] | None = None,
-        keep: Callable[[Mapping[int, EpochFacts]], None] | None = None,
+        known: Mapping[int, ChainEpoch] | None = None,
+        keep: Callable[[Mapping[int, ChainEpoch]], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain = chain
@@ -65,7 +65,7 @@ class Facts:
         self._lock = threading.Lock()
         self._failed_at: float | None = None
         self._error = ""
-        self._fresh: tuple[str, dict[int, EpochFacts], set[int]] = ("", {}, set())
+        self._fresh: tuple[str, dict[int, ChainEpoch], set[int]] = ("", {}, set())
 
     def load(self, head: Head | None, epochs: Sequence[int], unreported: Collection[int] = ()) -> FactSet:
         """Facts of epochs that have begun, pinned at the head; `unreported` ones are also asked whether they lapsed."""
@@ -95,7 +95,7 @@ class Facts:
 
     def _ask(
         self, head: Head, missing: Sequence[int], unreported: Sequence[int]
-    ) -> tuple[dict[int, EpochFacts], set[int]]:
+    ) -> tuple[dict[int, ChainEpoch], set[int]]:
         if self._failed_at is not None and self._monotonic() - self._failed_at < _COOL_OFF_SECONDS:
             raise ChainUnavailableError(self._error)
         calls = [Read("RewardDistributor", "poolOf", (e,)) for e in missing]
@@ -114,16 +114,16 @@ class Facts:
         for i, epoch in enumerate(missing):
             pool, total = results[i], results[n + i]
             if pool is not None and total is not None:
-                facts[epoch] = EpochFacts(pool, total)
+                facts[epoch] = ChainEpoch(pool, total)
         lapsed = {e for e, state in zip(unreported, results[2 * n :], strict=True) if state == _LAPSED}
         return facts, lapsed
 
     def _remember(
         self,
         head: Head,
-        facts: Mapping[int, EpochFacts],
+        facts: Mapping[int, ChainEpoch],
         lapsed: Collection[int],
-        fresh: dict[int, EpochFacts],
+        fresh: dict[int, ChainEpoch],
         fresh_lapsed: set[int],
     ) -> None:
         permanent = {e: f for e, f in facts.items() if self._clock.start(Epoch(e)) <= head.final_timestamp}

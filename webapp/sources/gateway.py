@@ -70,7 +70,7 @@ class UsageLine:
     price_wei: int
 
 
-class Gateway:
+class GatewayApi:
     """Client of one gateway.
 
     Args:

@@ -16,7 +16,7 @@ import rfc8785
 from offchain.domain.eip712 import keccak256
 from webapp.index import Snapshot
 from webapp.sources.outbound_hosts import UnreachableHostError, resolve
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.store import Store
 
 MAX_BYTES = 64 * 1024
@@ -83,7 +83,7 @@ class ManifestFetcher:
         allow_private: whether loopback and private addresses may be called.
     """
 
-    def __init__(self, desk: Desk, store: Store, allow_private: bool) -> None:
+    def __init__(self, desk: Sources, store: Store, allow_private: bool) -> None:
         self._desk = desk
         self._store = store
         self._allow_private = allow_private

@@ -9,8 +9,8 @@ from offchain.chain.deployment import Deployment
 from offchain.chain.reader import Read
 from offchain.domain.epochs import EpochClock
 from webapp.index import Head, Index, Snapshot
-from webapp.sources.chain import ChainUnavailableError, ChainView
-from webapp.sources.epoch_facts import Facts
+from webapp.sources.chain import ChainSource, ChainUnavailableError
+from webapp.sources.epoch_facts import EpochFacts
 from webapp.sources.status import Status, status_of
 
 
@@ -26,7 +26,7 @@ class Constants:
 
 
 @dataclass(slots=True)
-class Desk:
+class Sources:
     """Sources of figures: the index, the chain, the clock.
 
     Attributes:
@@ -36,8 +36,8 @@ class Desk:
     deployment: Deployment
     clock: EpochClock
     index: Index
-    chain: ChainView
-    facts: Facts
+    chain: ChainSource
+    facts: EpochFacts
     time: Callable[[], float]
     _constants: Constants | None = None
     _constants_block: str = ""

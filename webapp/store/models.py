@@ -17,11 +17,11 @@ EVENTS = {
 }
 
 
-class Base(DeclarativeBase):
+class DashboardBase(DeclarativeBase):
     """Base of the dashboard's tables."""
 
 
-class SignIn(Base):
+class SignIn(DashboardBase):
     """A browser that proved an address. The cookie holds the token, this row only its hash."""
 
     __tablename__ = "sign_ins"
@@ -31,7 +31,7 @@ class SignIn(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class Nonce(Base):
+class Nonce(DashboardBase):
     """A message that was given out to be signed once."""
 
     __tablename__ = "nonces"
@@ -43,7 +43,7 @@ class Nonce(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class Channel(Base):
+class Channel(DashboardBase):
     """Where an operator wants to be told: `kind` is webhook or email."""
 
     __tablename__ = "channels"
@@ -58,7 +58,7 @@ class Channel(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class Delivery(Base):
+class Delivery(DashboardBase):
     """One message to one channel, and every attempt's outcome. `status`: pending, delivered, failed."""
 
     __tablename__ = "deliveries"
@@ -77,7 +77,7 @@ class Delivery(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class ManifestCopy(Base):
+class ManifestCopy(DashboardBase):
     """What was found behind a manifest's URI. `body` is null while nothing there had the hash of the chain."""
 
     __tablename__ = "manifests"
@@ -88,7 +88,7 @@ class ManifestCopy(Base):
     looked_at: Mapped[int] = mapped_column(BigInteger)
 
 
-class Watch(Base):
+class Watch(DashboardBase):
     """What the notifier last knew of a node, to see changes."""
 
     __tablename__ = "watches"

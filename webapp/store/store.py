@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 
 from offchain.db.database import Database, open_database
-from webapp.store.models import Base, Channel, Delivery, ManifestCopy, Nonce, SignIn, Watch
+from webapp.store.models import Channel, DashboardBase, Delivery, ManifestCopy, Nonce, SignIn, Watch
 
 NONCE_SECONDS = 300
 SIGN_IN_SECONDS = 12 * 3_600
@@ -38,7 +38,7 @@ class Store:
         if self._database is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             database = open_database(f"sqlite:///{self._folder / 'dashboard.db'}")
-            Base.metadata.create_all(database.engine)
+            DashboardBase.metadata.create_all(database.engine)
             self._database = database
         return self._database
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from webapp.index import EventRow
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.views.transactions import sentence
 
@@ -49,7 +49,7 @@ class ActivityView:
 class ActivityService:
     """Reads events for the page and for the stream."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Sources) -> None:
         self._desk = desk
 
     def view(

@@ -17,10 +17,10 @@ from itertools import chain
 
 from offchain.chain.reader import Read
 from offchain.crypto.recovery import recover
-from offchain.domain.evidence_entries import Answer, node_of
+from offchain.domain.evidence_entries import AnswerEntry, node_of
 from offchain.domain.types import FULL_BPS, Epoch, NodeId
 from webapp.index import ReportRow, Snapshot
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.sources.uptime_trees import Trees
 
@@ -67,7 +67,7 @@ class AppealView:
 class AppealService:
     """Gathers and checks the receipts of one node and epoch."""
 
-    def __init__(self, desk: Desk, trees: Trees) -> None:
+    def __init__(self, desk: Sources, trees: Trees) -> None:
         self._desk = desk
         self._trees = trees
         self._slot_domain = desk.deployment.signing_domain("UptimeAttestation")
@@ -131,7 +131,7 @@ class AppealService:
         return AppealView(status, node_id, epoch, self._desk.clock.slots, 0, 0, "0x", [], [], problem)
 
     def _checked(
-        self, epoch: Epoch, node_id: int, answers: Sequence[Answer], block_hash: str
+        self, epoch: Epoch, node_id: int, answers: Sequence[AnswerEntry], block_hash: str
     ) -> list[SlotProof]:
         """One proof a slot, in rising order."""
         signers = self._desk.chain.read([Read("KeeperRegistry", "signersAt", (epoch,))], block_hash or None)[
@@ -175,12 +175,12 @@ def _bundled(snapshot: Snapshot, report: ReportRow) -> Iterable[str]:
         return
 
 
-def _unpacked(texts: Iterable[str], node_id: int, slots: int) -> Iterable[Answer]:
+def _unpacked(texts: Iterable[str], node_id: int, slots: int) -> Iterable[AnswerEntry]:
     for text in texts:
         try:
             if node_of(text) != node_id:
                 continue
-            answer = Answer.unpack(text)
+            answer = AnswerEntry.unpack(text)
         except (ValueError, TypeError):
             continue
         if answer.slot < slots:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from offchain.domain.types import NodeId
 from webapp.index import NodeRow
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.sources.uptime_trees import Trees
 from webapp.views.earnings import Stage
@@ -46,7 +46,7 @@ class ClaimsView:
 class ClaimService:
     """Builds claims."""
 
-    def __init__(self, desk: Desk, trees: Trees) -> None:
+    def __init__(self, desk: Sources, trees: Trees) -> None:
         self._desk = desk
         self._trees = trees
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from offchain.chain.reader import Read
 from webapp.sources.chain import ChainUnavailableError
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 
 
@@ -46,7 +46,7 @@ class CreditsView:
 class CreditsService:
     """Builds the credits page."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Sources) -> None:
         self._desk = desk
 
     def view(self, address: str) -> CreditsView:

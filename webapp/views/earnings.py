@@ -15,7 +15,7 @@ from typing import NamedTuple
 from offchain.domain.payout import reward
 from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
 from webapp.index import ClaimRow, NodeRow, ReportRow
-from webapp.sources.chain import EpochFacts
+from webapp.sources.chain import ChainEpoch
 
 
 class Stage(StrEnum):
@@ -76,20 +76,20 @@ class NodeEpoch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class OperatorEarnings:
     """What `node_epochs` needs to know about the epochs it is asked for."""
 
     current_epoch: int
     now: int
     reports: Mapping[int, ReportRow]
     lapsed: Collection[int]
-    facts: Mapping[int, EpochFacts]
+    facts: Mapping[int, ChainEpoch]
     uptimes: Mapping[tuple[int, int], int]
     claims: Mapping[tuple[int, int], ClaimRow]
     claim_window_seconds: int | None = None
 
 
-def node_epochs(nodes: Sequence[NodeRow], epochs: Sequence[int], ledger: Ledger) -> list[NodeEpoch]:
+def node_epochs(nodes: Sequence[NodeRow], epochs: Sequence[int], ledger: OperatorEarnings) -> list[NodeEpoch]:
     """One entry for each (epoch, node) in which the node had weight, in the order given."""
     return [
         _entry(node, epoch, weight, ledger)
@@ -99,7 +99,7 @@ def node_epochs(nodes: Sequence[NodeRow], epochs: Sequence[int], ledger: Ledger)
     ]
 
 
-def _entry(node: NodeRow, epoch: int, weight: int, ledger: Ledger) -> NodeEpoch:
+def _entry(node: NodeRow, epoch: int, weight: int, ledger: OperatorEarnings) -> NodeEpoch:
     report = ledger.reports.get(epoch)
     facts = ledger.facts.get(epoch)
     claim = ledger.claims.get((node.node_id, epoch))
@@ -131,7 +131,11 @@ def _entry(node: NodeRow, epoch: int, weight: int, ledger: Ledger) -> NodeEpoch:
 
 
 def _stage(
-    epoch: int, report: ReportRow | None, claim: ClaimRow | None, reward_wei: int | None, ledger: Ledger
+    epoch: int,
+    report: ReportRow | None,
+    claim: ClaimRow | None,
+    reward_wei: int | None,
+    ledger: OperatorEarnings,
 ) -> Stage:
     if claim is not None:
         return Stage.CLAIMED

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.views.earnings import NodeEpoch, Stage
 from webapp.views.operator import history_of
@@ -82,7 +82,7 @@ class StatementView:
 class StatementService:
     """Builds the earnings page and its exports."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Sources) -> None:
         self._desk = desk
 
     def view(self, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS) -> StatementView:

@@ -11,11 +11,11 @@ from typing import Any
 
 from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import keccak256
-from offchain.domain.evidence_entries import Answer, Miss, node_of
+from offchain.domain.evidence_entries import AnswerEntry, Miss, node_of
 from offchain.domain.messages import MissReason, SlotMiss
 from offchain.domain.types import Epoch
 from webapp.index import NodeRow, OverrideRow
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status, slot_start
 from webapp.views.earnings import NodeEpoch
 from webapp.views.operator import history_of
@@ -87,7 +87,7 @@ class NodeEpochView:
 class EvidenceService:
     """Builds the page of a node's epoch."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Sources) -> None:
         self._desk = desk
         self._domain = desk.deployment.signing_domain("UptimeAttestation")
 
@@ -144,7 +144,7 @@ class EvidenceService:
                         found.setdefault(miss.slot, []).append(saw)
                 for text in document["answers"]:
                     if node_of(text) == node_id:
-                        answer = Answer.unpack(text)
+                        answer = AnswerEntry.unpack(text)
                         at = answer.receipt.finished_at_ms // 1000
                         found.setdefault(answer.slot, []).append(Saw(signer, region, True, at, None, None))
         except (ValueError, KeyError, TypeError):

@@ -30,7 +30,7 @@ class TierLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetView:
     """The fleet at an epoch.
 
     Attributes:
@@ -52,7 +52,7 @@ class Fleet:
         return self.total - self.states["retired"]
 
 
-def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> Fleet:
+def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> FleetView:
     """Sum up a fleet for an epoch."""
     states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
     nodes: Counter[int] = Counter()
@@ -74,7 +74,7 @@ def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> Fleet:
         TierLine(t, TIER_NAMES[t], MULTIPLIER_BPS[t], nodes[t], counting[t], staked[t], weight[t])
         for t in Tier
     ]
-    return Fleet(dict(states), tiers, sum(staked.values()), sum(weight.values()), total)
+    return FleetView(dict(states), tiers, sum(staked.values()), sum(weight.values()), total)
 
 
 def _state(group: FleetGroup, epoch: int) -> str:

@@ -14,13 +14,13 @@ from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
 from webapp.index import KeeperRow, NodeRow, OverrideRow, PaidGroup, ReportRow, Snapshot
 from webapp.sources.chain import ChainUnavailableError
 from webapp.sources.epoch_facts import FactSet
-from webapp.sources.gateway import Gateway, GatewayLoad
+from webapp.sources.gateway import GatewayApi, GatewayLoad
 from webapp.sources.latest_probes import Live, latest, percentile, weighted_percentile
 from webapp.sources.manifests import regions
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
 from webapp.store import Store
-from webapp.views.fleet import Fleet, fleet_of
+from webapp.views.fleet import FleetView, fleet_of
 
 RECENT_EPOCHS = 12
 KEEP_SECONDS = 1.0
@@ -89,7 +89,7 @@ class NetworkView:
     """The network page."""
 
     status: Status
-    fleet: Fleet
+    fleet: FleetView
     grid: Sequence[GridCell]
     regions: Mapping[str, int]
     online: int
@@ -124,7 +124,11 @@ class NetworkService:
     """Builds the network page. What an accepted report says is summed up once per report and kept."""
 
     def __init__(
-        self, desk: Desk, gateway: Gateway, store: Store, monotonic: Callable[[], float] = time.monotonic
+        self,
+        desk: Sources,
+        gateway: GatewayApi,
+        store: Store,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._desk = desk
         self._gateway = gateway

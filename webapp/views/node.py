@@ -7,7 +7,7 @@ from offchain.domain.tiers import Tier
 from webapp.index import NodeRow
 from webapp.sources.latest_probes import Live, latest, percentile
 from webapp.sources.manifests import Capabilities, capabilities_of
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.store import Store
 from webapp.views.earnings import NodeEpoch
@@ -21,7 +21,7 @@ STRIPS = 14
 
 
 @dataclass(frozen=True, slots=True)
-class NodeView:
+class NodePage:
     """The node page.
 
     Attributes:
@@ -61,11 +61,11 @@ class NodeView:
 class NodeService:
     """Builds the node page."""
 
-    def __init__(self, desk: Desk, store: Store) -> None:
+    def __init__(self, desk: Sources, store: Store) -> None:
         self._desk = desk
         self._store = store
 
-    def view(self, node_id: int, window: int) -> NodeView | None:
+    def view(self, node_id: int, window: int) -> NodePage | None:
         """The page of a node over the last `window` epochs; None when there is no such node.
 
         Raises:
@@ -91,7 +91,7 @@ class NodeService:
         entries = history.entries
         facts = history.facts.epochs.get(epoch)
         copy = self._store.manifest(node.manifest_hash) if node.manifest_hash else None
-        return NodeView(
+        return NodePage(
             status,
             node,
             TIER_NAMES[Tier(node.tier)],

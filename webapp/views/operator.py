@@ -7,10 +7,10 @@ from offchain.domain.types import FULL_BPS
 from webapp.index import ClaimRow, Head, NodeRow, OverrideRow, ReportRow, Snapshot
 from webapp.sources.epoch_facts import FactSet
 from webapp.sources.latest_probes import Live, latest
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
-from webapp.views.earnings import Ledger, NodeEpoch, node_epochs
-from webapp.views.totals import EpochSum, Tally
+from webapp.views.earnings import NodeEpoch, OperatorEarnings, node_epochs
+from webapp.views.totals import EpochSum, Totals
 from webapp.web.uptime_strips import Strip, strip_of
 
 WINDOWS = (7, 30, 365)
@@ -38,7 +38,7 @@ class NodeLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class OperatorTotals:
     """Sums over the operator's nodes; those of rewards are over the window of the page.
 
     Attributes:
@@ -70,7 +70,7 @@ class OperatorView:
     window: int
     nodes: Sequence[NodeLine]
     epochs: Sequence[EpochSum]
-    totals: Totals
+    totals: OperatorTotals
     chain_error: str | None
 
 
@@ -85,7 +85,7 @@ class History:
 
 
 def history_of(
-    desk: Desk,
+    desk: Sources,
     snapshot: Snapshot,
     head: Head | None,
     status: Status,
@@ -122,7 +122,7 @@ def history_of(
     for row in overrides:
         uptimes[row.node_id, row.epoch] = row.recounted_bps
     constants = desk.constants()
-    ledger = Ledger(
+    ledger = OperatorEarnings(
         current,
         status.now,
         reports,
@@ -138,7 +138,7 @@ def history_of(
 class OperatorService:
     """Builds the operator page."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Sources) -> None:
         self._desk = desk
 
     def view(self, address: str, window: int) -> OperatorView:
@@ -155,12 +155,12 @@ class OperatorService:
             newest = attested[0] if attested else -1
             strips = {row.node_id: row for row in snapshot.slots(ids, newest, newest)} if attested else {}
             lives = latest(snapshot.probes(latest_slots(self._desk.clock, status.now), ids))
-        by_node = {node.node_id: Tally() for node in nodes}
-        by_epoch: dict[int, tuple[Tally, NodeEpoch]] = {}
+        by_node = {node.node_id: Totals() for node in nodes}
+        by_epoch: dict[int, tuple[Totals, NodeEpoch]] = {}
         for entry in history.entries:
             by_node[entry.node_id].add(entry)
             if entry.epoch not in by_epoch:
-                by_epoch[entry.epoch] = (Tally(), entry)
+                by_epoch[entry.epoch] = (Totals(), entry)
             by_epoch[entry.epoch][0].add(entry)
         epoch = status.epoch.number if status.epoch else 0
         lines = []
@@ -183,9 +183,9 @@ class OperatorService:
         self,
         lines: Sequence[NodeLine],
         entries: Sequence[NodeEpoch],
-        tallies: Sequence[Tally],
+        tallies: Sequence[Totals],
         sums: Sequence[EpochSum],
-    ) -> Totals:
+    ) -> OperatorTotals:
         states = dict.fromkeys(("active", "idle", "cooling", "retired"), 0)
         for line in lines:
             states[line.state] += 1
@@ -200,7 +200,7 @@ class OperatorService:
             if principal
             else None
         )
-        return Totals(
+        return OperatorTotals(
             sum(line.stake_wei for line in lines if line.state != "retired"),
             earned,
             sum(tally.claimed for tally in tallies),
@@ -224,7 +224,7 @@ def mean_uptime(entries: Sequence[NodeEpoch]) -> int | None:
     return sum(u * w for u, w in attested) // weight if weight else None
 
 
-def _node_line(node: NodeRow, epoch: int, tally: Tally, live: Live | None, strip: Strip | None) -> NodeLine:
+def _node_line(node: NodeRow, epoch: int, tally: Totals, live: Live | None, strip: Strip | None) -> NodeLine:
     return NodeLine(
         node.node_id,
         node.tier,

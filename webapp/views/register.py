@@ -13,7 +13,7 @@ from offchain.domain.tiers import MULTIPLIER_BPS, Tier, weight
 from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
 from offchain.errors import UserError
 from webapp.sources.chain import ChainUnavailableError
-from webapp.sources.sources import Constants, Desk
+from webapp.sources.sources import Constants, Sources
 from webapp.sources.status import Status
 from webapp.views.fleet import TIER_NAMES
 
@@ -78,7 +78,7 @@ class RegisterView:
 class RegisterService:
     """Builds the steps of registration."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Sources) -> None:
         self._desk = desk
 
     def view(

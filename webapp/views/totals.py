@@ -42,7 +42,7 @@ _ORDER = {
 _STAGES = tuple(_ORDER)
 
 
-class Tally:
+class Totals:
     """Sums over entries, taken in one pass: a year of ten nodes is 3,650 of them."""
 
     __slots__ = (

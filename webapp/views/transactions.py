@@ -11,7 +11,7 @@ from offchain.chain.rpc import RpcError
 from offchain.domain.eip712 import keccak256
 from offchain.errors import TransientError
 from webapp.sources.chain import ChainUnavailableError
-from webapp.sources.sources import Desk
+from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.web import money
 
@@ -67,7 +67,7 @@ class TxView:
 class TransactionService:
     """Reads transactions for pages."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Sources) -> None:
         self._desk = desk
         deployment: Deployment = desk.deployment
         self._by_address = {ref.address.lower(): name for name, ref in deployment.contracts.items()}

@@ -10,7 +10,7 @@ from flask import Flask, Response, jsonify, render_template, request
 from markupsafe import Markup
 
 from offchain.domain.types import FULL_BPS
-from webapp.settings import WebappSettings
+from webapp.settings import DashboardSettings
 from webapp.web import money
 from webapp.web.glossary import HOW
 from webapp.web.json_view import jsonable
@@ -58,7 +58,7 @@ def private(response: Response) -> Response:
     return response
 
 
-def init(app: Flask, settings: WebappSettings) -> None:
+def init(app: Flask, settings: DashboardSettings) -> None:
     """Filters, globals and compression."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(

@@ -3,10 +3,10 @@
 import asyncio
 from collections import deque
 
-from offchain.dispatch.dispatcher import Answered
+from offchain.dispatch.dispatcher import DeliveredAnswer
 from offchain.dispatch.task import Sink
 from offchain.domain.types import NodeId
-from offchain.gateway.dependencies import Parts
+from offchain.gateway.dependencies import GatewayDependencies
 from offchain.gateway.errors import (
     ApiError,
     from_caller_fault,
@@ -14,7 +14,7 @@ from offchain.gateway.errors import (
     from_no_capacity,
     from_quota,
 )
-from offchain.gateway.records.request_log import Entry
+from offchain.gateway.records.request_log import RequestRecord
 from offchain.gateway.tenants.registry import Tenant
 from offchain.protocol.openai_errors import error_body
 from offchain.scheduler.quotas import QuotaExceededError
@@ -23,11 +23,11 @@ from offchain.scheduler.work import (
     CallerError,
     NoCapacityError,
     NotResumableError,
+    RequestTrace,
     Requirements,
-    Trail,
     WorkUnit,
 )
-from offchain.transport.server import Connection, Request
+from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import InferenceRequest, InvalidRequestError, Kind, parse
 from offchain.workloads.inference.stream import StreamTask
 from offchain.workloads.inference.whole_answer import RECEIPT_HEADER, PlainTask
@@ -35,7 +35,7 @@ from offchain.workloads.inference.whole_answer import RECEIPT_HEADER, PlainTask
 PIN_HEADER = "x-parallelix-node"
 SALT_HEADER = "x-parallelix-cache-salt"
 SETTLE_SECONDS = 0.001
-MOST_UNSETTLED = 8
+MAX_UNSETTLED = 8
 """Receipts are checked in less time one after another than each between other work; nobody waits for them meanwhile."""
 
 
@@ -45,7 +45,7 @@ class _StreamSink:
 
     __slots__ = ("_connection", "_request_id", "_trail")
 
-    def __init__(self, connection: Connection, request_id: bytes, trail: Trail) -> None:
+    def __init__(self, connection: ServerConnection, request_id: bytes, trail: RequestTrace) -> None:
         self._connection = connection
         self._request_id = request_id
         self._trail = trail
@@ -73,7 +73,9 @@ class _WholeSink:
 
     __slots__ = ("_connection", "_request_id", "_task", "_trail")
 
-    def __init__(self, connection: Connection, request_id: bytes, trail: Trail, task: PlainTask) -> None:
+    def __init__(
+        self, connection: ServerConnection, request_id: bytes, trail: RequestTrace, task: PlainTask
+    ) -> None:
         self._connection = connection
         self._request_id = request_id
         self._trail = trail
@@ -104,12 +106,12 @@ class _Ended:
 
     __slots__ = ("answered", "cost", "entry", "kind", "status", "task")
 
-    def __init__(self, kind: Kind, cost: int, entry: Entry) -> None:
+    def __init__(self, kind: Kind, cost: int, entry: RequestRecord) -> None:
         self.kind = kind
         self.cost = cost
         self.entry = entry
         self.status = 499
-        self.answered: Answered | None = None
+        self.answered: DeliveredAnswer | None = None
         self.task: PlainTask | StreamTask | None = None
 
 
@@ -120,13 +122,15 @@ _NO_HEADERS: dict[str, str] = {}
 class Inference:
     """The endpoints that carry work to nodes."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: GatewayDependencies) -> None:
         self._p = parts
         self._over: deque[_Ended] = deque()
         self._later: asyncio.Handle | None = None
         parts.engine.on_attempt = self._count_attempt
 
-    async def answer(self, kind: Kind, request: Request, connection: Connection, tenant: Tenant) -> None:
+    async def answer(
+        self, kind: Kind, request: Request, connection: ServerConnection, tenant: Tenant
+    ) -> None:
         """Answer one request for work. Raises ApiError while nothing was sent yet."""
         parts = self._p
         began = parts.clock()
@@ -155,8 +159,8 @@ class Inference:
         )
         if self._over and not parts.engine.running:
             self._settle_at(0.0)  # as soon as this request is on its way: its node is waited for anyway
-        trail = Trail(request_id)
-        entry = Entry(trail, tenant.name, work.model, parts.now_ms(), status="cancelled")
+        trail = RequestTrace(request_id)
+        entry = RequestRecord(trail, tenant.name, work.model, parts.now_ms(), status="cancelled")
         parts.book.open(entry)
         ended = _Ended(kind, cost, entry)
         try:
@@ -173,7 +177,7 @@ class Inference:
 
     def _settle_soon(self) -> None:
         """Have what has ended settled, several at once, shortly: the next request of the same caller goes first."""
-        if len(self._over) >= MOST_UNSETTLED:
+        if len(self._over) >= MAX_UNSETTLED:
             self._settle_at(0.0)
         elif self._later is None:
             self._settle_at(SETTLE_SECONDS)
@@ -220,7 +224,7 @@ class Inference:
         sent: dict[str, str],
         unit: WorkUnit,
         ended: "_Ended",
-        connection: Connection,
+        connection: ServerConnection,
     ) -> None:
         """See a request through. Raises ApiError while nothing was sent yet."""
         parts, entry = self._p, ended.entry
@@ -257,7 +261,7 @@ class Inference:
         entry.status = "answered"
         ended.status, ended.task = 200, task
 
-    def _take(self, entry: Entry, task: PlainTask | StreamTask) -> None:
+    def _take(self, entry: RequestRecord, task: PlainTask | StreamTask) -> None:
         """Into the record what the answer was."""
         entry.usage = task.usage
         if task.receipt is not None:

@@ -13,27 +13,27 @@ from offchain.domain.types import NodeId
 from offchain.gateway.api.inference import Inference
 from offchain.gateway.api.openapi import document
 from offchain.gateway.batches.routes import BATCHES, FILES
-from offchain.gateway.dependencies import Parts
+from offchain.gateway.dependencies import GatewayDependencies
 from offchain.gateway.errors import ApiError, whole_number
 from offchain.gateway.tenants.registry import Tenant
 from offchain.protocol.heartbeats import HeartbeatRefusedError
-from offchain.transport.server import Connection, Request
+from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import Kind
 
 JSON = {"content-type": "application/json"}
-MOST_USAGE_DAYS = 90
+MAX_USAGE_DAYS = 90
 
-Route = Callable[[Request, Connection, Tenant], Awaitable[None]]
+Route = Callable[[Request, ServerConnection, Tenant], Awaitable[None]]
 
 
 class GatewayService:
     """Routes requests to what answers them."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: GatewayDependencies) -> None:
         self._p = parts
         self._inference = Inference(parts)
         infer = self._inference.answer
-        self._open: dict[str, tuple[str, Callable[[Request, Connection], None]]] = {
+        self._open: dict[str, tuple[str, Callable[[Request, ServerConnection], None]]] = {
             "/health": ("GET", self._health),
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
@@ -47,7 +47,7 @@ class GatewayService:
             "/v1/usage": ("GET", self._usage),
         }
 
-    async def handle(self, request: Request, connection: Connection) -> None:
+    async def handle(self, request: Request, connection: ServerConnection) -> None:
         """Answer one request."""
         try:
             await self._route(request, connection)
@@ -61,7 +61,7 @@ class GatewayService:
         """Bring everything that was answered into the records."""
         self._inference.settle()
 
-    async def _route(self, request: Request, connection: Connection) -> None:
+    async def _route(self, request: Request, connection: ServerConnection) -> None:
         path = request.path
         if request.method == "GET":
             self.settle()
@@ -117,11 +117,11 @@ class GatewayService:
 
     # --------------------------------------------------------------------------------------------- the small ones
 
-    async def _models(self, request: Request, connection: Connection, tenant: Tenant) -> None:
+    async def _models(self, request: Request, connection: ServerConnection, tenant: Tenant) -> None:
         models = [self._describe(name) for name in sorted(self._p.fleet.capabilities())]
         _json(connection, {"object": "list", "data": models})
 
-    def _model(self, name: str, connection: Connection) -> None:
+    def _model(self, name: str, connection: ServerConnection) -> None:
         if name not in self._p.fleet.capabilities():
             raise ApiError(
                 404, f"The model {name[:256]!r} does not exist", param="model", code="model_not_found"
@@ -140,7 +140,7 @@ class GatewayService:
             "nodes": len(nodes),
         }
 
-    def _node(self, text: str, connection: Connection) -> None:
+    def _node(self, text: str, connection: ServerConnection) -> None:
         """What this gateway sees of a node, and what keeps work from it. Open to all: nobody's requests show in it."""
         node = (
             self._p.fleet.get(NodeId(int(text)))
@@ -173,7 +173,7 @@ class GatewayService:
             },
         )
 
-    async def _receipt(self, text: str, connection: Connection, tenant: Tenant) -> None:
+    async def _receipt(self, text: str, connection: ServerConnection, tenant: Tenant) -> None:
         record = None
         request_id = _request_id(text)
         if request_id is not None:
@@ -184,7 +184,7 @@ class GatewayService:
             raise ApiError(404, "No such request, or it is forgotten already.", code="request_not_found")
         _json(connection, self._p.seal(record))
 
-    def _executions(self, request: Request, connection: Connection) -> None:
+    def _executions(self, request: Request, connection: ServerConnection) -> None:
         """Commitments to the records of whole epochs. Open to all: keepers and auditors ask."""
         since = dict(parse_qsl(request.query)).get("since", "0")
         if not since.isascii() or not since.isdigit() or len(since) > 10:
@@ -193,7 +193,7 @@ class GatewayService:
         making = executions.making  # asked first: what is ready in between is listed
         _json(connection, {"object": "list", "making": making, "data": executions.listed(int(since))})
 
-    async def _execution(self, text: str, connection: Connection) -> None:
+    async def _execution(self, text: str, connection: ServerConnection) -> None:
         """A request's record and its way to the root of its batch. Open to all who know the request's id."""
         request_id = _request_id(text)
         found = None
@@ -207,13 +207,13 @@ class GatewayService:
             )
         _json(connection, found)
 
-    async def _usage(self, request: Request, connection: Connection, tenant: Tenant) -> None:
+    async def _usage(self, request: Request, connection: ServerConnection, tenant: Tenant) -> None:
         shared = self._p.shared
         if shared is None:
             raise ApiError(
                 503, "usage is kept in Redis; this gateway has none", "server_error", code="no_store"
             )
-        asked = whole_number(dict(parse_qsl(request.query)).get("days", "30"), "days", MOST_USAGE_DAYS)
+        asked = whole_number(dict(parse_qsl(request.query)).get("days", "30"), "days", MAX_USAGE_DAYS)
         try:
             days = await shared.usage(tenant.name, asked)
         except (RedisError, OSError, TimeoutError):
@@ -225,7 +225,7 @@ class GatewayService:
         found = None if credit is None else {"credit_wei": str(credit), "spent_wei": str(spent)}
         _json(connection, {"object": "list", "tenant": tenant.name, "credit": found, "data": days})
 
-    def _heartbeat(self, request: Request, connection: Connection) -> None:
+    def _heartbeat(self, request: Request, connection: ServerConnection) -> None:
         parts = self._p
         try:
             report = parts.heartbeats.verify(request.body, request.headers.get("x-parallelix-heartbeat"))
@@ -240,13 +240,13 @@ class GatewayService:
             parts.shared.report(report)
         connection.reply(204, {}, b"")
 
-    def _openapi(self, request: Request, connection: Connection) -> None:
+    def _openapi(self, request: Request, connection: ServerConnection) -> None:
         _json(connection, document())
 
-    def _health(self, request: Request, connection: Connection) -> None:
+    def _health(self, request: Request, connection: ServerConnection) -> None:
         _json(connection, {"status": "ok"})
 
-    def _ready(self, request: Request, connection: Connection) -> None:
+    def _ready(self, request: Request, connection: ServerConnection) -> None:
         reason = self._p.ready()
         _json(
             connection,
@@ -258,7 +258,7 @@ class GatewayService:
             200 if reason is None else 503,
         )
 
-    def _metrics(self, request: Request, connection: Connection) -> None:
+    def _metrics(self, request: Request, connection: ServerConnection) -> None:
         engine = self._p.engine
         gauges = {
             "attempts_running": engine.running,
@@ -289,5 +289,5 @@ def _request_id(text: str) -> bytes | None:
         return None
 
 
-def _json(connection: Connection, document: object, status: int = 200) -> None:
+def _json(connection: ServerConnection, document: object, status: int = 200) -> None:
     connection.reply(status, JSON, orjson.dumps(document))

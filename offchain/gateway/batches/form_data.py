@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-MOST_PARTS = 20
-MOST_HEADERS = 8
-MOST_HEADER_BYTES = 4096
-MOST_FIELD_BYTES = 4096
+MAX_PARTS = 20
+MAX_HEADERS = 8
+MAX_HEADER_BYTES = 4096
+MAX_FIELD_BYTES = 4096
 
 
 class MalformedError(ValueError):
@@ -31,7 +31,7 @@ def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str,
             name = part.name or ""
             if part.filename is not None:
                 files[name] = (part.filename, content)
-            elif len(content) > MOST_FIELD_BYTES:
+            elif len(content) > MAX_FIELD_BYTES:
                 raise MalformedError(f"the field {name[:64]!r} is too long")
             else:
                 fields[name] = content.decode()
@@ -47,9 +47,9 @@ def _parts(boundary: str, body: bytes) -> Iterator[tuple[MultipartSegment, bytes
     parser = PushMultipartParser(
         boundary,
         content_length=len(body),
-        max_header_size=MOST_HEADER_BYTES,
-        max_header_count=MOST_HEADERS,
-        max_segment_count=MOST_PARTS,
+        max_header_size=MAX_HEADER_BYTES,
+        max_header_count=MAX_HEADERS,
+        max_segment_count=MAX_PARTS,
         strict=True,
     )
     pieces: list[bytes] = []

@@ -13,26 +13,26 @@ from redis.exceptions import RedisError
 from offchain.gateway.batches.form_data import MalformedError, read_form
 from offchain.gateway.batches.store import OVER, BatchStore, StoreFullError
 from offchain.gateway.errors import ApiError, whole_number
-from offchain.transport.server import Connection, Request
+from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import Kind
 
 FILES, BATCHES = "/v1/files", "/v1/batches"
 _JSON = {"content-type": "application/json"}
 _THREADS = 4
-_MOST_PAGE = 100
-_MOST_METADATA = 16
+_MAX_PAGE = 100
+_MAX_METADATA = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BatchReply:
     """What goes back."""
 
     body: bytes
     headers: dict[str, str]
 
 
-def _document(document: object) -> Answer:
-    return Answer(orjson.dumps(document), _JSON)
+def _document(document: object) -> BatchReply:
+    return BatchReply(orjson.dumps(document), _JSON)
 
 
 class BatchRoutes:
@@ -42,7 +42,7 @@ class BatchRoutes:
         self._store = store
         self._threads = ThreadPoolExecutor(_THREADS, "batches")
 
-    async def answer(self, request: Request, connection: Connection, tenant: str) -> None:
+    async def answer(self, request: Request, connection: ServerConnection, tenant: str) -> None:
         """Answer one request of a tenant. Raises ApiError."""
         work = self._route(request, tenant)
         try:
@@ -59,12 +59,12 @@ class BatchRoutes:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _route(self, request: Request, tenant: str) -> Callable[[], Answer]:
+    def _route(self, request: Request, tenant: str) -> Callable[[], BatchReply]:
         head, _, rest = request.path.removeprefix("/v1/").partition("/")
         name, _, what = rest.partition("/")
         key = (request.method, head, "item" if name else "all", what)
         store = self._store
-        routes: dict[tuple[str, str, str, str], Callable[[], Answer]] = {
+        routes: dict[tuple[str, str, str, str], Callable[[], BatchReply]] = {
             ("GET", "files", "all", ""): lambda: self._files(request, tenant),
             ("POST", "files", "all", ""): lambda: self._upload(request, tenant),
             ("GET", "files", "item", ""): lambda: _document(self._file(tenant, name)),
@@ -90,7 +90,7 @@ class BatchRoutes:
 
     # ------------------------------------------------------------------------------------------------- files
 
-    def _upload(self, request: Request, tenant: str) -> Answer:
+    def _upload(self, request: Request, tenant: str) -> BatchReply:
         try:
             fields, files = read_form(request.headers.get("content-type", ""), request.body)
         except MalformedError as error:
@@ -105,7 +105,7 @@ class BatchRoutes:
             raise ApiError(400, "the file is empty", param="file", code="empty_file")
         return _document(self._store.put_file(tenant, content, filename[:256], purpose))
 
-    def _files(self, request: Request, tenant: str) -> Answer:
+    def _files(self, request: Request, tenant: str) -> BatchReply:
         query = dict(parse_qsl(request.query))
         found = self._store.files(tenant)
         if query.get("order", "desc") == "asc":
@@ -120,23 +120,23 @@ class BatchRoutes:
             raise ApiError(404, f"No such File object: {file_id[:80]}", param="id", code="file_not_found")
         return found
 
-    def _content(self, tenant: str, file_id: str) -> Answer:
+    def _content(self, tenant: str, file_id: str) -> BatchReply:
         self._file(tenant, file_id)
         content = self._store.content(tenant, file_id)
         if content is None:
             raise ApiError(404, "the file's content is gone", param="id", code="file_not_found")
-        return Answer(
+        return BatchReply(
             content, {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
         )
 
-    def _delete(self, tenant: str, file_id: str) -> Answer:
+    def _delete(self, tenant: str, file_id: str) -> BatchReply:
         self._file(tenant, file_id)
         self._store.delete_file(tenant, file_id)
         return _document({"id": file_id, "object": "file", "deleted": True})
 
     # ----------------------------------------------------------------------------------------------- batches
 
-    def _create(self, request: Request, tenant: str) -> Answer:
+    def _create(self, request: Request, tenant: str) -> BatchReply:
         try:
             fields = orjson.loads(request.body)
         except ValueError:
@@ -154,7 +154,7 @@ class BatchRoutes:
         if metadata is not None and not _is_metadata(metadata):
             raise ApiError(
                 400,
-                f"metadata must be at most {_MOST_METADATA} short texts",
+                f"metadata must be at most {_MAX_METADATA} short texts",
                 param="metadata",
                 code="invalid_value",
             )
@@ -168,7 +168,7 @@ class BatchRoutes:
             )
         return _document(self._store.create(tenant, endpoint, file_id, metadata).to_json())
 
-    def _batches(self, request: Request, tenant: str) -> Answer:
+    def _batches(self, request: Request, tenant: str) -> BatchReply:
         page = _page(
             dict(parse_qsl(request.query)), [{"id": b.id, "b": b} for b in self._store.batches(tenant)]
         )
@@ -184,7 +184,7 @@ class BatchRoutes:
             )
         return found.to_json()
 
-    def _cancel(self, tenant: str, batch_id: str) -> Answer:
+    def _cancel(self, tenant: str, batch_id: str) -> BatchReply:
         status = self._batch(self._store, tenant, batch_id)["status"]
         if status not in ("cancelling", *OVER):
             self._store.change(batch_id, {"status": "cancelling", "cancelling_at": self._store.now()})
@@ -196,14 +196,14 @@ class BatchRoutes:
 def _is_metadata(value: object) -> bool:
     return (
         isinstance(value, dict)
-        and len(value) <= _MOST_METADATA
+        and len(value) <= _MAX_METADATA
         and all(isinstance(v, str) and len(v) <= 512 and len(k) <= 64 for k, v in value.items())
     )
 
 
 def _page(query: dict[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One page of a list that is all here. Raises ApiError."""
-    limit = min(whole_number(query.get("limit", "20"), "limit", 10_000), _MOST_PAGE)
+    limit = min(whole_number(query.get("limit", "20"), "limit", 10_000), _MAX_PAGE)
     if "after" in query:
         places = [place for place, row in enumerate(rows) if row["id"] == query["after"]]
         rows = rows[places[0] + 1 :] if places else []

@@ -24,15 +24,15 @@ import orjson
 import structlog
 from redis.exceptions import LockError, RedisError
 
-from offchain.gateway.batches.store import MOST_RESULT_BYTES, OVER, Batch, BatchStore
+from offchain.gateway.batches.store import MAX_RESULT_BYTES, OVER, Batch, BatchStore
 
 log = structlog.get_logger("gateway.batch")
 
 LEASE_SECONDS = 3.0
 SLICE_SECONDS = 60.0
-MOST_LINES = 50_000
-MOST_ERRORS = 20
-MOST_TRIES = 5
+MAX_LINES = 50_000
+MAX_ERRORS = 20
+MAX_TRIES = 5
 """Of a line whose nodes fail; a line that merely finds no free node waits until the batch expires."""
 _PATIENCE = httpx.Timeout(150.0, connect=2.0)
 _GOOD, _BAD = b"1", b"0"
@@ -56,21 +56,21 @@ class _LineError(Exception):
 
 
 def read_lines(content: bytes, endpoint: str) -> tuple[list[Line], list[dict[str, Any]]]:
-    """The requests of a file, and what is wrong with it in OpenAI's shape, at most `MOST_ERRORS`."""
+    """The requests of a file, and what is wrong with it in OpenAI's shape, at most `MAX_ERRORS`."""
     lines: list[Line] = []
     errors: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number, raw in enumerate(content.split(b"\n"), 1):
         if not raw.strip():
             continue
-        if len(lines) >= MOST_LINES:
-            errors.append(_fault("too_many_requests", f"at most {MOST_LINES} lines are accepted", number))
+        if len(lines) >= MAX_LINES:
+            errors.append(_fault("too_many_requests", f"at most {MAX_LINES} lines are accepted", number))
             break
         try:
             made = _read_line(raw, number, endpoint, seen)
         except _LineError as error:
             errors.append(_fault(error.code, str(error), number))
-            if len(errors) >= MOST_ERRORS:
+            if len(errors) >= MAX_ERRORS:
                 break
             continue
         seen.add(made.custom_id)
@@ -245,7 +245,7 @@ class _Run:
         """Ask for a line until it has an answer that stays."""
         tries = 0
         while not over.is_set() and not self._stop.is_set():
-            if self._kept_bytes > MOST_RESULT_BYTES:
+            if self._kept_bytes > MAX_RESULT_BYTES:
                 self._keep(
                     line,
                     _BAD,
@@ -261,7 +261,7 @@ class _Run:
                 if answer is not None:
                     code = _code(answer)
                     tries += code == "nodes_failed"
-                    if answer.status_code not in (429, 500, 502, 503, 504) or tries >= MOST_TRIES:
+                    if answer.status_code not in (429, 500, 502, 503, 504) or tries >= MAX_TRIES:
                         good = _GOOD if answer.status_code == 200 else _BAD
                         self._keep(line, good, _output(line, answer))
                         return

@@ -22,11 +22,11 @@ import orjson
 
 KEEP_SECONDS: Final = 30 * 86400
 WINDOW_SECONDS: Final = 86400
-MOST_FILES: Final = 1_000
-MOST_TENANT_BYTES: Final = 256 * 1024 * 1024
-MOST_OPEN_BATCHES: Final = 50
-MOST_BATCHES: Final = 1_000
-MOST_RESULT_BYTES: Final = 64 * 1024 * 1024
+MAX_FILES: Final = 1_000
+MAX_TENANT_BYTES: Final = 256 * 1024 * 1024
+MAX_OPEN_BATCHES: Final = 50
+MAX_BATCHES: Final = 1_000
+MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
 """Answers of one batch; what would come after them is reported as an error."""
 GATEWAY_SECONDS: Final = 10
 
@@ -166,13 +166,13 @@ class BatchStore:
             "purpose": purpose,
             "status": "processed",
         }
-        most = MOST_FILES if file_id is None else 0
-        arguments = (made["id"], orjson.dumps(made), len(content), content, created, most, MOST_TENANT_BYTES)
+        most = MAX_FILES if file_id is None else 0
+        arguments = (made["id"], orjson.dumps(made), len(content), content, created, most, MAX_TENANT_BYTES)
         if not self.redis.eval(
             _PUT, 2, _files(tenant), _content(tenant, str(made["id"])), *arguments, KEEP_SECONDS
         ):
             raise StoreFullError(
-                f"at most {MOST_FILES} files of {MOST_TENANT_BYTES >> 20} MiB together are kept; delete some"
+                f"at most {MAX_FILES} files of {MAX_TENANT_BYTES >> 20} MiB together are kept; delete some"
             )
         return made
 
@@ -216,9 +216,9 @@ class BatchStore:
         }
         self._forget_old(tenant, created)
         keys = (_batches(tenant), _state(str(request["id"])), DUE)
-        arguments = (request["id"], orjson.dumps(request), MOST_BATCHES, MOST_OPEN_BATCHES, tenant, created)
+        arguments = (request["id"], orjson.dumps(request), MAX_BATCHES, MAX_OPEN_BATCHES, tenant, created)
         if not self.redis.eval(_CREATE, 3, *keys, *arguments):
-            raise StoreFullError(f"at most {MOST_OPEN_BATCHES} batches may be open; wait for some to end")
+            raise StoreFullError(f"at most {MAX_OPEN_BATCHES} batches may be open; wait for some to end")
         return Batch(tenant, request, {"status": "validating"})
 
     def batches(self, tenant: str) -> list[Batch]:

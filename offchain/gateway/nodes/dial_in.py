@@ -39,16 +39,16 @@ from offchain.domain.types import NodeId
 from offchain.protocol.heartbeats import NodeRecord
 from offchain.protocol.openai_errors import error_body
 from offchain.protocol.receipts import Recover
-from offchain.transport.client_connection import Connection as ClientConnection
+from offchain.transport.client_connection import ClientConnection
 from offchain.transport.errors import ConnectError, TransportError
 from offchain.transport.pool import HostPool, HttpExchange
-from offchain.transport.server import Connection, Handler, Request
+from offchain.transport.server import Handler, Request, ServerConnection
 
 PATH = "/internal/dial"
 WAIT_SECONDS = 1.0
 CHALLENGE_SECONDS = 30.0
-MOST_CHALLENGES = 10_000
-_MOST_WAITING = 1024
+MAX_CHALLENGES = 10_000
+_MAX_WAITING = 1024
 _RELAY = re.compile(PATH + r"/(\d{1,10})(/manifest|/v1/(?:chat/completions|completions|embeddings))")
 _JSON = {"content-type": "application/json"}
 _PASSED = ("content-type", "cache-control", "x-parallelix-receipt", "x-parallelix-proof", "retry-after")
@@ -103,7 +103,7 @@ class DialedPool(HostPool):
 
     def connect(self, exchange: HttpExchange) -> None:
         """Wait for a connection; the agent opens one when it sees another taken."""
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._waiting) >= _MAX_WAITING:
             exchange.fail(ConnectError("too many requests wait for the node to connect"))
             return
         self._waiting.append(exchange)
@@ -175,20 +175,20 @@ class DialIn:
     def before(self, handler: Handler) -> Handler:
         """A handler that answers what is ours and leaves the rest to `handler`."""
 
-        def handle(request: Request, connection: Connection) -> Awaitable[None]:
+        def handle(request: Request, connection: ServerConnection) -> Awaitable[None]:
             if not request.path.startswith(PATH):
                 return handler(request, connection)
             return self._handle(request, connection)
 
         return handle
 
-    async def _handle(self, request: Request, connection: Connection) -> None:
+    async def _handle(self, request: Request, connection: ServerConnection) -> None:
         if request.path == PATH:
             self._dial(request, connection)
         else:
             await self._relay(request, connection)
 
-    def _dial(self, request: Request, connection: Connection) -> None:
+    def _dial(self, request: Request, connection: ServerConnection) -> None:
         if request.method == "GET":
             connection.reply(200, _JSON, orjson.dumps({"challenge": self._challenge()}))
             return
@@ -206,7 +206,7 @@ class DialIn:
         now = self._clock()
         while self._challenges:
             oldest = next(iter(self._challenges))
-            if self._challenges[oldest] > now and len(self._challenges) < MOST_CHALLENGES:
+            if self._challenges[oldest] > now and len(self._challenges) < MAX_CHALLENGES:
                 break
             del self._challenges[oldest]
         challenge = "0x" + secrets.token_hex(32)
@@ -236,7 +236,7 @@ class DialIn:
             raise ValueError(f"it is not signed with node {node_id}'s current key")
         return record
 
-    async def _relay(self, request: Request, connection: Connection) -> None:
+    async def _relay(self, request: Request, connection: ServerConnection) -> None:
         """Pass one request of another process down a dialled connection."""
         found = _RELAY.fullmatch(request.path)
         if found is None or request.method != ("GET" if found[2] == "/manifest" else "POST"):

@@ -5,7 +5,7 @@
     0            105                    105 + 289 n
     | commitment | n records, by request | hashes of the tree, level by level, leaves first |
 
-    commitment   a packed `Batch`: epoch, n, root, signature
+    commitment   a packed `SignedExecutionBatch`: epoch, n, root, signature
     record       a packed `Execution` and its place in the tree, 4 bytes
 
 A file appears whole, by a rename, and never changes. A record is found by a binary search, its path by a read a level.
@@ -20,8 +20,8 @@ from pathlib import Path
 from offchain.domain.evidence_entries import (
     BATCH_SIZE,
     EXECUTION_SIZE,
-    Batch,
     Execution,
+    SignedExecutionBatch,
     receipt_hash,
     request_of,
 )
@@ -34,10 +34,10 @@ _SUFFIX = ".batch"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BatchedExecution:
     """A record, the batch that has it, and where."""
 
-    batch: Batch
+    batch: SignedExecutionBatch
     execution: Execution
     proof: ExecutionProof
 
@@ -78,7 +78,7 @@ def draft(folder: Path, epoch: Epoch, records: Iterable[bytes]) -> Iterator[Draf
         raw.unlink(missing_ok=True)
 
 
-def write(folder: Path, made: Draft, signed: Batch) -> None:
+def write(folder: Path, made: Draft, signed: SignedExecutionBatch) -> None:
     """Write the file of a batch."""
     path = _path(folder, signed)
     fresh = path.with_suffix(".new")
@@ -94,24 +94,24 @@ def write(folder: Path, made: Draft, signed: Batch) -> None:
     fresh.replace(path)
 
 
-def stored(folder: Path) -> dict[Epoch, Batch]:
+def stored(folder: Path) -> dict[Epoch, SignedExecutionBatch]:
     """The commitments of all files in a folder, by epoch."""
     found = {}
     for path in folder.glob("*" + _SUFFIX):
         with path.open("rb") as file:
             head = file.read(BATCH_SIZE)
         if len(head) == BATCH_SIZE:
-            batch = Batch.from_bytes(head)
+            batch = SignedExecutionBatch.from_bytes(head)
             found[batch.commitment.epoch] = batch
     return found
 
 
-def remove(folder: Path, batch: Batch) -> None:
+def remove(folder: Path, batch: SignedExecutionBatch) -> None:
     """Delete the file of a batch."""
     _path(folder, batch).unlink(missing_ok=True)
 
 
-def find(folder: Path, batch: Batch, request_id: bytes) -> Found | None:
+def find(folder: Path, batch: SignedExecutionBatch, request_id: bytes) -> BatchedExecution | None:
     """The record of a request in a batch, None when it has none. Raises OSError when the file cannot be read."""
     count = batch.commitment.count
     handle = os.open(_path(folder, batch), os.O_RDONLY)
@@ -124,7 +124,7 @@ def find(folder: Path, batch: Batch, request_id: bytes) -> Found | None:
             if here == request_id:
                 index = int.from_bytes(raw[EXECUTION_SIZE:], "big")
                 proof = ExecutionProof(index, count, _siblings(handle, index, count))
-                return Found(batch, Execution.from_bytes(raw[:EXECUTION_SIZE]), proof)
+                return BatchedExecution(batch, Execution.from_bytes(raw[:EXECUTION_SIZE]), proof)
             low, high = (middle + 1, high) if here < request_id else (low, middle)
         return None
     finally:
@@ -144,5 +144,5 @@ def _hash(hashes: bytes | bytearray, key: bytes) -> bytes:
     return bytes(hashes[at : at + 32])
 
 
-def _path(folder: Path, batch: Batch) -> Path:
+def _path(folder: Path, batch: SignedExecutionBatch) -> Path:
     return folder / f"{batch.commitment.epoch}{_SUFFIX}"

@@ -25,7 +25,7 @@ from typing import IO, Self, cast
 
 from redis.exceptions import RedisError
 
-from offchain.domain.evidence_entries import Batch
+from offchain.domain.evidence_entries import SignedExecutionBatch
 from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.gateway.records import execution_batch_file as files
@@ -34,7 +34,7 @@ from offchain.gateway.records.pending_executions import open_pending
 _LOWEST_PRIORITY = 19
 
 
-class BatchProcess:
+class ExecutionBatchProcess:
     """The gateway's end: `draft`, then `write`, in a `with` block that leaves no process behind.
 
     Raises:
@@ -83,7 +83,7 @@ class BatchProcess:
         made = json.loads(answer)
         return ExecutionBatch(self._epoch, made["count"], bytes.fromhex(made["root"]))
 
-    def write(self, signed: Batch) -> None:
+    def write(self, signed: SignedExecutionBatch) -> None:
         """Have the batch's file written; it is there when this returns."""
         self._tell(signed.pack())
         if self._process.wait():
@@ -116,7 +116,7 @@ def main() -> int:
                 json.dumps({"count": made.commitment.count, "root": made.commitment.root.hex()}) + "\n"
             )
             sys.stdout.flush()
-            files.write(folder, made, Batch.unpack(told.get().decode()))
+            files.write(folder, made, SignedExecutionBatch.unpack(told.get().decode()))
     except (OSError, RedisError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

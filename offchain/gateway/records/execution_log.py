@@ -25,10 +25,10 @@ from redis.exceptions import RedisError
 from offchain.crypto.recovery import recover
 from offchain.domain.eip712 import SigningDomain
 from offchain.domain.epochs import EpochClock
-from offchain.domain.evidence_entries import Batch, Execution
+from offchain.domain.evidence_entries import Execution, SignedExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.gateway.records import execution_batch_file as files
-from offchain.gateway.records.execution_batch_process import BatchProcess
+from offchain.gateway.records.execution_batch_process import ExecutionBatchProcess
 from offchain.gateway.records.pending_executions import Pending
 from offchain.protocol.receipts import SignedReceipt
 
@@ -40,10 +40,10 @@ SETTLE_SECONDS, CLOSE_SECONDS = 1, 10
 """From when after an epoch's end until when its batch is made: so that the others' last records are in it, too."""
 KEEP_SECONDS = 30 * 86400
 LOOK_SECONDS = 10
-MOST_UNWRITTEN = 100_000
-MOST_AT_ONCE = 10_000
-MOST_LISTED = 64
-MOST_SEARCHED = 64
+MAX_UNWRITTEN = 100_000
+MAX_AT_ONCE = 10_000
+MAX_LISTED = 64
+MAX_SEARCHED = 64
 
 
 class ExecutionLog:
@@ -64,7 +64,7 @@ class ExecutionLog:
         domain: SigningDomain,
         sign: Callable[[bytes], bytes],
         now_ms: Callable[[], int],
-        begin: Callable[[Epoch], BatchProcess],
+        begin: Callable[[Epoch], ExecutionBatchProcess],
     ) -> None:
         self._folder = folder
         self._pending = pending
@@ -73,11 +73,11 @@ class ExecutionLog:
         self._sign = sign
         self._now_ms = now_ms
         self._begin = begin
-        self._new: deque[bytes] = deque(maxlen=MOST_UNWRITTEN)
+        self._new: deque[bytes] = deque(maxlen=MAX_UNWRITTEN)
         self._batches = files.stored(folder)
-        self._signed: dict[Epoch, Batch] = {}
+        self._signed: dict[Epoch, SignedExecutionBatch] = {}
         self._making = False
-        self._process: BatchProcess | None = None
+        self._process: ExecutionBatchProcess | None = None
         self._stopped = False
         self._gateways: dict[bytes, str] = {}
         self._storing, self._closing = threading.Lock(), threading.Lock()
@@ -95,7 +95,7 @@ class ExecutionLog:
         except (struct.error, OverflowError):  # a node may sign any numbers; contracts take them up to a size
             self.lost += 1
             return
-        if len(self._new) == MOST_UNWRITTEN:
+        if len(self._new) == MAX_UNWRITTEN:
             self.lost += 1
         self._new.append(record)
 
@@ -146,11 +146,11 @@ class ExecutionLog:
     def write(self) -> None:
         """Write down what is new. Raises OSError or RedisError; it is then kept for the next time."""
         while self._new:
-            records = [self._new.popleft() for _ in range(min(len(self._new), MOST_AT_ONCE))]
+            records = [self._new.popleft() for _ in range(min(len(self._new), MAX_AT_ONCE))]
             try:
                 self._pending.add(records, self._over() if self._unsure else None)
             except (RedisError, OSError):
-                self.lost += max(0, len(self._new) + len(records) - MOST_UNWRITTEN)
+                self.lost += max(0, len(self._new) + len(records) - MAX_UNWRITTEN)
                 self._new.extendleft(reversed(records))
                 self._unsure = True
                 raise
@@ -181,9 +181,9 @@ class ExecutionLog:
         return self._making
 
     def listed(self, since: int) -> list[dict[str, Any]]:
-        """Commitments from an epoch on, the newest `MOST_LISTED` at most, oldest first."""
+        """Commitments from an epoch on, the newest `MAX_LISTED` at most, oldest first."""
         known = {**self._batches, **self._signed}
-        newest = sorted(epoch for epoch in known if epoch >= since)[-MOST_LISTED:]
+        newest = sorted(epoch for epoch in known if epoch >= since)[-MAX_LISTED:]
         return [self._json(known[epoch]) for epoch in newest]
 
     def find(self, request_id: bytes) -> dict[str, Any] | None:
@@ -191,7 +191,7 @@ class ExecutionLog:
         begun = int.from_bytes(request_id[:4], "big") * 60  # an id begins with its minute
         first = self._clock.epoch_at(max(begun, self._clock.genesis)) - 1
         known = self._batches
-        for epoch in sorted(epoch for epoch in known if epoch >= first)[:MOST_SEARCHED]:
+        for epoch in sorted(epoch for epoch in known if epoch >= first)[:MAX_SEARCHED]:
             try:
                 found = files.find(self._folder, known[epoch], request_id)
             except FileNotFoundError:
@@ -233,14 +233,14 @@ class ExecutionLog:
             self._process = None
             self._signed = {}
 
-    def _commit(self, epoch: Epoch, process: BatchProcess) -> None:
+    def _commit(self, epoch: Epoch, process: ExecutionBatchProcess) -> None:
         """Sign an epoch's batch, show it at once, because keepers wait for it, and have its file written."""
         commitment = process.draft()
         if not commitment.count:
             return
         message = self._domain.message(commitment.struct_hash())
-        signed = Batch(commitment, self._sign(message))
-        stands = Batch.from_bytes(self._pending.commit(epoch, signed.to_bytes()))
+        signed = SignedExecutionBatch(commitment, self._sign(message))
+        stands = SignedExecutionBatch.from_bytes(self._pending.commit(epoch, signed.to_bytes()))
         if stands.commitment != commitment:
             log.error("executions.differ", epoch=epoch)
             return
@@ -264,7 +264,7 @@ class ExecutionLog:
         self._gateways = {}
         self._pending.forget(oldest)
 
-    def _json(self, batch: Batch) -> dict[str, Any]:
+    def _json(self, batch: SignedExecutionBatch) -> dict[str, Any]:
         gateway = self._gateways.get(batch.signature)
         if gateway is None:
             gateway = recover(self._domain.digest(batch.commitment.struct_hash()), batch.signature)

@@ -9,10 +9,10 @@ import orjson
 from offchain.protocol.receipts import SignedReceipt
 from offchain.scheduler.pick import Candidate, Decision
 from offchain.scheduler.weighted_pool import Draw
-from offchain.scheduler.work import Attempt, Trail
+from offchain.scheduler.work import Attempt, RequestTrace
 
 
-class Entry:
+class RequestRecord:
     """One request.
 
     Attributes:
@@ -37,7 +37,7 @@ class Entry:
 
     def __init__(
         self,
-        trail: Trail,
+        trail: RequestTrace,
         tenant: str,
         model: str,
         created_ms: int,
@@ -100,7 +100,7 @@ class Entry:
         )
 
     @classmethod
-    def unpack(cls, request_id: bytes, packed: bytes) -> "Entry":
+    def unpack(cls, request_id: bytes, packed: bytes) -> "RequestRecord":
         """Inverse of `pack`. Raises ValueError when it is something else."""
         try:
             tenant, model, created_ms, status, total_ms, usage, receipt, revision, *trail = orjson.loads(
@@ -108,7 +108,7 @@ class Entry:
             )
             queue_ms, attempts, decisions = trail
             entry = cls(
-                Trail(request_id, queue_ms), tenant, model, created_ms, status, total_ms, tuple(usage)
+                RequestTrace(request_id, queue_ms), tenant, model, created_ms, status, total_ms, tuple(usage)
             )
             entry.trail.attempts += [Attempt(*attempt) for attempt in attempts]
             entry.trail.decisions += [_decision(*decision) for decision in decisions]
@@ -139,7 +139,7 @@ def _decision(draws: list[Any], candidates: list[Any], *others: Any) -> Decision
     )
 
 
-class RequestBook:
+class RequestLog:
     """Requests that run, and the last `limit` that have ended, by id.
 
     Of an ended one only its packed form stays: one object instead of some forty, which would be cold when they are read or
@@ -148,17 +148,17 @@ class RequestBook:
 
     def __init__(self, limit: int = 5_000) -> None:
         self._limit = limit
-        self._running: dict[bytes, Entry] = {}
+        self._running: dict[bytes, RequestRecord] = {}
         self._ended: OrderedDict[bytes, bytes] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
 
-    def open(self, entry: Entry) -> None:
+    def open(self, entry: RequestRecord) -> None:
         """Take in a new request; its end must be told to `close`."""
         self._running[entry.trail.request_id] = entry
 
-    def close(self, entry: Entry) -> bytes:
+    def close(self, entry: RequestRecord) -> bytes:
         """A request has ended. Returns its packed record."""
         request_id = entry.trail.request_id
         self._running.pop(request_id, None)
@@ -173,4 +173,4 @@ class RequestBook:
         if running is not None:
             return running.to_json()
         packed = self._ended.get(request_id)
-        return None if packed is None else Entry.unpack(request_id, packed).to_json()
+        return None if packed is None else RequestRecord.unpack(request_id, packed).to_json()

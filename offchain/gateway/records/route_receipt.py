@@ -21,7 +21,7 @@ def route_digest(record: dict[str, Any]) -> bytes:
     )
 
 
-class Seal:
+class RouteReceiptSigner:
     """Signs records with a gateway's key."""
 
     def __init__(self, address: str, sign: Callable[[bytes], bytes]) -> None:

@@ -22,7 +22,7 @@ def batch_token(secret: bytes, tenant: str, expires: int) -> str:
     return f"{_BATCH_PREFIX}{claim}.{hmac.new(secret, claim.encode(), 'sha256').hexdigest()}"
 
 
-class KeyRing:
+class Authenticator:
     """Keys by hash. Lookups are dictionary reads; what changed comes in through `refresh` and `take_shared`.
 
     Args:

@@ -22,7 +22,7 @@ from offchain.scheduler.work import Priority
 TENANT = "parallelix:tenant:"
 KEYS = "parallelix:apikeys"
 VERSION = "parallelix:tenants:version"
-_NUMBERS = ("requests_per_minute", "tokens_per_minute", "most_concurrent", "credit_wei")
+_NUMBERS = ("requests_per_minute", "tokens_per_minute", "max_concurrent", "credit_wei")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import structlog
 from offchain.db.database import Database
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
-from offchain.evidence.bundle import Bundle
+from offchain.evidence.bundle import EvidenceBundle
 from offchain.evidence.document import MessageSigner
 from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.report import report_from_json, report_json, signer_of
@@ -19,7 +19,7 @@ from offchain.runtime.clock import Clock, seconds
 log = structlog.get_logger(__name__)
 
 
-class RefusedError(Exception):
+class BallotRefusedError(Exception):
     """This keeper does not sign. `disagreement` says in which fields its own report differs, if it got that far."""
 
     def __init__(self, reason: str, disagreement: Mapping[str, Any] | None = None) -> None:
@@ -41,7 +41,7 @@ class Ballot:
             found = store.own_report(session, epoch, self._signer.address)
         return None if found is None else (report_from_json(found[0]), found[1])
 
-    def sign(self, context: EpochContext, report: EpochReport, bundle: Bundle, fence: Fence) -> str:
+    def sign(self, context: EpochContext, report: EpochReport, bundle: EvidenceBundle, fence: Fence) -> str:
         """Sign a report and keep its bundle; the signature as 0x-hex.
 
         Raises:
@@ -56,13 +56,13 @@ class Ballot:
                 session, context.epoch, self._signer.address, report_json(report), signature
             )
             if not kept:
-                raise RefusedError("this keeper has signed another report of the epoch")
+                raise BallotRefusedError("this keeper has signed another report of the epoch")
         log.info("report_signed", epoch=context.epoch, root=report.uptime_root.hex(), bundle=bundle.hash)
         return signature
 
     def publish(self, epoch: Epoch, report: EpochReport, error: Exception) -> None:
         """Keep a refusal where everybody can read it (GET /v1/epochs/<e>)."""
-        disagreement = error.disagreement if isinstance(error, RefusedError) else {}
+        disagreement = error.disagreement if isinstance(error, BallotRefusedError) else {}
         log.error("report_refused", epoch=epoch, reason=str(error), disagreement=disagreement)
         with self._database.write() as session:
             store.mark(

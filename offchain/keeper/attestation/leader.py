@@ -21,17 +21,17 @@ from offchain.evidence.report import (
     signer_of,
 )
 from offchain.keeper import store
-from offchain.keeper.attestation.ballot import Ballot, RefusedError
+from offchain.keeper.attestation.ballot import Ballot, BallotRefusedError
 from offchain.keeper.attestation.follower import Follower
 from offchain.keeper.attestation.lease import Fence
-from offchain.keeper.attestation.open_epochs import Closing, Closings
+from offchain.keeper.attestation.open_epochs import OpenEpoch, OpenEpochs
 from offchain.keeper.attestation.own_document import OwnEvidence
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
 log = structlog.get_logger(__name__)
 
-_MOST_KEEPERS = 256
+_MAX_KEEPERS = 256
 
 
 class Submitter(Protocol):
@@ -49,7 +49,7 @@ class Leader:
     def __init__(
         self,
         database: Database,
-        closings: Closings,
+        closings: OpenEpochs,
         evidence: OwnEvidence,
         ballot: Ballot,
         follower: Follower,
@@ -88,7 +88,7 @@ class Leader:
             except NotReadyError as waiting:
                 log.debug("attest_waits", epoch=epoch, reason=str(waiting))
 
-    def _lead(self, closing: Closing, into_turn_seconds: int, fence: Fence) -> None:
+    def _lead(self, closing: OpenEpoch, into_turn_seconds: int, fence: Fence) -> None:
         """Propose a report and enqueue its submission once the quorum has signed it."""
         context = closing.context
         found = self._signed_before(closing)
@@ -109,14 +109,14 @@ class Leader:
                 self._submitter.submit_report(session, context.epoch, report, bitmap, packed)
             self._reached("report-enqueued")
 
-    def _signed_before(self, closing: Closing) -> tuple[EpochReport, str] | None:
+    def _signed_before(self, closing: OpenEpoch) -> tuple[EpochReport, str] | None:
         own = self._ballot.own(closing.context.epoch)
         if own is None:
             return None
         report, _signature = own
         return report, "0x" + report.bundle_hash.hex()
 
-    def _signed_elsewhere(self, closing: Closing, fence: Fence) -> tuple[EpochReport, str] | None:
+    def _signed_elsewhere(self, closing: OpenEpoch, fence: Fence) -> tuple[EpochReport, str] | None:
         """A report that peers have signed, the most signed first, if it holds; this keeper signs it too."""
         context, votes = closing.context, dict[EpochReport, list[str]]()
         seen: list[bytes] = []
@@ -124,7 +124,7 @@ class Leader:
             try:
                 report = report_from_json(data["signed"]["report"])
                 signature = signature_bytes(data["signed"]["signature"])
-                seen += [signature_bytes(item["signature"]) for item in data["signatures"][:_MOST_KEEPERS]]
+                seen += [signature_bytes(item["signature"]) for item in data["signatures"][:_MAX_KEEPERS]]
             except (KeyError, TypeError, ValueError):
                 continue
             if report.epoch == context.epoch and signer_of(context, report, signature) is not None:
@@ -132,7 +132,7 @@ class Leader:
         for report in sorted(votes, key=lambda item: (-len(votes[item]), item.bundle_hash)):
             try:
                 self._follower.endorse(closing, report, votes[report], fence)
-            except (RefusedError, EvidenceError) as error:
+            except (BallotRefusedError, EvidenceError) as error:
                 self._ballot.publish(context.epoch, report, error)
                 continue
             self._ballot.keep(context, report, seen)
@@ -140,7 +140,7 @@ class Leader:
         return None
 
     def _fresh(
-        self, closing: Closing, into_turn_seconds: int, fence: Fence
+        self, closing: OpenEpoch, into_turn_seconds: int, fence: Fence
     ) -> tuple[EpochReport, str] | None:
         """A new bundle of the evidence that there is. Waits half a turn for keepers that do not answer."""
         context, documents = closing.context, list[Evidence]()
@@ -169,7 +169,7 @@ class Leader:
         self._reached("report-signed")
         return verdict.report, bundle.hash
 
-    def _gather(self, closing: Closing, report: EpochReport) -> dict[str, bytes]:
+    def _gather(self, closing: OpenEpoch, report: EpochReport) -> dict[str, bytes]:
         context = closing.context
         own = self._signer.sign(context.attestation.message(report.struct_hash()))
         with self._database.read() as session:

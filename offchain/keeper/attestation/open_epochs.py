@@ -17,7 +17,7 @@ from offchain.domain.types import Address, Epoch
 from offchain.evidence.bundle import CLOCK_TOLERANCE_MS
 from offchain.evidence.chain_view import ChainView, EpochStatus
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
-from offchain.evidence.epoch_context_reader import FrameReader, NotReadyError
+from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError
 from offchain.keeper import store
 from offchain.runtime.clock import Clock, seconds
 
@@ -29,7 +29,7 @@ EPOCHS_BACK = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
+class OpenEpoch:
     """An epoch that is over, with the frame to judge it."""
 
     context: EpochContext
@@ -47,7 +47,7 @@ class Closing:
         return self.context.keepers[(self.context.epoch + turn) % len(self.context.keepers)]
 
 
-class Closings:
+class OpenEpochs:
     """Reads them for one keeper.
 
     Args:
@@ -59,7 +59,7 @@ class Closings:
         self,
         database: Database,
         view: ChainView,
-        frames: FrameReader,
+        frames: EpochContextReader,
         clock: Clock,
         me: Address,
         peer_urls: Sequence[str] = (),
@@ -94,7 +94,7 @@ class Closings:
         with self._database.read() as session:
             return store.is_marked(session, "closed", str(epoch))
 
-    def of(self, epoch: Epoch) -> Closing | None:
+    def of(self, epoch: Epoch) -> OpenEpoch | None:
         """The frame of a finished epoch; None when this keeper is not in its set or nobody had weight.
 
         Raises:
@@ -107,7 +107,7 @@ class Closings:
         urls = self._peer_urls or tuple(
             keeper.url.rstrip("/") for keeper in context.keepers if keeper != me and keeper.url
         )
-        return Closing(context, me, urls, frozen_at(context.clock, epoch), self.turn_seconds(context))
+        return OpenEpoch(context, me, urls, frozen_at(context.clock, epoch), self.turn_seconds(context))
 
     def turn_seconds(self, context: EpochContext) -> int:
         """How long each keeper may lead before the next one does."""

@@ -7,7 +7,7 @@ from offchain.evidence.epoch_context import LATE_EPOCHS, EpochContext
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.execution_batches import BatchSource, batches_of
 from offchain.keeper import store
-from offchain.keeper.attestation.open_epochs import Closings, frozen_at
+from offchain.keeper.attestation.open_epochs import OpenEpochs, frozen_at
 from offchain.keeper.attestation.own_executions import executions_of
 from offchain.keeper.probing.planner import seed_signature
 from offchain.runtime.clock import Clock, seconds
@@ -26,7 +26,7 @@ class OwnEvidence:
     def __init__(
         self,
         database: Database,
-        closings: Closings,
+        closings: OpenEpochs,
         signer: MessageSigner,
         clock: Clock,
         batches: BatchSource,

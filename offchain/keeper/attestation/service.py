@@ -10,18 +10,18 @@ from typing import Any
 
 from offchain.db.database import Database
 from offchain.domain.types import Epoch
-from offchain.evidence.bundle import Bundle, Verdict
+from offchain.evidence.bundle import BundleVerdict, EvidenceBundle
 from offchain.evidence.chain_view import ChainView
 from offchain.evidence.document import Evidence, MessageSigner
 from offchain.evidence.epoch_context import EpochContext
-from offchain.evidence.epoch_context_reader import FrameReader
+from offchain.evidence.epoch_context_reader import EpochContextReader
 from offchain.evidence.execution_batches import BatchSource, GatewayAnswer
 from offchain.evidence.keeper_peers import Peers
 from offchain.keeper.attestation.ballot import Ballot
 from offchain.keeper.attestation.follower import Follower
 from offchain.keeper.attestation.leader import Leader, Submitter
 from offchain.keeper.attestation.lease import Fence
-from offchain.keeper.attestation.open_epochs import Closing, Closings
+from offchain.keeper.attestation.open_epochs import OpenEpoch, OpenEpochs
 from offchain.keeper.attestation.own_document import OwnEvidence
 from offchain.runtime.clock import Clock
 from offchain.runtime.crash_points import CrashPoint, nowhere
@@ -39,7 +39,7 @@ class AttestService:
         self,
         database: Database,
         view: ChainView,
-        frames: FrameReader,
+        frames: EpochContextReader,
         signer: MessageSigner,
         clock: Clock,
         peers: Peers,
@@ -49,7 +49,7 @@ class AttestService:
         batches: BatchSource = lambda _since: GatewayAnswer(),
         reached: CrashPoint = nowhere,
     ) -> None:
-        self.closings = Closings(database, view, frames, clock, signer.address, peer_urls)
+        self.closings = OpenEpochs(database, view, frames, clock, signer.address, peer_urls)
         self.evidence = OwnEvidence(database, self.closings, signer, clock, batches)
         self.ballot = Ballot(database, signer, clock)
         self._follower = Follower(database, self.closings, self.evidence, self.ballot, clock, peers, reached)
@@ -74,12 +74,12 @@ class AttestService:
         """See `Follower.answer_proposal`."""
         return self._follower.answer_proposal(epoch, data)
 
-    def closing(self, epoch: Epoch) -> Closing | None:
-        """See `Closings.of`."""
+    def closing(self, epoch: Epoch) -> OpenEpoch | None:
+        """See `OpenEpochs.of`."""
         return self.closings.of(epoch)
 
     def context(self, epoch: Epoch) -> EpochContext:
-        """See `Closings.context`."""
+        """See `OpenEpochs.context`."""
         return self.closings.context(epoch)
 
     def own_evidence(self, context: EpochContext) -> Evidence:
@@ -92,6 +92,6 @@ class AttestService:
 
     def judged_bundle(
         self, context: EpochContext, bundle_hash: str, urls: Sequence[str]
-    ) -> tuple[Bundle, Verdict]:
+    ) -> tuple[EvidenceBundle, BundleVerdict]:
         """See `Follower.judged_bundle`."""
         return self._follower.judged_bundle(context, bundle_hash, urls)

@@ -13,10 +13,10 @@ from offchain.db.rewards import report as accepted_report
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.types import Epoch
 from offchain.evidence.chain_view import ChainView, EpochStatus
-from offchain.evidence.epoch_context_reader import FrameReader, NotReadyError
+from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError
 from offchain.evidence.execution_batches import equivocations
 from offchain.keeper import store
-from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.ballot import BallotRefusedError
 from offchain.keeper.attestation.open_epochs import EPOCHS_BACK
 from offchain.keeper.attestation.service import AttestService
 from offchain.runtime.clock import Clock, seconds
@@ -36,14 +36,14 @@ class RollOver(Protocol):
         """Write the intent `rollover:<epoch>` in the caller's transaction; twice is once."""
 
 
-class CloseService:
+class EpochSettlement:
     """Settles epochs that are over, once each. Safe to run twice."""
 
     def __init__(
         self,
         database: Database,
         view: ChainView,
-        frames: FrameReader,
+        frames: EpochContextReader,
         attest: AttestService,
         outbox: RollOver,
         clock: Clock,
@@ -94,7 +94,7 @@ class CloseService:
             context = self._attest.context(epoch)
             urls = self._peer_urls or [keeper.url.rstrip("/") for keeper in context.keepers]
             bundle, verdict = self._attest.judged_bundle(context, report.bundle_hash, urls)
-        except (NotReadyError, RefusedError) as waiting:
+        except (NotReadyError, BallotRefusedError) as waiting:
             log.info("close_waits", epoch=epoch, reason=str(waiting))
             return False
         except EvidenceError as error:

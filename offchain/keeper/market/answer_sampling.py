@@ -27,7 +27,7 @@ from offchain.db.cursors import position
 from offchain.db.database import Database
 from offchain.db.models import Event, Job, MarketRequest, Node, Probe
 from offchain.db.reputation import VALIDATE
-from offchain.domain.answer_sampling import Finding, Outcome, compare, drawn, rate
+from offchain.domain.answer_sampling import Outcome, SampleFinding, compare, drawn, rate
 from offchain.domain.answer_text import answer_texts
 from offchain.domain.eip712 import keccak256
 from offchain.domain.epochs import EpochClock
@@ -52,7 +52,7 @@ LOOKED_AT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedRequest:
     """An answer that can be run again; `ref` is an on-chain request's id, or `probe:<epoch>:<slot>:<node>`."""
 
     ref: str
@@ -181,16 +181,16 @@ class ValidateService:
         outcomes = [row.get("outcome") for row in recent if row]
         return rate(len(outcomes), sum(1 for item in outcomes if item != Outcome.AGREED))
 
-    def _served(self, ref: str) -> Served | None:
+    def _served(self, ref: str) -> ServedRequest | None:
         if ref.startswith("probe:"):
             return self._served_probe(ref)
         with self._database.read() as session:
             row = session.get(MarketRequest, ref)
         if row is None or row.node_id is None or row.result is None:
             return None
-        return Served(ref, NodeId(row.node_id), bytes(row.payload), bytes(row.result))
+        return ServedRequest(ref, NodeId(row.node_id), bytes(row.payload), bytes(row.result))
 
-    def _served_probe(self, ref: str) -> Served | None:
+    def _served_probe(self, ref: str) -> ServedRequest | None:
         epoch, slot, node = (int(part) for part in ref.split(":")[1:])
         with self._database.read() as session:
             row = session.get(Probe, (epoch, slot, node))
@@ -198,7 +198,7 @@ class ValidateService:
         if row is None or text is None:
             return None
         body = self._body(DueProbe(Epoch(epoch), slot, NodeId(node), row.due_at_ms))
-        return Served(ref, NodeId(node), body, str(text).encode())
+        return ServedRequest(ref, NodeId(node), body, str(text).encode())
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -234,7 +234,7 @@ class ValidateService:
             jobs.finish(session, VALIDATE, request_id, attempt, result)
         log.info("answer_validated", request=request_id, **result)
 
-    async def _compare(self, served: Served) -> Finding | None:
+    async def _compare(self, served: ServedRequest) -> SampleFinding | None:
         """Ask a second node and, if it differs, a third; None when there were not enough that answered."""
         answers: dict[NodeId, Sequence[str]] = {served.node_id: words(served.result.decode(errors="replace"))}
         async with self._open_gateway() as gateway:
@@ -251,7 +251,7 @@ class ValidateService:
                     return finding
         return None
 
-    def _independent(self, served: Served) -> list[NodeId]:
+    def _independent(self, served: ServedRequest) -> list[NodeId]:
         """Nodes alive now, of other owners, at most one an owner, in an order that the request's id gives."""
         alive = [node for node in self._alive() if node != served.node_id]
         with self._database.read() as session:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from offchain.dispatch.dispatcher import Engine
+from offchain.dispatch.dispatcher import Dispatcher
 from offchain.dispatch.fleet_store import FleetStore
 from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.domain.eip712 import SigningDomain
@@ -30,13 +30,21 @@ from offchain.protocol.receipts import ReceiptVerifier, Recover, SignedReceipt
 from offchain.protocol.tickets import SignMessage, TicketSigner
 from offchain.scheduler.fleet import Fleet, NodeReport
 from offchain.scheduler.router import Router, RouterLimits
-from offchain.scheduler.work import Attempt, FaultKind, NodeError, Priority, Requirements, Trail, WorkUnit
+from offchain.scheduler.work import (
+    Attempt,
+    FaultKind,
+    NodeError,
+    Priority,
+    RequestTrace,
+    Requirements,
+    WorkUnit,
+)
 from offchain.workloads.inference.request import InvalidRequestError, Kind, parse
 from offchain.workloads.inference.whole_answer import PlainTask
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DispatchedAnswer:
     """A whole answer.
 
     Attributes:
@@ -105,7 +113,7 @@ class BlockingDispatcher:
         market_domain: SigningDomain,
         now_ms: Callable[[], int],
         regions: Sequence[str] = (),
-        most_attempts: int = 4,
+        max_attempts: int = 4,
         queue_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[], int] = lambda: secrets.randbits(64),
@@ -121,7 +129,7 @@ class BlockingDispatcher:
         self._verifier = ReceiptVerifier(
             market_domain, recover, lambda node_id: [key for key in (key_of(node_id),) if key is not None]
         )
-        self._most_attempts = most_attempts
+        self._max_attempts = max_attempts
         self._clock = clock
         self._fleet = Fleet(silence_seconds=10.0)
         self._router = Router(
@@ -129,14 +137,14 @@ class BlockingDispatcher:
         )
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._engine: Engine | None = None
+        self._engine: Dispatcher | None = None
         self._upstream: HttpUpstream | None = None
         self._worker: threading.Thread | None = None
         self._pid = 0
 
     def dispatch(
         self, unit: WorkUnit, payload: bytes, kind: Kind = Kind.CHAT, timeout_seconds: float = 120.0
-    ) -> Answer:
+    ) -> DispatchedAnswer:
         """Get an answer from some capable node.
 
         Raises:
@@ -149,7 +157,7 @@ class BlockingDispatcher:
         request = parse(kind, payload)
         nodes = self._store.read_all()
         task = PlainTask(request, payload, unit.request_id, self._verifier)
-        trail = Trail(unit.request_id)
+        trail = RequestTrace(unit.request_id)
         loop, engine = self._running_loop()
         future = asyncio.run_coroutine_threadsafe(
             self._run(engine, unit, task, trail, nodes, timeout_seconds), loop
@@ -157,14 +165,16 @@ class BlockingDispatcher:
         future.result(timeout_seconds + 5)
         if task.receipt is None or trail.node_id is None:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
-        return Answer(task.answer, task.result(), task.receipt, trail.node_id, tuple(trail.attempts))
+        return DispatchedAnswer(
+            task.answer, task.result(), task.receipt, trail.node_id, tuple(trail.attempts)
+        )
 
     async def _run(
         self,
-        engine: Engine,
+        engine: Dispatcher,
         unit: WorkUnit,
         task: PlainTask,
-        trail: Trail,
+        trail: RequestTrace,
         nodes: list[tuple[NodeReport, float]],
         seconds: float,
     ) -> None:
@@ -177,15 +187,15 @@ class BlockingDispatcher:
         async with asyncio.timeout(seconds):
             await engine.run(unit, task, _NoSink(), trail)
 
-    def _running_loop(self) -> tuple[asyncio.AbstractEventLoop, Engine]:
+    def _running_loop(self) -> tuple[asyncio.AbstractEventLoop, Dispatcher]:
         """One loop in a thread of its own for this process; made anew after a fork."""
         with self._lock:
             if self._loop is None or self._engine is None or self._pid != os.getpid():
                 self._pid = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 self._upstream = HttpUpstream(self._ticket)
-                self._engine = Engine(
-                    self._router, self._upstream, most_attempts=self._most_attempts, record_decisions=False
+                self._engine = Dispatcher(
+                    self._router, self._upstream, max_attempts=self._max_attempts, record_decisions=False
                 )
                 self._worker = threading.Thread(target=self._loop.run_forever, name="dispatch", daemon=True)
                 self._worker.start()

@@ -37,7 +37,7 @@ STAGGER_SECONDS = 8
 """Keepers of higher rank wait this long each: one works, the others stand by."""
 
 
-class Answered(Protocol):
+class VerifiedAnswer(Protocol):
     """A whole answer of a node."""
 
     @property
@@ -52,7 +52,7 @@ class Answered(Protocol):
 class Dispatch(Protocol):
     """The dispatch core as fulfilment sees it."""
 
-    def __call__(self, request_id: bytes, payload: bytes, seconds: float) -> Answered:
+    def __call__(self, request_id: bytes, payload: bytes, seconds: float) -> VerifiedAnswer:
         """A whole answer. Raises TransientError, or SkipError for a request that nobody can ever serve."""
 
 

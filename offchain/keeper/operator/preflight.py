@@ -35,7 +35,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PreflightFinding:
     """The result of one check; `text` says what was found and, if bad, what to do."""
 
     check: str
@@ -43,15 +43,15 @@ class Finding:
     text: str
 
 
-class Verifier:
+class KeeperPreflight:
     """Runs the checks in an order in which each builds on those before."""
 
     def __init__(self, settings: KeeperSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self.findings: list[Finding] = []
+        self.findings: list[PreflightFinding] = []
 
-    def run(self) -> list[Finding]:
+    def run(self) -> list[PreflightFinding]:
         """All findings. A check whose ground is missing is left out."""
         deployment = self._try("deployment", lambda: Deployment.load(self._settings.deployment))
         signer = self._try("key", lambda: load_signer(self._settings))
@@ -249,4 +249,4 @@ class Verifier:
             return None
 
     def _note(self, check: str, level: Level, text: str) -> None:
-        self.findings.append(Finding(check, level, text))
+        self.findings.append(PreflightFinding(check, level, text))

@@ -31,17 +31,17 @@ from offchain.domain.messages import ServiceReceipt
 from offchain.domain.types import FULL_BPS, Bps, NodeId
 from offchain.evidence.document import MessageSigner
 from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind, read_body
-from offchain.keeper.probing.prober import Found, ProbedNode, body_of, judge_reply, probe_seed
+from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, body_of, judge_reply, probe_seed
 from offchain.keeper.store import DueProbe
 from offchain.runtime.clock import Clock
 
 log = structlog.get_logger(__name__)
 
 MAJORITY = 2
-MOST_ASKED = 3
+MAX_ASKED = 3
 
 
-class Reference(Protocol):
+class AnswerReference(Protocol):
     """Where the right answer comes from."""
 
     async def result(
@@ -69,7 +69,7 @@ class NodesReference:
     async def result(
         self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
     ) -> bytes | None:
-        chosen = self._independent(subject, revision, seed)[:MOST_ASKED]
+        chosen = self._independent(subject, revision, seed)[:MAX_ASKED]
         votes = Counter[bytes]()
         for batch in (chosen[:MAJORITY], chosen[MAJORITY:]):
             replies = await asyncio.gather(*(gateway.ask(node, body) for node in batch))
@@ -141,7 +141,7 @@ class AnswerCheck:
 
     def __init__(
         self,
-        reference: Reference,
+        reference: AnswerReference,
         signer: MessageSigner,
         market: SigningDomain,
         clock: Clock,
@@ -155,7 +155,7 @@ class AnswerCheck:
         self._model = model
         self._share_bps = share_bps
 
-    async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: Found) -> str:
+    async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome) -> str:
         """Why the answer is wrong, empty when it holds or nothing speaks against it."""
         seed = keccak256(b"parallelix.probe.reference" + probe_seed(probe, self._signer))
         if int.from_bytes(seed[:8], "big") % FULL_BPS >= self._share_bps:
@@ -171,7 +171,7 @@ class AnswerCheck:
         return "differs from the reference in two prompts"
 
     async def _holds(
-        self, gateway: Asker, probe: DueProbe, found: Found, seed: bytes, *, again: bool
+        self, gateway: Asker, probe: DueProbe, found: ProbeOutcome, seed: bytes, *, again: bool
     ) -> bool:
         if found.receipt is None:
             return True

@@ -17,7 +17,7 @@ from offchain.domain.types import Epoch
 from offchain.evidence.chain_view import ChainView
 from offchain.evidence.document import MessageSigner
 from offchain.evidence.epoch_context import EpochContext, seed_time
-from offchain.evidence.epoch_context_reader import FrameReader, NotReadyError
+from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError
 from offchain.keeper import store
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
@@ -36,7 +36,7 @@ class PlanService:
         self,
         database: Database,
         view: ChainView,
-        frames: FrameReader,
+        frames: EpochContextReader,
         signer: MessageSigner,
         clock: Clock,
         *,

@@ -19,7 +19,7 @@ from offchain.db.models import Node
 from offchain.domain.answer_text import answer_result
 from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.evidence_entries import Answer, Miss
+from offchain.domain.evidence_entries import AnswerEntry, Miss
 from offchain.domain.messages import (
     MissReason,
     ServiceReceipt,
@@ -59,7 +59,7 @@ class ProbedNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ProbeOutcome:
     """Result of one probe: an accepted receipt, a reason for a miss, or neither (abstained).
 
     Attributes:
@@ -74,7 +74,9 @@ class Found:
     result: bytes = b""
 
 
-def judge_reply(reply: Reply, body: bytes, node: ProbedNode, market: SigningDomain, now_ms: int) -> Found:
+def judge_reply(
+    reply: Reply, body: bytes, node: ProbedNode, market: SigningDomain, now_ms: int
+) -> ProbeOutcome:
     """What a reply says about the node. Pure.
 
     Args:
@@ -82,17 +84,17 @@ def judge_reply(reply: Reply, body: bytes, node: ProbedNode, market: SigningDoma
         now_ms: Unix milliseconds by this keeper's clock, when the reply was complete.
     """
     if reply.kind is ReplyKind.GATEWAY_FAILED:
-        return Found(why=reply.detail)
+        return ProbeOutcome(why=reply.detail)
     if reply.kind is ReplyKind.NODE_FAILED:
-        return Found(miss=MissReason.UNREACHABLE, why=reply.detail)
+        return ProbeOutcome(miss=MissReason.UNREACHABLE, why=reply.detail)
     if reply.kind is ReplyKind.TIMED_OUT:
-        return Found(miss=MissReason.TIMEOUT, why="timed out")
+        return ProbeOutcome(miss=MissReason.TIMEOUT, why="timed out")
     try:
         receipt = ServiceReceipt.from_json(reply.envelope["receipt"])
         signature = bytes.fromhex(str(reply.envelope["signature"]).removeprefix("0x"))
         result = answer_result(reply.answer)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return Found(miss=MissReason.BAD_RECEIPT, why=f"malformed: {error}")
+        return ProbeOutcome(miss=MissReason.BAD_RECEIPT, why=f"malformed: {error}")
     began = now_ms - reply.elapsed_ms
     failures = {
         "of another node": receipt.node_id != node.node_id,
@@ -110,19 +112,21 @@ def judge_reply(reply: Reply, body: bytes, node: ProbedNode, market: SigningDoma
     }
     false = next((words for words, failed in failures.items() if failed), None)
     if false is not None:
-        return Found(miss=MissReason.BAD_RECEIPT, why=f"receipt {false}")
+        return ProbeOutcome(miss=MissReason.BAD_RECEIPT, why=f"receipt {false}")
     floor = FLOORS[node.tier]
     if reply.first_token_ms is not None and reply.first_token_ms > floor.first_token_ms:
-        return Found(miss=MissReason.SLOW_FIRST_TOKEN, why=f"first token after {reply.first_token_ms} ms")
+        return ProbeOutcome(
+            miss=MissReason.SLOW_FIRST_TOKEN, why=f"first token after {reply.first_token_ms} ms"
+        )
     if reply.elapsed_ms > floor.allowed_ms(receipt.completion_tokens):
-        return Found(miss=MissReason.BELOW_FLOOR, why=f"{reply.elapsed_ms} ms")
-    return Found(receipt, signature, result=result)
+        return ProbeOutcome(miss=MissReason.BELOW_FLOOR, why=f"{reply.elapsed_ms} ms")
+    return ProbeOutcome(receipt, signature, result=result)
 
 
 class WrongAnswer(Protocol):
     """Says whether an answered probe was answered wrongly; see `keeper.reference`."""
 
-    async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: Found) -> str:
+    async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome) -> str:
         """Why, or nothing."""
 
 
@@ -237,17 +241,17 @@ class ProbeService:
         self._record(probe, reply, found, self._clock.now_ms() if found.miss else now_ms)
 
     async def _doubted(
-        self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: Found, revision: bytes
-    ) -> Found:
+        self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome, revision: bytes
+    ) -> ProbeOutcome:
         """The answer, or a miss when it is wrong or the node is not what it declared and the slot is not over."""
         reason, why = MissReason.FALSE_MANIFEST, self._contradiction(node.node_id, revision)
         if not why and self._check is not None:
             reason, why = MissReason.WRONG_ANSWER, await self._check.wrong(gateway, probe, node, found)
         if not why or self._clock.now_ms() > self._slot_end(probe):
             return found
-        return Found(miss=reason, why=why)
+        return ProbeOutcome(miss=reason, why=why)
 
-    def _record(self, probe: DueProbe, reply: Reply, found: Found, now_ms: int) -> None:
+    def _record(self, probe: DueProbe, reply: Reply, found: ProbeOutcome, now_ms: int) -> None:
         if found.receipt is not None:
             outcome, entry = "answered", self._answer(probe, found.receipt, found.node_signature).pack()
         elif found.miss is not None:
@@ -279,10 +283,10 @@ class ProbeService:
         with suppress(TransientError), self._database.write() as session:  # else its lease runs out
             store.release_probes(session, [probe], now_ms + RETRY_MS)
 
-    def _answer(self, probe: DueProbe, receipt: ServiceReceipt, node_signature: bytes) -> Answer:
+    def _answer(self, probe: DueProbe, receipt: ServiceReceipt, node_signature: bytes) -> AnswerEntry:
         struct = SlotReceipt(probe.epoch, probe.slot, probe.node_id, receipt.struct_hash())
         signature = self._signer.sign(self._attestation.message(struct.struct_hash()))
-        return Answer(probe.slot, receipt, node_signature, signature)
+        return AnswerEntry(probe.slot, receipt, node_signature, signature)
 
     def _miss(self, probe: DueProbe, reason: MissReason, now_ms: int) -> Miss:
         struct = SlotMiss(probe.epoch, probe.slot, probe.node_id, now_ms, reason)

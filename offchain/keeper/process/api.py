@@ -16,7 +16,7 @@ from offchain.errors import TransientError
 from offchain.evidence.canonical_json import canonical
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.keeper import store
-from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.ballot import BallotRefusedError
 from offchain.keeper.attestation.epoch_summary import epoch_summary
 from offchain.keeper.attestation.service import AttestService
 from offchain.keeper.process.health import Health
@@ -121,7 +121,7 @@ class KeeperApi:
             return _json({"error": "the body is not JSON"}, status=400)
         try:
             signature = await asyncio.to_thread(self._attest.answer_proposal, epoch, data)
-        except RefusedError as refused:
+        except BallotRefusedError as refused:
             return _json({"error": str(refused), "disagreement": refused.disagreement}, status=409)
         return _json({"signature": signature})
 

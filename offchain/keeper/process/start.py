@@ -36,9 +36,9 @@ from offchain.errors import FatalError, ParallelixError, UserError
 from offchain.keeper.operator.keys import load_signer, read_api_key
 from offchain.keeper.process.broker import Broker, locate, prepare
 from offchain.keeper.process.celery import CHAIN_QUEUES, QUEUES, WORK_QUEUES, make_app, run_beat, run_worker
-from offchain.keeper.process.supervisor import Child, ChildFailedError, Supervisor, run_forked
+from offchain.keeper.process.supervisor import ChildFailedError, SupervisedProcess, Supervisor, run_forked
 from offchain.keeper.process.tasks import register
-from offchain.keeper.process.wiring import Services
+from offchain.keeper.process.wiring import KeeperWiring
 from offchain.keeper.settings import KeeperSettings
 from offchain.runtime.crash_points import CrashPoint, from_environment, nowhere
 from offchain.runtime.logs import configure_logs
@@ -78,7 +78,7 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     gc.freeze()  # children share what is loaded now
     try:
         if broker.command is not None:
-            supervisor.start(Child("valkey", lambda: _exec_broker(broker), stop_order=2))
+            supervisor.start(SupervisedProcess("valkey", lambda: _exec_broker(broker), stop_order=2))
         _wait_for_broker(broker, supervisor)
         for child in children(settings, deployment, signer, broker, listener, reached):
             supervisor.start(child)
@@ -98,25 +98,27 @@ def children(
     broker: Broker,
     listener: socket.socket,
     reached: CrashPoint,
-) -> list[Child]:
+) -> list[SupervisedProcess]:
     """The processes of a keeper beside its broker; `reached` has a test kill them at a named place."""
 
-    def services() -> Services:
-        return Services(settings, deployment, signer, broker.url, reached=reached)
+    def services() -> KeeperWiring:
+        return KeeperWiring(settings, deployment, signer, broker.url, reached=reached)
 
     return [
-        Child("chain", lambda: worker(services, broker, settings, "chain", CHAIN_QUEUES, CHAIN_CONCURRENCY)),
-        Child(
+        SupervisedProcess(
+            "chain", lambda: worker(services, broker, settings, "chain", CHAIN_QUEUES, CHAIN_CONCURRENCY)
+        ),
+        SupervisedProcess(
             "work",
             lambda: worker(services, broker, settings, "work", WORK_QUEUES, settings.worker_concurrency),
         ),
-        Child("beat", lambda: beat(broker, settings)),
-        Child("api", lambda: serve(services(), listener), stop_order=1),
+        SupervisedProcess("beat", lambda: beat(broker, settings)),
+        SupervisedProcess("api", lambda: serve(services(), listener), stop_order=1),
     ]
 
 
 def worker(
-    services: Callable[[], Services],
+    services: Callable[[], KeeperWiring],
     broker: Broker,
     settings: KeeperSettings,
     name: str,
@@ -140,7 +142,7 @@ def beat(broker: Broker, settings: KeeperSettings) -> None:
     run_beat(make_app(broker.url))
 
 
-def serve(services: Services, listener: socket.socket) -> None:
+def serve(services: KeeperWiring, listener: socket.socket) -> None:
     """The HTTP API on a socket that listens already, in this process."""
     configure_logs(services.settings.log_level, "keeper-api")
     with suppress(web.GracefulExit, KeyboardInterrupt):
@@ -280,8 +282,8 @@ def run_single_api(settings: KeeperSettings, *, as_json: bool) -> None:
     serve(services, listener)
 
 
-def _services(settings: KeeperSettings, broker_url: str) -> Services:
+def _services(settings: KeeperSettings, broker_url: str) -> KeeperWiring:
     deployment = Deployment.load(settings.deployment)
     signer = load_signer(settings)
     preflight(settings, deployment)
-    return Services(settings, deployment, signer, broker_url)
+    return KeeperWiring(settings, deployment, signer, broker_url)

@@ -30,7 +30,7 @@ class ChildFailedError(Exception):
 
 
 @dataclass
-class Child:
+class SupervisedProcess:
     """One child process.
 
     Attributes:
@@ -56,7 +56,7 @@ class Supervisor:
         self._restart_limit = restart_limit
         self._parent = os.getpid()
         self._stopping = False
-        self.children: list[Child] = []
+        self.children: list[SupervisedProcess] = []
 
     def request_stop(self, *_: object) -> None:
         """Signal handler: leave `watch` at the next step."""
@@ -67,7 +67,7 @@ class Supervisor:
         """Whether a stop was asked for."""
         return self._stopping
 
-    def start(self, child: Child) -> None:
+    def start(self, child: SupervisedProcess) -> None:
         """Start a child and keep it running from now on."""
         if child not in self.children:
             self.children.append(child)
@@ -83,7 +83,7 @@ class Supervisor:
             os.setpgid(pid, pid)
         log.info("child_started", child=child.name, pid=pid)
 
-    def reap(self) -> list[Child]:
+    def reap(self) -> list[SupervisedProcess]:
         """Children that have ended since the last call."""
         ended = []
         for child in self.children:
@@ -126,7 +126,7 @@ class Supervisor:
                     os.waitpid(child.pid, 0)
                     child.pid = 0
 
-    def _become(self, child: Child) -> NoReturn:
+    def _become(self, child: SupervisedProcess) -> NoReturn:
         code = 1
         try:
             die_with(self._parent)

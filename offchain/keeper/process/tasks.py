@@ -9,7 +9,7 @@ from celery import Celery
 from offchain.errors import TransientError
 from offchain.keeper.attestation.lease import alone
 from offchain.keeper.process.celery import DISPATCH, PROBE, QUEUES
-from offchain.keeper.process.wiring import Services
+from offchain.keeper.process.wiring import KeeperWiring
 
 log = structlog.get_logger(__name__)
 
@@ -17,10 +17,10 @@ ANNOUNCED_SECONDS = 3
 """A message for one job is not repeated within this time."""
 
 
-def register(app: Celery, services: Callable[[], Services]) -> None:
+def register(app: Celery, services: Callable[[], KeeperWiring]) -> None:
     """Add the tasks. `services` gives this process's services and is first called when a task runs."""
 
-    def tick(name: str, step: Callable[[Services], Any]) -> None:
+    def tick(name: str, step: Callable[[KeeperWiring], Any]) -> None:
         def run() -> None:
             try:
                 step(services())
@@ -31,18 +31,18 @@ def register(app: Celery, services: Callable[[], Services]) -> None:
 
         app.task(name=name)(run)
 
-    def sweep(own: Services) -> None:
+    def sweep(own: KeeperWiring) -> None:
         own.fulfil.scan()
         for request_id in own.fulfil.due():
             if own.pulse.first("announced:" + request_id, ANNOUNCED_SECONDS):
                 own.reached("job-announced")
                 app.send_task("inference.dispatch", (request_id,), queue=DISPATCH, expires=60)
 
-    def index(own: Services) -> None:
+    def index(own: KeeperWiring) -> None:
         if own.index():
             sweep(own)  # a new request does not wait for the next tick
 
-    def probe(own: Services) -> None:
+    def probe(own: KeeperWiring) -> None:
         if own.probe.step() >= own.probe.batch:
             app.send_task("uptime.probe", queue=PROBE, expires=2)
 
@@ -52,13 +52,13 @@ def register(app: Celery, services: Callable[[], Services]) -> None:
         except TransientError as error:
             log.warning("dispatch_failed", request=request_id, error=str(error))
 
-    def attest(own: Services) -> None:
+    def attest(own: KeeperWiring) -> None:
         with alone(own.database, own.clock, "attest") as fence:
             if fence is not None:
                 own.attest.step(fence)
 
     tick("chain.index", index)
-    tick("chain.send", Services.send)
+    tick("chain.send", KeeperWiring.send)
     tick("inference.sweep", sweep)
     tick("uptime.plan", lambda own: own.plan.step())
     tick("uptime.probe", probe)

@@ -17,17 +17,22 @@ from offchain.domain.eip712 import keccak256
 from offchain.domain.types import FULL_BPS, Bps
 from offchain.errors import TransientError
 from offchain.evidence.chain_view import ReaderView
-from offchain.evidence.epoch_context_reader import FrameReader
+from offchain.evidence.epoch_context_reader import EpochContextReader
 from offchain.evidence.execution_batches import GatewayBatches
 from offchain.evidence.keeper_peers import HttpPeers
 from offchain.keeper.attestation.service import AttestService
-from offchain.keeper.attestation.settlement import CloseService
+from offchain.keeper.attestation.settlement import EpochSettlement
 from offchain.keeper.lookups import Lookups
 from offchain.keeper.market.answer_sampling import ValidateService
-from offchain.keeper.market.dispatcher import Answer, BlockingDispatcher, chat_unit
+from offchain.keeper.market.dispatcher import BlockingDispatcher, DispatchedAnswer, chat_unit
 from offchain.keeper.market.fulfil import FulfilService
 from offchain.keeper.operator.keys import read_api_key, read_secret
-from offchain.keeper.probing.answer_check import AnswerCheck, EndpointReference, NodesReference, Reference
+from offchain.keeper.probing.answer_check import (
+    AnswerCheck,
+    AnswerReference,
+    EndpointReference,
+    NodesReference,
+)
 from offchain.keeper.probing.capability_check import CapabilityService
 from offchain.keeper.probing.clock_check import ClockCheck
 from offchain.keeper.probing.gateway_client import GatewayClient
@@ -51,7 +56,7 @@ MAX_DISPATCH_SECONDS = 100.0
 VALIDATION_SECONDS = 20.0
 
 
-class Services:
+class KeeperWiring:
     """One keeper, wired. Make one for each process; not to be carried over a fork.
 
     Args:
@@ -106,8 +111,8 @@ class Services:
         return ClockCheck(self.database, self.clock)
 
     @cached_property
-    def frames(self) -> FrameReader:
-        return FrameReader(self.database, self.view, self.deployment)
+    def frames(self) -> EpochContextReader:
+        return EpochContextReader(self.database, self.view, self.deployment)
 
     @cached_property
     def peers(self) -> HttpPeers:
@@ -221,8 +226,8 @@ class Services:
         )
 
     @cached_property
-    def close_epochs(self) -> CloseService:
-        return CloseService(
+    def close_epochs(self) -> EpochSettlement:
+        return EpochSettlement(
             self.database,
             self.view,
             self.frames,
@@ -305,7 +310,7 @@ class Services:
         settings = self.settings
         if settings.probe_check_share == 0:
             return None
-        reference: Reference = NodesReference(self.database, self.lookups.serving)
+        reference: AnswerReference = NodesReference(self.database, self.lookups.serving)
         if settings.reference_url is not None:
             key_file, revision = settings.reference_api_key_file, settings.reference_revision
             reference = EndpointReference(
@@ -327,7 +332,7 @@ class Services:
         answer: str = self.reader.rpc.call("eth_getBalance", self.signer.address, "latest")
         return int(answer, 16)
 
-    def _dispatch(self, request_id: bytes, payload: bytes, seconds: float) -> Answer:
+    def _dispatch(self, request_id: bytes, payload: bytes, seconds: float) -> DispatchedAnswer:
         unit = chat_unit(request_id, payload)
         try:
             return self.dispatcher.dispatch(

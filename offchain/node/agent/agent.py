@@ -37,7 +37,7 @@ from offchain.node.machine.manifest import Manifest, manifest_of
 from offchain.node.machine.tls import Certificate
 from offchain.node.settings import NodeSettings
 from offchain.protocol.openai_errors import server_error_body
-from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
+from offchain.transport.server import HttpLimits, HttpServer, Request, ServerConnection
 
 _log = structlog.get_logger(__name__)
 # For the last bytes of answers, after draining.
@@ -207,12 +207,12 @@ class Agent:
 
         server = AgentServer(gate, slots, proxy, parts.manifest, metrics, now_ms, about)
 
-        async def handle(request: Request, connection: Connection) -> None:
+        async def handle(request: Request, connection: ServerConnection) -> None:
             dial.nudge()
             await server.handle(request, connection)
 
         http = HttpServer(
-            handle, HttpLimits(most_body=settings.max_request_bytes), _handler_failed, server_error_body
+            handle, HttpLimits(max_body=settings.max_request_bytes), _handler_failed, server_error_body
         )
 
         def describe(front: str) -> dict[str, object]:

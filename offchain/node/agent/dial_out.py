@@ -19,7 +19,7 @@ from offchain.crypto.keys import Signer
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
-from offchain.transport.server import Connection, HttpServer
+from offchain.transport.server import HttpServer, ServerConnection
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ _LOOK_SECONDS = 0.5
 _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 15.0
 _UNSUPPORTED_SECONDS = 60.0
-_MOST_HEAD_BYTES = 16 * 1024
+_MAX_HEAD_BYTES = 16 * 1024
 
 
 def dialled_url(node_id: NodeId) -> str:
@@ -88,7 +88,7 @@ class _Handshake(asyncio.Protocol):
 
     async def _more(self) -> None:
         self._arrived.clear()
-        if self._lost or len(self._buffer) > _MOST_HEAD_BYTES:
+        if self._lost or len(self._buffer) > _MAX_HEAD_BYTES:
             raise DialError("the front broke off")
         await self._arrived.wait()
 
@@ -111,7 +111,7 @@ class DialOut:
     slots: int
     now_ms: Callable[[], int]
     changed: Callable[[], None] = lambda: None
-    _held: dict[str, list[Connection]] = field(default_factory=dict, init=False)
+    _held: dict[str, list[ServerConnection]] = field(default_factory=dict, init=False)
     _look: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def nudge(self) -> None:
@@ -119,7 +119,7 @@ class DialOut:
         if any(self._is_short(held) for held in self._held.values()):
             self._look.set()
 
-    def _is_short(self, held: Sequence[Connection]) -> bool:
+    def _is_short(self, held: Sequence[ServerConnection]) -> bool:
         idle = itertools.islice((connection for connection in held if connection.idle), _RESERVE)
         return sum(1 for _ in idle) < _RESERVE and len(held) < self.slots + _RESERVE
 
@@ -171,7 +171,7 @@ class DialOut:
                         await self._look.wait()
                     self._look.clear()
 
-    async def _dial(self, front: str) -> Connection:
+    async def _dial(self, front: str) -> ServerConnection:
         parts = urlsplit(front)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise DialError(f"{front!r} is not an http(s) URL")
@@ -187,7 +187,7 @@ class DialOut:
             raise
         if transport.is_closing():
             raise DialError("the front broke off")
-        connection = Connection(self.server)
+        connection = ServerConnection(self.server)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         if shake.rest():

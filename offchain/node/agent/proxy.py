@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from offchain.domain.answer_text import StreamedAnswer, answer_result
-from offchain.node.agent.receipts import Answered, ReceiptMaker
+from offchain.node.agent.receipts import ReceiptMaker, ServedAnswer
 from offchain.node.agent.tickets import Admission
 from offchain.node.engines.backend import Backend
 from offchain.node.engines.model_server import Engine
@@ -24,7 +24,7 @@ from offchain.node.errors import ServeError
 from offchain.protocol.receipts import encode_header
 from offchain.transport.errors import TransportError
 from offchain.transport.pool import HostPool, HttpExchange
-from offchain.transport.server import Connection, Request
+from offchain.transport.server import Request, ServerConnection
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
 SALT_HEADER = "x-parallelix-cache-salt"
@@ -37,7 +37,7 @@ _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-co
 
 
 @dataclass(slots=True)
-class Served:
+class ServedCounts:
     """Counts of one answer, for metrics and the log. `status` is what the front got."""
 
     prompt_tokens: int = 0
@@ -57,7 +57,9 @@ class Proxy:
         self._now_ms = now_ms
         self._pools: dict[str, HostPool] = {}
 
-    async def serve(self, request: Request, connection: Connection, admission: Admission) -> Served:
+    async def serve(
+        self, request: Request, connection: ServerConnection, admission: Admission
+    ) -> ServedCounts:
         """Answer one admitted request.
 
         Raises:
@@ -91,7 +93,7 @@ class Proxy:
             job = _Job(connection, exchange, admission, backend, started_at_ms)
             return await self._relay(job, streaming=streaming, wants_usage=wants_usage)
 
-    async def _relay(self, job: "_Job", *, streaming: bool, wants_usage: bool) -> Served:
+    async def _relay(self, job: "_Job", *, streaming: bool, wants_usage: bool) -> ServedCounts:
         exchange = job.exchange
         try:
             await exchange.head()
@@ -129,7 +131,7 @@ class Proxy:
         pool.dispatch(exchange)
         return exchange
 
-    async def _refuse(self, job: "_Job") -> Served:
+    async def _refuse(self, job: "_Job") -> ServedCounts:
         """Pass on the model server's own answer to a request that it did not accept, in OpenAI's shape."""
         status = job.exchange.status
         data = await _read_all(job.exchange)
@@ -142,15 +144,15 @@ class Proxy:
         if not shaped:
             raise ServeError(status, "invalid_request_error", f"the model server answered {status}")
         job.connection.reply(status, {"content-type": "application/json"}, data)
-        return Served(status=status)
+        return ServedCounts(status=status)
 
-    async def _whole(self, job: "_Job") -> Served:
+    async def _whole(self, job: "_Job") -> ServedCounts:
         data = await _read_all(job.exchange)
         try:
             answer = orjson.loads(data)
             result = answer_result(answer)
             usage = answer.get("usage") or {}
-            served = Served(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0), True)
+            served = ServedCounts(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0), True)
         except (ValueError, KeyError, TypeError) as error:
             raise ServeError(
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
@@ -163,11 +165,11 @@ class Proxy:
         job.connection.reply(200, headers, data)
         return served
 
-    async def _stream(self, job: "_Job", *, wants_usage: bool) -> Served:
+    async def _stream(self, job: "_Job", *, wants_usage: bool) -> ServedCounts:
         connection, exchange = job.connection, job.exchange
         connection.begin(200, _STREAM_HEADERS)
         answer = StreamedAnswer()
-        served = Served()
+        served = ServedCounts()
         pending = b""
         try:
             while not served.whole and (chunk := await exchange.read()):
@@ -191,7 +193,7 @@ class Proxy:
         return served
 
     def _frame(
-        self, job: "_Job", frame: bytes, answer: StreamedAnswer, served: Served, *, wants_usage: bool
+        self, job: "_Job", frame: bytes, answer: StreamedAnswer, served: ServedCounts, *, wants_usage: bool
     ) -> bytes:
         """What the gateway gets for one frame of the model server."""
         if not frame.startswith(b"data: "):
@@ -214,14 +216,14 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    connection: Connection
+    connection: ServerConnection
     exchange: HttpExchange
     admission: Admission
     backend: Backend
     started_at_ms: int
 
-    def answered(self, result: bytes, served: Served) -> Answered:
-        return Answered(
+    def answered(self, result: bytes, served: ServedCounts) -> ServedAnswer:
+        return ServedAnswer(
             ticket=self.admission.ticket,
             revision_hash=self.backend.model.revision_hash,
             result=result,

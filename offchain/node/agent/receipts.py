@@ -12,7 +12,7 @@ from offchain.domain.types import NodeId, Wei
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ServedAnswer:
     """What the model server did for one request.
 
     Attributes:
@@ -51,7 +51,7 @@ class ReceiptMaker:
         self._now_ms = now_ms
         self._keep = keep
 
-    def make(self, answered: Answered) -> bytes:
+    def make(self, answered: ServedAnswer) -> bytes:
         """Canonical JSON of the signed receipt: `{"nodeKey", "receipt", "signature"}`."""
         ticket = answered.ticket
         receipt = ServiceReceipt(

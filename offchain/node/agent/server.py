@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from offchain.node.agent.metrics import NodeMetrics
-from offchain.node.agent.proxy import COMPLETION_PATHS, EMBEDDING_PATH, Proxy, Served
+from offchain.node.agent.proxy import COMPLETION_PATHS, EMBEDDING_PATH, Proxy, ServedCounts
 from offchain.node.agent.slots import Slots
 from offchain.node.agent.tickets import TicketGate
 from offchain.node.engines.model_server import Engine, EngineState
 from offchain.node.errors import ServeError
 from offchain.node.machine.manifest import Manifest
-from offchain.transport.server import Connection, Request
+from offchain.transport.server import Request, ServerConnection
 
 _JSON = {"content-type": "application/json"}
 _Reply = tuple[int, dict[str, str], bytes]
@@ -58,7 +58,7 @@ class AgentServer:
         """Every model has a server that is up, and the agent is not draining."""
         return not self._slots.draining and all(backend.up for backend in self._proxy.backends.values())
 
-    async def handle(self, request: Request, connection: Connection) -> None:
+    async def handle(self, request: Request, connection: ServerConnection) -> None:
         """Answer one request."""
         try:
             await self._route(request, connection)
@@ -67,7 +67,7 @@ class AgentServer:
             self._metrics.requests[error.kind] += 1
             connection.reply(error.status, error.headers, error.body)
 
-    async def _route(self, request: Request, connection: Connection) -> None:
+    async def _route(self, request: Request, connection: ServerConnection) -> None:
         path = request.path
         if path in _SERVED_PATHS:
             if request.method != "POST":
@@ -78,7 +78,7 @@ class AgentServer:
         else:
             raise ServeError(404, "not_found", f"there is no {path} here")
 
-    async def _serve(self, request: Request, connection: Connection) -> None:
+    async def _serve(self, request: Request, connection: ServerConnection) -> None:
         headers = request.headers
         admission = await self._gate.check(
             headers.get("x-parallelix-request-id"), headers.get("x-parallelix-ticket"), request.body
@@ -107,7 +107,7 @@ class AgentServer:
                     self._metrics.requests[outcome] += 1
                 self._metrics.seconds.observe(time.perf_counter() - began)
 
-    def _count(self, served: Served) -> None:
+    def _count(self, served: ServedCounts) -> None:
         self.totals["served" if served.whole else "failed"] += 1
         self.totals["prompt_tokens"] += served.prompt_tokens
         self.totals["completion_tokens"] += served.completion_tokens

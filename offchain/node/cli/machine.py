@@ -141,11 +141,11 @@ def _verify(settings: "NodeSettings", given: dict[str, Any], *, tell: bool) -> d
     """All findings and the forecast, as the document of `--json`; `tell` prints them as they come."""
     from offchain.domain.amounts import parse_prlx
     from offchain.node.machine.benchmark import measure
-    from offchain.node.machine.findings import Verdict
-    from offchain.node.machine.preflight import Verifier
+    from offchain.node.machine.findings import CheckVerdict
+    from offchain.node.machine.preflight import MachinePreflight
 
     stake = parse_prlx(given["stake"]) if given.get("stake") else None
-    checker = Verifier(settings, given.get("owner"), stake)
+    checker = MachinePreflight(settings, given.get("owner"), stake)
     found = []
     for finding in (*checker.findings(), *(measure(settings) if given.get("benchmark") else ())):
         found.append(finding)
@@ -157,7 +157,7 @@ def _verify(settings: "NodeSettings", given: dict[str, Any], *, tell: bool) -> d
     if tell and expected is not None:
         _tell_forecast(expected)
     return {
-        "ok": all(finding.verdict is not Verdict.FAIL for finding in found),
+        "ok": all(finding.verdict is not CheckVerdict.FAIL for finding in found),
         "checks": [finding.to_json() for finding in found],
         "forecast": expected.to_json() if expected else None,
     }

@@ -78,9 +78,9 @@ async def _show(agent: "Agent", settings: "NodeSettings") -> None:
     from rich.live import Live
 
     from offchain.node.machine.terminal_view import render
-    from offchain.node.owner.earnings import Ledger
+    from offchain.node.owner.earnings import NodeEarnings
 
-    ledger = Ledger(settings)
+    ledger = NodeEarnings(settings)
     reading: asyncio.Task[None] | None = None
     try:
         with Live(refresh_per_second=4, transient=False) as screen:
@@ -150,9 +150,9 @@ def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
     from rich.live import Live
 
     from offchain.node.machine.terminal_view import render
-    from offchain.node.owner.earnings import Ledger
+    from offchain.node.owner.earnings import NodeEarnings
 
-    ledger = Ledger(settings)
+    ledger = NodeEarnings(settings)
     ledger.read(found.node_id)
     if not watch:
         Console().print(render(agent, ledger))

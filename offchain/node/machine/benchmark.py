@@ -8,7 +8,7 @@ import orjson
 
 from offchain.domain.tier_floors import FLOORS
 from offchain.domain.tiers import Tier
-from offchain.node.machine.findings import Finding, Verdict
+from offchain.node.machine.findings import CheckVerdict, MachineFinding
 from offchain.node.machine.status import agent_state
 from offchain.node.settings import NodeSettings
 
@@ -17,12 +17,15 @@ _ROUNDS = 3
 _TIMEOUT_SECONDS = 120.0
 
 
-def measure(settings: NodeSettings) -> Iterator[Finding]:
+def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
     """Time to the first token and tokens per second, best of three, against the floor of the declared tier."""
     url, key = _server(settings)
     if url is None:
-        yield Finding(
-            "benchmark", Verdict.WARN, "no model server runs here yet", "start the node, then verify again"
+        yield MachineFinding(
+            "benchmark",
+            CheckVerdict.WARN,
+            "no model server runs here yet",
+            "start the node, then verify again",
         )
         return
     best_first, best_rate = float("inf"), 0.0
@@ -30,9 +33,9 @@ def measure(settings: NodeSettings) -> Iterator[Finding]:
         try:
             first_ms, rate = _once(url, key, settings.served_model)
         except (httpx.HTTPError, ValueError) as error:
-            yield Finding(
+            yield MachineFinding(
                 "benchmark",
-                Verdict.FAIL,
+                CheckVerdict.FAIL,
                 f"the model server failed: {error}",
                 "see `parallelix node logs --engine`",
             )
@@ -44,9 +47,11 @@ def measure(settings: NodeSettings) -> Iterator[Finding]:
         f"{best_rate:.0f} tokens/s (floor {floor.tokens_per_second})"
     )
     if best_first > floor.first_token_ms or best_rate < floor.tokens_per_second:
-        yield Finding("benchmark", Verdict.FAIL, text, "declare a lower tier, or serve a smaller model")
+        yield MachineFinding(
+            "benchmark", CheckVerdict.FAIL, text, "declare a lower tier, or serve a smaller model"
+        )
     else:
-        yield Finding("benchmark", Verdict.OK, text)
+        yield MachineFinding("benchmark", CheckVerdict.OK, text)
 
 
 def _server(settings: NodeSettings) -> tuple[str | None, str | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     """Of one check. A warning does not stop the node, a failure does."""
 
     OK = "ok"
@@ -13,7 +13,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MachineFinding:
     """What one check found.
 
     Attributes:
@@ -22,7 +22,7 @@ class Finding:
     """
 
     name: str
-    verdict: Verdict
+    verdict: CheckVerdict
     reason: str
     remedy: str = ""
 
@@ -36,12 +36,12 @@ class Finding:
         }
 
 
-def passed(name: str, reason: str) -> Finding:
+def passed(name: str, reason: str) -> MachineFinding:
     """A check that found nothing wrong."""
-    return Finding(name, Verdict.OK, reason)
+    return MachineFinding(name, CheckVerdict.OK, reason)
 
 
-def failed(name: str, error: str, remedy: str = "") -> Finding:
+def failed(name: str, error: str, remedy: str = "") -> MachineFinding:
     """A check that did. An error in the form `what is wrong; what to do` brings its remedy along."""
     reason, _, hint = error.partition("; ")
-    return Finding(name, Verdict.FAIL, reason, remedy or hint)
+    return MachineFinding(name, CheckVerdict.FAIL, reason, remedy or hint)

@@ -7,10 +7,10 @@ import httpx
 
 from offchain.domain.tiers import Tier
 from offchain.errors import UserError
-from offchain.node.machine.findings import Finding, Verdict, failed, passed
+from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, passed
 from offchain.node.machine.manifest import Manifest, manifest_of
 from offchain.node.machine.status import agent_state, fetch
-from offchain.node.owner.stake import NodeView
+from offchain.node.owner.stake import RegisteredNode
 from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions
 
@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 5.0
 _PUBLISH = "run `parallelix node update`, or `parallelix node register` again where the owner's key is"
 
 
-def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[Finding]:
+def check_manifest(settings: NodeSettings, node: RegisteredNode) -> Iterator[MachineFinding]:
     """Of a registered node: what it declares, what it offers and what its first model server has loaded."""
     try:
         manifest = manifest_of(settings)
@@ -53,7 +53,7 @@ def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[Finding]:
     yield from _check_server(settings, manifest)
 
 
-def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[Finding]:
+def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[MachineFinding]:
     """The first model server's own list of models."""
     access, declared = settings.data_dir / "engine.json", manifest.models[0]
     if not access.exists():
@@ -64,9 +64,9 @@ def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[Findin
         answer = httpx.get(f"{found['url']}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
         served = {str(model["id"]): model.get("max_model_len") for model in answer.json()["data"]}
     except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError) as error:
-        yield Finding(
+        yield MachineFinding(
             "served model",
-            Verdict.WARN,
+            CheckVerdict.WARN,
             f"the model server does not list its models ({type(error).__name__})",
             "",
         )

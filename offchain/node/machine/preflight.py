@@ -17,7 +17,7 @@ from offchain.domain.amounts import ETHER, prlx
 from offchain.domain.tiers import Tier
 from offchain.errors import ParallelixError, UserError
 from offchain.node.machine import hardware
-from offchain.node.machine.findings import Finding, Verdict, failed, passed
+from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, passed
 from offchain.node.machine.manifest import model_revision
 from offchain.node.machine.manifest_check import check_manifest
 from offchain.node.machine.status import agent_state
@@ -27,14 +27,14 @@ from offchain.node.owner.wallet import Chain
 from offchain.node.settings import NodeSettings
 
 _TIMEOUT_SECONDS = 5.0
-_MOST_SKEW_SECONDS = 5.0
+_MAX_SKEW_SECONDS = 5.0
 _ENGINE_OVERHEAD_BYTES = 1_500_000_000
 _REGISTER_GAS = 600_000
 _LEAST_DISK_BYTES = 2_000_000_000
 
 
 @dataclass(slots=True)
-class Verifier:
+class MachinePreflight:
     """Runs the checks one after another; later ones are skipped when what they need has failed.
 
     Attributes:
@@ -50,7 +50,7 @@ class Verifier:
     wall: Callable[[], float] = time.time
     chain: Chain | None = None
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[MachineFinding]:
         """All findings, as they come."""
         yield self._key()
         yield from self._chain()
@@ -63,14 +63,14 @@ class Verifier:
         yield from self._fronts()
         yield from self._stake()
 
-    def _key(self) -> Finding:
+    def _key(self) -> MachineFinding:
         try:
             signer = Signer.load(self.settings.keystore, self.settings.password_file)
         except UserError as error:
             return failed("node key", str(error))
         return passed("node key", f"{signer.address}, encrypted, readable by its owner alone")
 
-    def _chain(self) -> Iterator[Finding]:
+    def _chain(self) -> Iterator[MachineFinding]:
         try:
             deployment = Deployment.load(self.settings.deployment)
             self.chain = Chain.connect(self.settings.rpc_url, deployment)
@@ -80,9 +80,9 @@ class Verifier:
         block = self.chain.web3.eth.get_block("latest")
         age = self.wall() - block["timestamp"]
         if age > 600:
-            yield Finding(
+            yield MachineFinding(
                 "chain",
-                Verdict.WARN,
+                CheckVerdict.WARN,
                 f"the newest block is {age:.0f} s old",
                 "the RPC endpoint may lag; use another",
             )
@@ -91,7 +91,7 @@ class Verifier:
             "chain", f"chain {deployment.chain_id}, block {block.get('number')}, contracts as deployed"
         )
 
-    def _clock(self) -> Iterator[Finding]:
+    def _clock(self) -> Iterator[MachineFinding]:
         """Against the Date of whoever answers over HTTP: the fronts, then the RPC endpoint."""
         for url in (*self.settings.fronts, self.settings.rpc_url):
             try:
@@ -102,19 +102,21 @@ class Verifier:
                 continue
             # a Date header has whole seconds, rounded down
             skew = (began + self.wall()) / 2 - (date + 0.5)
-            if abs(skew) > _MOST_SKEW_SECONDS:
-                yield Finding(
+            if abs(skew) > _MAX_SKEW_SECONDS:
+                yield MachineFinding(
                     "clock",
-                    Verdict.FAIL,
+                    CheckVerdict.FAIL,
                     f"this machine's clock is {skew:+.0f} s from {httpx.URL(url).host}'s",
                     "switch time synchronisation on (`timedatectl set-ntp true`): tickets would be refused",
                 )
             else:
                 yield passed("clock", f"within {max(1.0, abs(skew)):.0f} s of {httpx.URL(url).host}")
             return
-        yield Finding("clock", Verdict.WARN, "nobody could be asked for the time", "make sure that NTP runs")
+        yield MachineFinding(
+            "clock", CheckVerdict.WARN, "nobody could be asked for the time", "make sure that NTP runs"
+        )
 
-    def _port(self) -> Finding:
+    def _port(self) -> MachineFinding:
         settings = self.settings
         if agent_state(settings) is not None:
             return passed("port", "the agent is running and answers")
@@ -123,43 +125,43 @@ class Verifier:
             try:
                 probe.bind((settings.host, settings.port))
             except OSError as error:
-                return Finding(
+                return MachineFinding(
                     "port",
-                    Verdict.FAIL,
+                    CheckVerdict.FAIL,
                     f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
                     "choose another port in the settings, or 0 for a free one",
                 )
         return passed("port", f"{settings.host}:{settings.port} is free")
 
-    def _way(self) -> Finding:
+    def _way(self) -> MachineFinding:
         settings = self.settings
         if settings.dial_out:
             return passed("way", "dials out to the fronts; nothing has to be opened")
         private = settings.host == "localhost" or _is_private(settings.host)
         secure = settings.tls_certificate is not None or (settings.public_url or "").startswith("https://")
         if not secure and not private:
-            return Finding(
+            return MachineFinding(
                 "way",
-                Verdict.WARN,
+                CheckVerdict.WARN,
                 f"serves inbound at {settings.public_url or settings.host} without TLS: prompts travel in the clear",
                 "set tls_certificate and tls_key (self-signed will do), or dial_out = true",
             )
         return passed("way", "serves inbound" + (", with TLS" if secure else ", on a private address"))
 
-    def _machine(self) -> Iterator[Finding]:
+    def _machine(self) -> Iterator[MachineFinding]:
         found = hardware.detect(self.run)
         declared = Tier(self.settings.tier)
         if declared > found.tier and declared is not Tier.SPECIALISED:
-            yield Finding(
+            yield MachineFinding(
                 "tier",
-                Verdict.FAIL,
+                CheckVerdict.FAIL,
                 f"tier {int(declared)} is declared, but {found.why}",
                 f"declare tier {int(found.tier)}: probes demand a tier's floor, and a mismatch earns nothing",
             )
         elif declared < found.tier:
-            yield Finding(
+            yield MachineFinding(
                 "tier",
-                Verdict.WARN,
+                CheckVerdict.WARN,
                 f"tier {int(declared)} is declared, but {found.why}",
                 f"tier {int(found.tier)} would have more weight",
             )
@@ -168,9 +170,9 @@ class Verifier:
         if self.settings.backend != "cpu" and self.settings.backend not in {
             a.vendor for a in found.accelerators
         }:
-            yield Finding(
+            yield MachineFinding(
                 "backend",
-                Verdict.FAIL,
+                CheckVerdict.FAIL,
                 f"backend {self.settings.backend} is set, but no such accelerator was found",
                 f'set backend = "{found.backend}", or install the driver',
             )
@@ -178,13 +180,13 @@ class Verifier:
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(self.settings.data_dir).free
         if disk < _LEAST_DISK_BYTES:
-            yield Finding(
-                "disk", Verdict.WARN, f"{disk / 1e9:.1f} GB are free", "make room for logs and caches"
+            yield MachineFinding(
+                "disk", CheckVerdict.WARN, f"{disk / 1e9:.1f} GB are free", "make room for logs and caches"
             )
         else:
             yield passed("disk", f"{disk / 1e9:.0f} GB are free in {self.settings.data_dir}")
 
-    def _memory(self, found: hardware.Hardware) -> Finding:
+    def _memory(self, found: hardware.Hardware) -> MachineFinding:
         folder = self.settings.model_path
         if folder is None or not folder.is_dir():
             return passed(
@@ -204,12 +206,12 @@ class Verifier:
         running = agent_state(self.settings) is not None
         text = f"{have / 1e9:.1f} GB of {what}; the model needs about {need / 1e9:.1f} GB"
         if have < need and not running:
-            return Finding(
-                "memory", Verdict.FAIL, text, "choose a smaller model, or a machine with more memory"
+            return MachineFinding(
+                "memory", CheckVerdict.FAIL, text, "choose a smaller model, or a machine with more memory"
             )
         return passed("memory", text)
 
-    def _model(self) -> Iterator[Finding]:
+    def _model(self) -> Iterator[MachineFinding]:
         settings = self.settings
         if settings.model_path is None:
             if settings.engine_url is None:
@@ -232,7 +234,7 @@ class Verifier:
             return
         yield passed("model", f"{settings.served_model}, revision {revision[:19]}...")
 
-    def _engine(self) -> Finding:
+    def _engine(self) -> MachineFinding:
         if self.settings.model_path is None:
             url = f"{(self.settings.engine_url or '').rstrip('/')}/health"
             try:
@@ -253,26 +255,26 @@ class Verifier:
         version = engine_version(Path(path))
         return passed("model server", f"vLLM {version} at {path}" if version else f"{path}")
 
-    def _fronts(self) -> Iterator[Finding]:
+    def _fronts(self) -> Iterator[MachineFinding]:
         if not self.settings.fronts:
-            yield Finding(
-                "fronts", Verdict.FAIL, "no fronts are set", "name the gateways of your region in fronts"
+            yield MachineFinding(
+                "fronts", CheckVerdict.FAIL, "no fronts are set", "name the gateways of your region in fronts"
             )
         for front in self.settings.fronts:
             try:
                 status = httpx.get(f"{front.rstrip('/')}/health", timeout=_TIMEOUT_SECONDS).status_code
             except httpx.HTTPError as error:
-                yield Finding(
+                yield MachineFinding(
                     "front",
-                    Verdict.WARN,
+                    CheckVerdict.WARN,
                     f"{front} does not answer ({type(error).__name__})",
                     "check its address",
                 )
                 continue
-            verdict = Verdict.OK if status == 200 else Verdict.WARN
-            yield Finding("front", verdict, f"{front} answers {status}")
+            verdict = CheckVerdict.OK if status == 200 else CheckVerdict.WARN
+            yield MachineFinding("front", verdict, f"{front} answers {status}")
 
-    def _stake(self) -> Iterator[Finding]:
+    def _stake(self) -> Iterator[MachineFinding]:
         if self.chain is None:
             return
         try:
@@ -306,16 +308,16 @@ class Verifier:
             yield failed("stake", f"{prlx(stake)} is below the floor of {prlx(floor)}", "stake at least that")
             return
         if self.owner is None:
-            yield Finding(
+            yield MachineFinding(
                 "stake",
-                Verdict.WARN,
+                CheckVerdict.WARN,
                 f"not registered yet; needs {prlx(stake)}",
                 "add --owner ADDRESS to check its balance",
             )
             return
         yield from self._owner_funds(self.owner, stake)
 
-    def _owner_funds(self, owner: str, stake: int) -> Iterator[Finding]:
+    def _owner_funds(self, owner: str, stake: int) -> Iterator[MachineFinding]:
         chain = self.chain
         if chain is None:
             return

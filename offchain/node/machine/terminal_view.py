@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from offchain.domain.amounts import prlx
-from offchain.node.owner.earnings import Ledger
+from offchain.node.owner.earnings import NodeEarnings
 
 _COLOURS = {
     "up": "green",
@@ -31,7 +31,7 @@ def _coloured(word: str) -> Text:
     return Text(word, style=_COLOURS.get(word, ""))
 
 
-def render(agent: Mapping[str, Any], ledger: Ledger) -> RenderableType:
+def render(agent: Mapping[str, Any], ledger: NodeEarnings) -> RenderableType:
     """The agent's `/ready` document, the node on chain and its last epochs, as a panel."""
     parts: list[RenderableType] = []
     if (node := ledger.node) is not None:
@@ -76,7 +76,7 @@ def render(agent: Mapping[str, Any], ledger: Ledger) -> RenderableType:
     return Panel(Group(*parts), title=title, title_align="left")
 
 
-def _epochs(ledger: Ledger) -> RenderableType:
+def _epochs(ledger: NodeEarnings) -> RenderableType:
     """Uptime and earnings an epoch, newest first, and what can be claimed now."""
     if not ledger.earnings:
         return Text(f"\nuptime and earnings: {ledger.reason}", style="dim")

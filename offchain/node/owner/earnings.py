@@ -11,7 +11,7 @@ from offchain.chain.deployment import Deployment
 from offchain.errors import ParallelixError
 from offchain.node.owner import stake
 from offchain.node.owner.keeper_client import epoch_uptimes
-from offchain.node.owner.stake import Earning, NodeView
+from offchain.node.owner.stake import Earning, RegisteredNode
 from offchain.node.owner.wallet import Chain
 from offchain.node.settings import NodeSettings
 
@@ -22,7 +22,7 @@ _REFRESH_SECONDS = 30.0
 
 
 @dataclass(slots=True)
-class Ledger:
+class NodeEarnings:
     """Reads chain and keeper now and then; between that it is what was read last.
 
     Attributes:
@@ -32,7 +32,7 @@ class Ledger:
     """
 
     settings: NodeSettings
-    node: NodeView | None = field(default=None, init=False)
+    node: RegisteredNode | None = field(default=None, init=False)
     earnings: tuple[Earning, ...] = field(default=(), init=False)
     reason: str = field(default="not read yet", init=False)
 

@@ -19,7 +19,7 @@ NODE_STATES = ("none", "idle", "active", "cooling", "retired")
 
 
 @dataclass(frozen=True, slots=True)
-class NodeView:
+class RegisteredNode:
     """A node as the registry has it. Amounts in wei, times in Unix seconds, `capability_hash` 32 bytes."""
 
     node_id: NodeId
@@ -57,13 +57,13 @@ class NodeView:
         }
 
 
-def view(chain: Chain, node_id: int) -> NodeView:
+def view(chain: Chain, node_id: int) -> RegisteredNode:
     """A node by id. Raises UserError when there is none."""
     raw = chain.call(chain.contract("NodeRegistryLocker").functions.nodes(node_id))
     fields = tuple(raw.values()) if isinstance(raw, dict) else tuple(raw)
     if int(fields[5]) == 0:
         raise UserError(f"there is no node {node_id} on this network")
-    return NodeView(
+    return RegisteredNode(
         NodeId(node_id),
         fields[0],
         fields[1],
@@ -174,7 +174,7 @@ def publish(owner: Owner, node_id: int, manifest_hash: bytes, manifest_uri: str)
     return "0x" + bytes(receipt["transactionHash"]).hex()
 
 
-def owned(owner: Owner, node_id: int) -> NodeView:
+def owned(owner: Owner, node_id: int) -> RegisteredNode:
     """A node that this owner may manage. Raises UserError for somebody else's."""
     found = view(owner.chain, node_id)
     if str(found.owner) != Web3.to_checksum_address(owner.signer.address):

@@ -116,7 +116,7 @@ def is_greedy(fields: Mapping[str, Any]) -> bool:
 
 
 @dataclass(slots=True)
-class Ledger:
+class TokenLedger:
     """What a stream has given so far.
 
     Attributes:
@@ -146,7 +146,7 @@ class Ledger:
     _emitted: int = 0
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Ledger":
+    def of(cls, fields: Mapping[str, Any]) -> "TokenLedger":
         """An empty ledger for a request."""
         stops = stop_strings(fields)
         hold = max((len(s) for s in stops), default=1) - 1
@@ -198,7 +198,7 @@ class Ledger:
 
 
 def continuation(
-    request: InferenceRequest, ledger: Ledger, context_length: int | None
+    request: InferenceRequest, ledger: TokenLedger, context_length: int | None
 ) -> dict[str, Any] | None:
     """The `/v1/completions` body that goes on behind the ledger's ids; None when no token is left to generate.
 

@@ -11,8 +11,8 @@ from offchain.domain.types import NodeId
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt
 from offchain.scheduler.work import FaultKind, NodeError, NotResumableError
 from offchain.workloads.inference.request import InferenceRequest, Kind
-from offchain.workloads.inference.resume import Ledger, continuation
-from offchain.workloads.inference.whole_answer import MOST_ANSWER_BYTES
+from offchain.workloads.inference.resume import TokenLedger, continuation
+from offchain.workloads.inference.whole_answer import MAX_ANSWER_BYTES
 
 RECEIPT_EVENT = b"event: parallelix.receipt"
 DONE = b"data: [DONE]\n\n"
@@ -36,7 +36,7 @@ class StreamTask:
         verifier: ReceiptVerifier,
         context_length: Callable[[NodeId], int | None],
         first_byte_seconds: float = 10.0,
-        most_bytes: int = MOST_ANSWER_BYTES,
+        max_bytes: int = MAX_ANSWER_BYTES,
         *,
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
@@ -54,11 +54,11 @@ class StreamTask:
         self._request_id = request_id
         self._verifier = verifier
         self._context_length = context_length
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         options = request.fields.get("stream_options")
         self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         self._wants_ids = bool(request.fields.get("return_token_ids"))
-        self._ledger: Ledger | None = None
+        self._ledger: TokenLedger | None = None
         self._template: dict[str, Any] = {}
         self._sent = 0
         self._usage_sent = False
@@ -107,7 +107,7 @@ class StreamTask:
 
     def feed(self, data: bytes) -> bytes:
         self._size += len(data)
-        if self._size > self._most_bytes:
+        if self._size > self._max_bytes:
             raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
         if self._buffer:
             data = self._buffer + data
@@ -169,10 +169,10 @@ class StreamTask:
 
     # ------------------------------------------------------------------------------------- after a cut
 
-    def _account(self) -> Ledger:
+    def _account(self) -> TokenLedger:
         """Ledger of everything that came so far. From the first cut on it is kept up to date event by event."""
         if self._ledger is None:
-            ledger = Ledger.of(self._request.fields)
+            ledger = TokenLedger.of(self._request.fields)
             for payload in self._events:
                 _enter(ledger, orjson.loads(payload))
             ledger.ids_given = len(ledger.ids)
@@ -206,7 +206,7 @@ class StreamTask:
         self._sent += 1
         return b"data: " + orjson.dumps({**self._template, "choices": [choice]}) + b"\n\n"
 
-    def _usage_event(self, ledger: Ledger) -> bytes:
+    def _usage_event(self, ledger: TokenLedger) -> bytes:
         prompt, completion = len(ledger.prompt_ids), len(ledger.ids)
         self._usage_sent = True
         usage = {
@@ -296,7 +296,7 @@ class StreamTask:
             self.usage = (self._answer.prompt_tokens or 0, self._answer.completion_tokens or 0)
 
 
-def _enter(ledger: Ledger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:
+def _enter(ledger: TokenLedger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:
     """Enter a chunk. Returns the text and the ids that the caller does not have yet. Raises NotResumableError."""
     try:
         return _enter_choices(ledger, chunk, continued)
@@ -304,7 +304,7 @@ def _enter(ledger: Ledger, chunk: dict[str, Any], continued: bool = False) -> tu
         raise NotResumableError("an event of the stream is malformed") from None
 
 
-def _enter_choices(ledger: Ledger, chunk: dict[str, Any], continued: bool) -> tuple[str, list[int]]:
+def _enter_choices(ledger: TokenLedger, chunk: dict[str, Any], continued: bool) -> tuple[str, list[int]]:
     if chunk.get("prompt_token_ids") and not ledger.prompt_ids:
         ledger.prompt_ids = list(chunk["prompt_token_ids"])
     fresh = ""

@@ -25,7 +25,7 @@ from offchain.workloads.inference.request import InferenceRequest, Kind
 RECEIPT_HEADER = "x-parallelix-receipt"
 PROOF_HEADER = "x-parallelix-proof"
 PLAIN_PATIENCE_SECONDS = 120.0
-MOST_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EMBEDDING = Kind.EMBEDDING
 
 Proved = Callable[[NodeId, bytes, bytes, str], bool | None]
@@ -57,7 +57,7 @@ class PlainTask:
         body: bytes,
         request_id: bytes,
         verifier: ReceiptVerifier,
-        most_bytes: int = MOST_ANSWER_BYTES,
+        max_bytes: int = MAX_ANSWER_BYTES,
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         proved: Proved = cannot_tell,
@@ -65,7 +65,7 @@ class PlainTask:
         self._request = request
         self._call = Call(request.kind, body, request_id, headers)
         self._verifier = verifier
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._parts: list[bytes] = []
         self._size = 0
         self._proved = proved
@@ -93,7 +93,7 @@ class PlainTask:
     def feed(self, data: bytes) -> bytes:
         self._parts.append(data)
         self._size += len(data)
-        if self._size > self._most_bytes:
+        if self._size > self._max_bytes:
             raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
         return b""
 

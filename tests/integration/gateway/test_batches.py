@@ -273,9 +273,9 @@ def test_files__wrong_form__is_a_400(rig: Rig) -> None:
 
 
 def test_store__full__refuses_until_something_goes(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_store, "MOST_FILES", 3)
-    monkeypatch.setattr(batch_store, "MOST_TENANT_BYTES", 1000)
-    monkeypatch.setattr(batch_store, "MOST_OPEN_BATCHES", 2)
+    monkeypatch.setattr(batch_store, "MAX_FILES", 3)
+    monkeypatch.setattr(batch_store, "MAX_TENANT_BYTES", 1000)
+    monkeypatch.setattr(batch_store, "MAX_OPEN_BATCHES", 2)
     clock = [1_000_000.0]
     store = BatchStore(redis.Redis.from_url(redis_url), lambda: clock[0])
     first = store.put_file("full", b"x" * 600, "a", "batch")

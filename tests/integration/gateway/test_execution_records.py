@@ -16,7 +16,7 @@ from offchain.chain.deployment import Deployment
 from offchain.crypto.recovery import recover
 from offchain.demo.processes import descendants
 from offchain.domain.eip712 import SigningDomain
-from offchain.domain.evidence_entries import Batch, Execution, request_of
+from offchain.domain.evidence_entries import Execution, SignedExecutionBatch, request_of
 from offchain.domain.execution_tree import BATCH, ExecutionProof, verify
 from offchain.domain.messages import ServiceReceipt
 from offchain.gateway.records.execution_log import CLOSE_SECONDS, WRITE_SECONDS
@@ -75,7 +75,10 @@ def proven(rig: Rig, url: str, request_id: str) -> int | None:
     assert answer.status_code == 200
     assert PROMPT not in answer.text
     found = answer.json()
-    receipt, batch = ServiceReceipt.from_json(found["receipt"]), Batch.from_json(found["batch"])
+    receipt, batch = (
+        ServiceReceipt.from_json(found["receipt"]),
+        SignedExecutionBatch.from_json(found["batch"]),
+    )
     assert "0x" + receipt.request_id.hex() == request_id
     signature = bytes.fromhex(found["signature"][2:])
     node = recover(MARKET.digest(receipt.struct_hash()), signature)

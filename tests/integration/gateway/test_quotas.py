@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from offchain.gateway.cluster import SharedState
-from offchain.gateway.tenants.authenticator import KeyRing
+from offchain.gateway.cluster import ClusterState
+from offchain.gateway.tenants.authenticator import Authenticator
 from offchain.scheduler.quotas import QuotaExceededError, Quotas, TenantLimits
 
 LIMITS = TenantLimits(requests_per_minute=10, tokens_per_minute=1_000)
@@ -19,10 +19,10 @@ class Gateways:
     def __init__(self, redis: Redis, folder: Path) -> None:
         self.redis = redis
         self.now = 6_000.0
-        keys = KeyRing(folder / "keys.json", b"s")
+        keys = Authenticator(folder / "keys.json", b"s")
         self.quotas = [Quotas(lambda: self.now) for _ in range(2)]
         self.shared = [
-            SharedState(redis, quotas, keys, lambda report, age: None, lambda: int(self.now * 1000))
+            ClusterState(redis, quotas, keys, lambda report, age: None, lambda: int(self.now * 1000))
             for quotas in self.quotas
         ]
 

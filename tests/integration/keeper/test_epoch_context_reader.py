@@ -9,7 +9,7 @@ from offchain.domain.eip712 import address_bytes
 from offchain.domain.types import BlockRef, Epoch, NodeId
 from offchain.evidence.chain_view import ReaderView, last_block_until
 from offchain.evidence.epoch_context import LATE_EPOCHS, seed_time
-from offchain.evidence.epoch_context_reader import FrameReader, NotReadyError
+from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError
 from offchain.keeper.probing.planner import PlanService
 from tests.support.keeper.cluster import Hands
 from tests.support.services.contracts import Network
@@ -27,8 +27,8 @@ def indexed(network: Network, database: Database) -> BlockRef:
     return found
 
 
-def frames(network: Network, database: Database) -> FrameReader:
-    return FrameReader(database, ReaderView(network.chain), network.deployment)
+def frames(network: Network, database: Database) -> EpochContextReader:
+    return EpochContextReader(database, ReaderView(network.chain), network.deployment)
 
 
 def test_read__nodes_come_and_go__only_those_with_weight_count(network: Network, database: Database) -> None:

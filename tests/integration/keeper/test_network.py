@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from offchain.domain.eip712 import keccak256
-from offchain.domain.evidence_entries import Answer
+from offchain.domain.evidence_entries import AnswerEntry
 from offchain.domain.execution_tree import BATCH, ExecutionProof
 from offchain.domain.execution_tree import verify as verify_record
 from offchain.domain.messages import ExecutionBatch, ServiceReceipt
@@ -139,7 +139,7 @@ def test_epoch__keepers_are_killed_at_every_step_and_a_node_is_and_one_keeper_is
     missing = rig.cli("epoch", "statement", "77", str(epoch), *where)
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
 
-    answer = Answer.unpack(bundle.json()["evidence"][0]["answers"][0])
+    answer = AnswerEntry.unpack(bundle.json()["evidence"][0]["answers"][0])
     done = rig.cli("epoch", "proof", "0x" + answer.receipt.request_id.hex(), *where, "--json")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from offchain.crypto.keys import create_keystore
-from offchain.demo.network import LocalNetwork, Node
-from offchain.node.machine.findings import Verdict
-from offchain.node.machine.preflight import Verifier
+from offchain.demo.network import DemoNode, LocalNetwork
+from offchain.node.machine.findings import CheckVerdict
+from offchain.node.machine.preflight import MachinePreflight
 from offchain.node.owner.node_key import node_key_hash
 from offchain.node.settings import NodeSettings
 from tests.support.node.processes import Agent, command, register, settings_of
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anvil
 
 
 @pytest.fixture(scope="module")
-def node(network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory) -> Node:
+def node(network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory) -> DemoNode:
     found = network.nodes[0]
     done = register(network, found, settings_of(network, found, tmp_path_factory.mktemp("register")))
     found.node_id = json.loads(done.stdout)["node_id"]
@@ -91,7 +91,7 @@ CASES: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_start__bad_input__one_line_and_exit_2(
-    network: LocalNetwork, node: Node, tmp_path: Path, name: str
+    network: LocalNetwork, node: DemoNode, tmp_path: Path, name: str
 ) -> None:
     change, says = CASES[name]
     config = settings_of(network, node, tmp_path, **change(tmp_path, network))
@@ -105,7 +105,7 @@ def test_start__bad_input__one_line_and_exit_2(
 
 
 def test_register__owners_wrong_password__nothing_is_sent(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     other = network.nodes[1]
     wrong = _wrong_password(tmp_path, network)["password_file"]
@@ -120,7 +120,9 @@ def test_register__owners_wrong_password__nothing_is_sent(
     assert network.chain.web3.eth.get_transaction_count(other.owner.address) == before
 
 
-def test_register__not_confirmed__nothing_is_sent(network: LocalNetwork, node: Node, tmp_path: Path) -> None:
+def test_register__not_confirmed__nothing_is_sent(
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
+) -> None:
     other = network.nodes[1]
     before = network.chain.web3.eth.get_transaction_count(other.owner.address)
     done = command(
@@ -133,7 +135,7 @@ def test_register__not_confirmed__nothing_is_sent(network: LocalNetwork, node: N
 
 
 def test_stake_commands__in_the_wrong_state__one_line(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     config = settings_of(network, node, tmp_path)
     owner = (
@@ -157,22 +159,22 @@ def test_stake_commands__in_the_wrong_state__one_line(
 
 
 def test_verify__clock_a_minute_off__fails_with_remedy(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     settings = NodeSettings.load(settings_of(network, node, tmp_path, fronts=[network.rpc_url]))
-    good = [finding for finding in Verifier(settings).findings() if finding.name == "clock"]
+    good = [finding for finding in MachinePreflight(settings).findings() if finding.name == "clock"]
     late = [
         finding
-        for finding in Verifier(settings, wall=lambda: time.time() + 60).findings()
+        for finding in MachinePreflight(settings, wall=lambda: time.time() + 60).findings()
         if finding.name == "clock"
     ]
-    assert [finding.verdict for finding in (*good, *late)] == [Verdict.OK, Verdict.FAIL]
+    assert [finding.verdict for finding in (*good, *late)] == [CheckVerdict.OK, CheckVerdict.FAIL]
     assert "+60 s" in late[0].reason or "+59 s" in late[0].reason
     assert "timedatectl" in late[0].remedy
 
 
 def test_verify__something_fails__exit_1_and_a_verdict_for_each(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     config = settings_of(network, node, tmp_path, tier=3)
     done = command(network, "verify", "--config", str(config), "--json")
@@ -185,19 +187,19 @@ def test_verify__something_fails__exit_1_and_a_verdict_for_each(
     assert int(found["forecast"]["per_day_wei"]) > 0
 
 
-def _owner(node: Node, **changes: Path) -> tuple[str, ...]:
+def _owner(node: DemoNode, **changes: Path) -> tuple[str, ...]:
     keystore = changes.get("keystore", node.owner.keystore)
     password = changes.get("password_file", node.owner.password_file)
     return ("--owner-keystore", str(keystore), "--owner-password-file", str(password))
 
 
-def _sent(network: LocalNetwork, node: Node) -> int:
+def _sent(network: LocalNetwork, node: DemoNode) -> int:
     return int(network.chain.web3.eth.get_transaction_count(node.owner.address))
 
 
 @pytest.mark.parametrize("name", ["no keystore", "damaged keystore", "readable key", "wrong password"])
 def test_register__wrong_owner_key_file__one_line_and_nothing_sent(
-    network: LocalNetwork, node: Node, tmp_path: Path, name: str
+    network: LocalNetwork, node: DemoNode, tmp_path: Path, name: str
 ) -> None:
     change, says = CASES[name]
     other = network.nodes[1]
@@ -214,7 +216,7 @@ def test_register__wrong_owner_key_file__one_line_and_nothing_sent(
 
 
 def test_register__model_missing__one_line_and_nothing_sent(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     other = network.nodes[1]
     before = _sent(network, other)
@@ -226,7 +228,7 @@ def test_register__model_missing__one_line_and_nothing_sent(
 
 
 def test_rotate__owners_own_key__one_line_and_nothing_sent(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     own = "0x" + node_key_hash(node.owner.signer).hex()
     before = _sent(network, node)
@@ -238,39 +240,41 @@ def test_rotate__owners_own_key__one_line_and_nothing_sent(
 
 
 def test_verify__manifest_of_other_settings__fails_with_remedy(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     settings = NodeSettings.load(settings_of(network, node, tmp_path, slots=9))
-    found = {finding.name: finding for finding in Verifier(settings).findings()}
-    assert found["manifest"].verdict is Verdict.FAIL
+    found = {finding.name: finding for finding in MachinePreflight(settings).findings()}
+    assert found["manifest"].verdict is CheckVerdict.FAIL
     assert "on chain is 0x" in found["manifest"].reason
     assert "node update" in found["manifest"].remedy
     good = NodeSettings.load(settings_of(network, node, tmp_path))
-    found = {finding.name: finding for finding in Verifier(good).findings()}
-    assert found["manifest"].verdict is Verdict.OK
+    found = {finding.name: finding for finding in MachinePreflight(good).findings()}
+    assert found["manifest"].verdict is CheckVerdict.OK
 
 
 def test_verify__model_server_with_less_context_than_declared__fails(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
-    for length, verdict in ((512, Verdict.OK), (128, Verdict.FAIL)):
+    for length, verdict in ((512, CheckVerdict.OK), (128, CheckVerdict.FAIL)):
         folder = tmp_path / str(length)
         folder.mkdir()
         config = settings_of(network, node, folder, extra_vllm_args=["--max-model-len", str(length)])
         agent = Agent(network, config, folder)
         try:
             agent.wait_ready()
-            found = {finding.name: finding for finding in Verifier(NodeSettings.load(config)).findings()}
+            found = {
+                finding.name: finding for finding in MachinePreflight(NodeSettings.load(config)).findings()
+            }
         finally:
             agent.process.kill()
             agent.process.wait()
-        assert found["manifest"].verdict is Verdict.OK, found["manifest"].reason
+        assert found["manifest"].verdict is CheckVerdict.OK, found["manifest"].reason
         assert found["served model"].verdict is verdict
     assert "is loaded with 128 tokens of context, 512 are declared" in found["served model"].reason
 
 
 def test_register__killed_between_its_two_transactions__goes_on_and_cannot_take_a_bound_key(
-    network: LocalNetwork, node: Node, tmp_path: Path
+    network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     """Last in this module: it registers the second operator's node."""
     other = network.nodes[1]

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from offchain.crypto.recovery import recover
-from offchain.demo.network import LocalNetwork, Node
+from offchain.demo.network import DemoNode, LocalNetwork
 from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat, result_bytes
 from offchain.domain.types import NodeId
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anvil
 
 
 @pytest.fixture(scope="module")
-def registered(network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory) -> Node:
+def registered(network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory) -> DemoNode:
     node = network.nodes[0]
     config = settings_of(network, node, tmp_path_factory.mktemp("register"))
     done = register(network, node, config)
@@ -52,7 +52,7 @@ def agents() -> Iterator[list[Agent]]:
 
 
 def test_register__again__finds_the_node_and_sends_nothing(
-    network: LocalNetwork, registered: Node, folder: Path
+    network: LocalNetwork, registered: DemoNode, folder: Path
 ) -> None:
     done = register(network, registered, settings_of(network, registered, folder))
     assert json.loads(done.stdout) | {"tx_hashes": []} == json.loads(done.stdout)
@@ -60,7 +60,7 @@ def test_register__again__finds_the_node_and_sends_nothing(
 
 
 def test_register__changed_manifest__only_the_manifest_is_sent(
-    network: LocalNetwork, registered: Node, folder: Path
+    network: LocalNetwork, registered: DemoNode, folder: Path
 ) -> None:
     done = register(network, registered, settings_of(network, registered, folder, slots=9))
     assert len(json.loads(done.stdout)["tx_hashes"]) == 1
@@ -71,7 +71,7 @@ def test_register__changed_manifest__only_the_manifest_is_sent(
 
 
 def test_register__other_owners_key__one_line_and_nothing_sent(
-    network: LocalNetwork, registered: Node, folder: Path
+    network: LocalNetwork, registered: DemoNode, folder: Path
 ) -> None:
     thief = network.nodes[1]
     owner = (
@@ -111,7 +111,7 @@ def test_start__key_without_node__one_line(network: LocalNetwork, folder: Path) 
 
 
 def test_start__serves_and_verifies_against_the_chain(
-    network: LocalNetwork, registered: Node, folder: Path, agents: list[Agent]
+    network: LocalNetwork, registered: DemoNode, folder: Path, agents: list[Agent]
 ) -> None:
     agent = Agent(network, settings_of(network, registered, folder), folder)
     agents.append(agent)
@@ -135,7 +135,7 @@ def test_start__serves_and_verifies_against_the_chain(
 
 
 def test_start__in_a_terminal__live_view_shows_node_slots_model_and_earnings(
-    network: LocalNetwork, registered: Node, folder: Path
+    network: LocalNetwork, registered: DemoNode, folder: Path
 ) -> None:
     config = settings_of(network, registered, folder)
     ours, theirs = pty.openpty()
@@ -165,7 +165,7 @@ def test_start__in_a_terminal__live_view_shows_node_slots_model_and_earnings(
 
 
 def test_start__model_server_killed__serves_again_within_two_seconds(
-    network: LocalNetwork, registered: Node, folder: Path, agents: list[Agent]
+    network: LocalNetwork, registered: DemoNode, folder: Path, agents: list[Agent]
 ) -> None:
     agent = Agent(network, settings_of(network, registered, folder), folder)
     agents.append(agent)
@@ -182,7 +182,9 @@ def test_start__model_server_killed__serves_again_within_two_seconds(
     until(lambda: not any(alive(pid) for pid in before), what="the first server's end")
 
 
-def test_start__agent_killed__leaves_no_orphan(network: LocalNetwork, registered: Node, folder: Path) -> None:
+def test_start__agent_killed__leaves_no_orphan(
+    network: LocalNetwork, registered: DemoNode, folder: Path
+) -> None:
     agent = Agent(network, settings_of(network, registered, folder), folder)
     agent.wait_ready()
     tree = agent.tree()
@@ -193,7 +195,7 @@ def test_start__agent_killed__leaves_no_orphan(network: LocalNetwork, registered
 
 
 def test_start__sigterm__finishes_the_running_request_and_leaves_nothing(
-    network: LocalNetwork, registered: Node, folder: Path
+    network: LocalNetwork, registered: DemoNode, folder: Path
 ) -> None:
     agent = Agent(network, settings_of(network, registered, folder), folder)
     url = agent.wait_ready()
@@ -222,7 +224,7 @@ def test_start__sigterm__finishes_the_running_request_and_leaves_nothing(
 
 
 def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
-    network: LocalNetwork, registered: Node, folder: Path, agents: list[Agent]
+    network: LocalNetwork, registered: DemoNode, folder: Path, agents: list[Agent]
 ) -> None:
     beats: list[tuple[float, bytes, str]] = []
 
@@ -263,7 +265,7 @@ def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
 
 
 def test_start__port_taken__one_line_and_nothing_left(
-    network: LocalNetwork, registered: Node, folder: Path
+    network: LocalNetwork, registered: DemoNode, folder: Path
 ) -> None:
     port = int(network.rpc_url.rsplit(":", 1)[1])
     done = command(
@@ -274,7 +276,7 @@ def test_start__port_taken__one_line_and_nothing_left(
 
 
 def test_start__model_that_does_not_load__says_why_and_tries_again_slower(
-    network: LocalNetwork, registered: Node, folder: Path, agents: list[Agent]
+    network: LocalNetwork, registered: DemoNode, folder: Path, agents: list[Agent]
 ) -> None:
     broken = folder / "broken"
     broken.mkdir()
@@ -287,7 +289,7 @@ def test_start__model_that_does_not_load__says_why_and_tries_again_slower(
 
 
 def test_start__two_models_and_two_replicas__one_dies_and_nothing_is_refused(
-    network: LocalNetwork, registered: Node, folder: Path, agents: list[Agent]
+    network: LocalNetwork, registered: DemoNode, folder: Path, agents: list[Agent]
 ) -> None:
     more = [{"name": "n", "path": str(network.places.root / ".models/tiny-llama"), "max_model_len": 256}]
     agent = Agent(network, settings_of(network, registered, folder, replicas=2, models=more), folder)

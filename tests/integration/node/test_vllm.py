@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offchain.demo.network import LocalNetwork, Node
+from offchain.demo.network import DemoNode, LocalNetwork
 from offchain.domain.messages import result_bytes
 from tests.support.fakes.vllm_server import NEEDS_VLLM, TINY
 from tests.support.node.processes import Agent, alive, ask, command, command_line, vllm_agent
@@ -21,7 +21,7 @@ pytestmark = [*NEEDS_VLLM, pytest.mark.anvil, pytest.mark.timeout(400)]
 @pytest.fixture(scope="module")
 def agent(
     network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Agent, Node, str]]:
+) -> Iterator[tuple[Agent, DemoNode, str]]:
     node = network.nodes[0]
     with vllm_agent(network, node, tmp_path_factory.mktemp("agent")) as (running, url):
         yield running, node, url
@@ -37,7 +37,7 @@ def _chat(text: str, tokens: int, *, stream: bool) -> bytes:
 
 
 def test_vllm__stream__has_token_ids_and_a_receipt_that_holds(
-    network: LocalNetwork, agent: tuple[Agent, Node, str]
+    network: LocalNetwork, agent: tuple[Agent, DemoNode, str]
 ) -> None:
     _, node, url = agent
     body = _chat("Tell me of lambda", 24, stream=True)
@@ -59,7 +59,7 @@ def test_vllm__stream__has_token_ids_and_a_receipt_that_holds(
 
 
 def test_vllm__whole_answer__same_result_as_the_stream(
-    network: LocalNetwork, agent: tuple[Agent, Node, str]
+    network: LocalNetwork, agent: tuple[Agent, DemoNode, str]
 ) -> None:
     _, node, url = agent
     streamed = frames(ask(network, node, url, _chat("Tell me of yield", 12, stream=True))[1])
@@ -74,7 +74,7 @@ def test_vllm__whole_answer__same_result_as_the_stream(
 
 
 def test_vllm__clients_own_mistake__passes_through_in_openai_shape(
-    network: LocalNetwork, agent: tuple[Agent, Node, str]
+    network: LocalNetwork, agent: tuple[Agent, DemoNode, str]
 ) -> None:
     _, node, url = agent
     status, raw = ask(network, node, url, chat("x", temperature="hot"))
@@ -83,7 +83,7 @@ def test_vllm__clients_own_mistake__passes_through_in_openai_shape(
 
 
 def test_vllm__api_process_killed__serving_again_and_the_first_engine_is_gone(
-    network: LocalNetwork, agent: tuple[Agent, Node, str]
+    network: LocalNetwork, agent: tuple[Agent, DemoNode, str]
 ) -> None:
     running, node, url = agent
     before = engine_pids(running)
@@ -97,7 +97,7 @@ def test_vllm__api_process_killed__serving_again_and_the_first_engine_is_gone(
     print(f"serving again after {time.monotonic() - began:.1f} s")
 
 
-def test_vllm__agent_killed__no_orphan(network: LocalNetwork, agent: tuple[Agent, Node, str]) -> None:
+def test_vllm__agent_killed__no_orphan(network: LocalNetwork, agent: tuple[Agent, DemoNode, str]) -> None:
     running, _, _ = agent
     tree = running.tree()
     assert len(tree) >= 2
@@ -107,7 +107,7 @@ def test_vllm__agent_killed__no_orphan(network: LocalNetwork, agent: tuple[Agent
 
 
 def test_vllm__two_models_in_two_servers__one_is_killed_and_the_other_serves_on(
-    network: LocalNetwork, agent: tuple[Agent, Node, str], tmp_path: Path
+    network: LocalNetwork, agent: tuple[Agent, DemoNode, str], tmp_path: Path
 ) -> None:
     """On the module's node, whose first agent the test before has ended."""
     _, node, _ = agent

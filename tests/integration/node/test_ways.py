@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from offchain.demo.network import LocalNetwork, Node
+from offchain.demo.network import DemoNode, LocalNetwork
 from tests.support.fakes.stub_model import expected_text
 from tests.support.fakes.stub_node import Spec
 from tests.support.gateway.processes import StubProcess
@@ -33,7 +33,7 @@ class Served:
 
     url: str
     key: str
-    nodes: list[Node]
+    nodes: list[DemoNode]
     agents: list[Agent]
     engines: list[StubProcess]
 
@@ -128,7 +128,7 @@ def served(request: pytest.FixtureRequest, network: LocalNetwork, tmp_path: Path
             engine.kill()
 
 
-def _pinned(served: Served, node: Node) -> bool:
+def _pinned(served: Served, node: DemoNode) -> bool:
     headers = {"Authorization": f"Bearer {served.key}", "X-Parallelix-Node": str(node.node_id)}
     body = served.body() | {"max_tokens": 1}
     return (

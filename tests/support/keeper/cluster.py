@@ -12,7 +12,7 @@ from offchain.chain.reader import EpochStatus, KeeperSet
 from offchain.db.cursors import move
 from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
-from offchain.domain.evidence_entries import Answer, Batch, Miss
+from offchain.domain.evidence_entries import AnswerEntry, Miss, SignedExecutionBatch
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
@@ -23,7 +23,7 @@ from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.execution_batches import GatewayAnswer
 from offchain.evidence.keeper_peers import ProposalReply
 from offchain.keeper import store
-from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.ballot import BallotRefusedError
 from offchain.keeper.attestation.epoch_summary import epoch_summary
 from offchain.keeper.attestation.open_epochs import frozen_at
 from offchain.keeper.attestation.service import AttestService
@@ -113,7 +113,7 @@ class Ring:
         self.tamper: dict[str, Any] = {}
         self.making: set[int] = set()
         """Keepers whose gateway says that it is making a batch."""
-        self.gateways: dict[int, list[Batch]] = {}
+        self.gateways: dict[int, list[SignedExecutionBatch]] = {}
         """What each keeper's gateway serves; a keeper without one here finds its gateway away."""
         self.databases: list[Database] = []
         self.services: list[AttestService] = []
@@ -207,7 +207,7 @@ class RingPeers:
                 replies.append(
                     ProposalReply(str(i), self.ring.services[i].answer_proposal(epoch, dict(proposal)))
                 )
-            except RefusedError as refused:
+            except BallotRefusedError as refused:
                 replies.append(ProposalReply(str(i), None, str(refused)))
         return replies
 
@@ -216,7 +216,7 @@ def fill(database: Database, document: Evidence) -> None:
     """Write a document's entries as finished probes."""
     with database.write() as session:
         for text in document.answers:
-            answer = Answer.unpack(text)
+            answer = AnswerEntry.unpack(text)
             probe = store.DueProbe(EPOCH, answer.slot, answer.receipt.node_id, 0)
             store.plan_probes(session, [probe])
             store.record_probe(session, probe, "answered", {"entry": text}, 1)

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from offchain.crypto.keys import Signer
 from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.evidence_entries import Answer, Batch, Execution, Miss, in_order, misses_in_order
+from offchain.domain.evidence_entries import (
+    AnswerEntry,
+    Execution,
+    Miss,
+    SignedExecutionBatch,
+    in_order,
+    misses_in_order,
+)
 from offchain.domain.execution_tree import BATCH, ExecutionTree
 from offchain.domain.messages import ExecutionBatch, MissReason, ServiceReceipt, proof_of_execution
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
@@ -93,16 +100,16 @@ class EpochWorld:
         """The keeper's probe times."""
         return ProbeSchedule(self.context.clock, EPOCH, seed_of(self.seed_signature(keeper)))
 
-    def answer(self, keeper: int, node: int, slot: int, *, delay_ms: int = 30) -> Answer:
+    def answer(self, keeper: int, node: int, slot: int, *, delay_ms: int = 30) -> AnswerEntry:
         """A dual-signed receipt in its time."""
         started = self.schedule(keeper).due_ms(NodeId(node), slot) + delay_ms
         receipt = receipt_of(node, keccak256(b"%d %d %d" % (keeper, node, slot)), started)
         node_signature = self.node_keys[node].sign_struct(MARKET, receipt.struct_hash())
-        unsigned = Answer(slot, receipt, node_signature, b"")
+        unsigned = AnswerEntry(slot, receipt, node_signature, b"")
         signature = self.keeper_keys[keeper].sign_struct(
             ATTESTATION, unsigned.slot_receipt(EPOCH).struct_hash()
         )
-        return Answer(slot, receipt, node_signature, signature)
+        return AnswerEntry(slot, receipt, node_signature, signature)
 
     def miss(self, keeper: int, node: int, slot: int, *, delay_ms: int = 900) -> Miss:
         """A signed miss in its time."""
@@ -122,18 +129,20 @@ class EpochWorld:
         """A gateway's tree of its records."""
         return ExecutionTree(epoch, [record.receipt.struct_hash() for record in records], BATCH)
 
-    def batch(self, records: list[Execution], gateway: Signer | None = None, epoch: Epoch = EPOCH) -> Batch:
+    def batch(
+        self, records: list[Execution], gateway: Signer | None = None, epoch: Epoch = EPOCH
+    ) -> SignedExecutionBatch:
         """A gateway's commitment to its records; by default the first one's."""
         commitment = ExecutionBatch(epoch, len(records), self.tree(records, epoch).root)
         signer = gateway or self.gateway_keys[0]
-        return Batch(commitment, signer.sign_struct(ATTESTATION, commitment.struct_hash()))
+        return SignedExecutionBatch(commitment, signer.sign_struct(ATTESTATION, commitment.struct_hash()))
 
     def document(
         self,
         keeper: int,
-        answers: list[Answer] | None = None,
+        answers: list[AnswerEntry] | None = None,
         misses: list[Miss] | None = None,
-        batches: list[Batch] | None = None,
+        batches: list[SignedExecutionBatch] | None = None,
     ) -> Evidence:
         """The keeper's signed evidence; by default every node that it may judge, in every slot."""
         judged = [node for node in self.node_ids if not (node == 1 and keeper == 0)]

@@ -14,8 +14,8 @@ import tomli_w
 from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Cursor
-from offchain.db.models import Node as Row
-from offchain.demo.network import LocalNetwork, Node
+from offchain.db.models import DemoNode as Row
+from offchain.demo.network import DemoNode, LocalNetwork
 from offchain.gateway.tenants.api_keys import create_key
 from tests.support.factories import make_node
 from tests.support.node.requests import until
@@ -37,7 +37,7 @@ def rebind(folder: Path, node_id: int, key_address: str) -> None:
 
 @contextlib.contextmanager
 def running_gateway(
-    network: LocalNetwork, folder: Path, nodes: Sequence[Node], **changes: Any
+    network: LocalNetwork, folder: Path, nodes: Sequence[DemoNode], **changes: Any
 ) -> Iterator[tuple[str, str]]:
     """(URL, API key) of a gateway that knows these registered nodes; `changes` are fields of its settings."""
     folder.mkdir(parents=True, exist_ok=True)

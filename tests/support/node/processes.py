@@ -12,14 +12,14 @@ from typing import Any
 import aiohttp
 import tomli_w
 
-from offchain.demo.network import LocalNetwork, Node
+from offchain.demo.network import DemoNode, LocalNetwork
 from offchain.demo.processes import descendants
 from tests.support.fakes.vllm_server import VLLM
 from tests.support.node.requests import STUB, ticket_headers, until
 
 
 def register(
-    network: LocalNetwork, node: Node, config: Path, *extra: str, stake: str = "50000"
+    network: LocalNetwork, node: DemoNode, config: Path, *extra: str, stake: str = "50000"
 ) -> subprocess.CompletedProcess[str]:
     owner = (
         "--owner-keystore",
@@ -32,7 +32,7 @@ def register(
     )
 
 
-def settings_of(network: LocalNetwork, node: Node, folder: Path, **changes: Any) -> Path:
+def settings_of(network: LocalNetwork, node: DemoNode, folder: Path, **changes: Any) -> Path:
     fields = {
         "data_dir": folder / "data",
         "ready_file": folder / "ready.json",
@@ -83,7 +83,7 @@ def command(network: LocalNetwork, *words: str) -> subprocess.CompletedProcess[s
 
 @contextlib.contextmanager
 def vllm_agent(
-    network: LocalNetwork, node: Node, folder: Path, *, seconds: float = 200, **changes: Any
+    network: LocalNetwork, node: DemoNode, folder: Path, *, seconds: float = 200, **changes: Any
 ) -> "Iterator[tuple[Agent, str]]":
     """A node's agent with the real vLLM behind it, and its URL once it is ready; killed with the block. Registers the node first
     if it is not."""
@@ -148,7 +148,7 @@ async def _ask(url: str, headers: dict[str, str], body: bytes) -> tuple[int, byt
         return answer.status, await answer.read()
 
 
-def ask(network: LocalNetwork, node: Node, url: str, body: bytes, **changes: Any) -> tuple[int, bytes]:
+def ask(network: LocalNetwork, node: DemoNode, url: str, body: bytes, **changes: Any) -> tuple[int, bytes]:
     domain = network.deployment.signing_domain("NodeRegistryLocker")
     signer = changes.pop("signer", network.gateway_signer.signer)
     headers = ticket_headers(

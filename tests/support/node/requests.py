@@ -184,7 +184,7 @@ async def running_agent(
         gate = TicketGate(NODE, LOCKER, listed, guard, clock_ms, NODE_KEY.agree)
         server = AgentServer(gate, held, proxy, MANIFEST, NodeMetrics(), clock_ms)
         failures: list[BaseException] = []
-        http = HttpServer(server.handle, HttpLimits(most_body=1_000_000), failures.append, server_error_body)
+        http = HttpServer(server.handle, HttpLimits(max_body=1_000_000), failures.append, server_error_body)
         port = await http.start("127.0.0.1", 0)
         await eventually(lambda: server.ready)
         try:

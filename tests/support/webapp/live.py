@@ -14,7 +14,7 @@ from offchain.errors import TransientError
 from tests.support.services.contracts import Network
 from tests.support.webapp.serving import serving
 from webapp import create_app
-from webapp.settings import WebappSettings
+from webapp.settings import DashboardSettings
 
 
 class Follower:
@@ -54,7 +54,7 @@ def live(network: Network, folder: Path, **settings: object) -> Iterator[tuple[s
         "deployment": network.deployment.path,
         "database_url": f"sqlite:///{folder / 'index.db'}",
     }
-    app = create_app(WebappSettings(**{**fields, **settings}))
+    app = create_app(DashboardSettings(**{**fields, **settings}))
     try:
         with serving(app) as url:
             yield url, follower

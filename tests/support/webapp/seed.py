@@ -46,7 +46,7 @@ from tests.support.webapp.chain import (
     write_deployment,
 )
 from webapp import create_app
-from webapp.settings import WebappSettings
+from webapp.settings import DashboardSettings
 
 
 def empty(folder: Path, length: int = 86_400, slots: int = 288) -> SeededNetwork:
@@ -394,7 +394,7 @@ def app_of(net: SeededNetwork, rpc_url: str, **changes: object) -> Flask:
         "deployment": net.deployment,
         "database_url": net.url,
     }
-    app = create_app(WebappSettings(**{**fields, **changes}), clock=lambda: net.now)
+    app = create_app(DashboardSettings(**{**fields, **changes}), clock=lambda: net.now)
     _OPENED.append(app)
     return app
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from offchain.dispatch.dispatcher import Engine
+from offchain.dispatch.dispatcher import Dispatcher
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
 from offchain.scheduler.fleet import Fleet, NodeReport, Offer
@@ -19,8 +19,8 @@ from offchain.scheduler.work import (
     FaultKind,
     NoCapacityError,
     NodeError,
+    RequestTrace,
     Requirements,
-    Trail,
     WorkUnit,
 )
 
@@ -140,7 +140,7 @@ class Out:
 
 def world(
     scripts: dict[int, list[Script]], slots: int = 1, limits: RouterLimits | None = None, **options: Any
-) -> tuple[Engine, Nodes, Fleet]:
+) -> tuple[Dispatcher, Nodes, Fleet]:
     fleet = Fleet(silence_seconds=60)
     seeds = itertools.count()
     limits = limits or RouterLimits(queue_seconds=0.2)
@@ -148,7 +148,7 @@ def world(
     for node_id in scripts:
         hear(fleet, node_id, slots)
     nodes = Nodes(scripts)
-    return Engine(router, nodes, **options), nodes, fleet
+    return Dispatcher(router, nodes, **options), nodes, fleet
 
 
 def hear(fleet: Fleet, node_id: int, slots: int = 1) -> None:
@@ -157,14 +157,16 @@ def hear(fleet: Fleet, node_id: int, slots: int = 1) -> None:
     fleet.update(report, time.monotonic())
 
 
-async def run(engine: Engine, task: EchoTask | None = None, number: int = 1) -> tuple[bytes, Trail]:
-    out, trail = Out(), Trail(number.to_bytes(32, "big"))
+async def run(
+    engine: Dispatcher, task: EchoTask | None = None, number: int = 1
+) -> tuple[bytes, RequestTrace]:
+    out, trail = Out(), RequestTrace(number.to_bytes(32, "big"))
     unit = WorkUnit(trail.request_id, Requirements("m"), "t", cost=10, timing_class="c")
     await engine.run(unit, task or EchoTask(), out, trail)
     return out.data, trail
 
 
-def idle(engine: Engine, fleet: Fleet) -> bool:
+def idle(engine: Dispatcher, fleet: Fleet) -> bool:
     return not any(node.leases for node in fleet) and len(engine.router.leases) == 0 and engine.running == 0
 
 
@@ -263,7 +265,7 @@ async def test_engine__caller_leaves__exchange_closed_and_slot_free() -> None:
 @pytest.mark.parametrize("ended", [False, True])
 async def test_engine__lease_ended_before_the_answer__counts_for_nobody(ended: bool) -> None:
     engine, _, fleet = world({1: [Script()]})
-    trail = Trail(bytes(32))
+    trail = RequestTrace(bytes(32))
 
     class Ending(Out):
         def write(self, data: bytes) -> bool:
@@ -290,7 +292,7 @@ async def test_engine__placed_and_cancelled_at_the_same_moment__keeps_no_slot() 
     assert idle(engine, fleet)
 
 
-def warm(engine: Engine, seconds: float) -> None:
+def warm(engine: Dispatcher, seconds: float) -> None:
     for _ in range(30):
         engine.router.timings.observe("c", seconds)
 

@@ -87,7 +87,7 @@ def test_answer__no_shape_of_ours__value_error(document: dict) -> None:
 
 @pytest.mark.parametrize(
     "chunk",
-    [{"choices": [3]}, {"usage": {"x": 1}}, {"choices": [{"delta": {"tool_calls": [{"function": 3}]}}]}],
+    [{"choices": [3]}, {"usage": 3}, {"choices": [{"delta": {"tool_calls": [{"function": 3}]}}]}],
 )
 def test_chunk__no_shape_of_ours__value_error(chunk: dict) -> None:
     with pytest.raises(ValueError, match="not a completion chunk"):

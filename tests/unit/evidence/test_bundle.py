@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from offchain.domain.evidence_entries import (
-    Answer,
+    AnswerEntry,
     EvidenceError,
     Execution,
     Miss,
@@ -17,14 +17,14 @@ from offchain.domain.evidence_entries import (
 from offchain.domain.network_event import NetworkEvent, regions_of
 from offchain.domain.types import Address, NodeId, Wei
 from offchain.domain.uptime import SlotState
-from offchain.evidence.bundle import Bundle, Verdict, assemble, judge, read
+from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, assemble, judge, read
 from offchain.evidence.canonical_json import canonical, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import SeedBlock, seed_time
 from tests.support.keeper.epoch_factory import ATTESTATION, EPOCH, MARKET, EpochWorld, key, receipt_of
 
 
-def judged(world: EpochWorld, *documents: Evidence) -> Verdict:
+def judged(world: EpochWorld, *documents: Evidence) -> BundleVerdict:
     bundle = assemble(world.context, documents)
     return judge(world.context, read(bundle.raw, world.context))
 
@@ -56,7 +56,7 @@ def test_judge__missed_in_one_region_only__counts_as_up() -> None:
 def test_judge__one_keeper_holds_a_receipt__misses_of_others_do_not_count() -> None:
     world = EpochWorld(down={2: {1}})
     third = replace(world).document(2, misses=[])
-    answers = [*(Answer.unpack(text) for text in third.answers), world.answer(2, 2, 1)]
+    answers = [*(AnswerEntry.unpack(text) for text in third.answers), world.answer(2, 2, 1)]
     verdict = judged(world, world.document(0), world.document(1), world.document(2, answers, []))
     assert verdict.table.states[NodeId(2)][1] is SlotState.UP
 
@@ -228,16 +228,16 @@ def test_read__not_canonical_or_foreign__is_rejected() -> None:
 def test_pack__answer_and_miss__come_back() -> None:
     world = EpochWorld()
     answer, miss = world.answer(1, 2, 3), world.miss(1, 2, 3)
-    assert Answer.unpack(answer.pack()) == answer
+    assert AnswerEntry.unpack(answer.pack()) == answer
     assert Miss.unpack(miss.pack()) == miss
     for text in ("", "!", answer.pack()[:-4]):
         with pytest.raises(EvidenceError):
-            Answer.unpack(text)
+            AnswerEntry.unpack(text)
 
 
 def test_bundle__any_change__has_another_address() -> None:
     world = EpochWorld()
-    bundles: list[Bundle] = [assemble(world.context, [world.document(i)]) for i in (1, 2)]
+    bundles: list[EvidenceBundle] = [assemble(world.context, [world.document(i)]) for i in (1, 2)]
     assert bundles[0].hash != bundles[1].hash
 
 
@@ -256,7 +256,7 @@ def test_judge__shared_out_to_processes__same_verdict_and_same_refusals(
     monkeypatch.setattr("offchain.evidence.signature_pool.CHUNK", 5)
     shared = judged(world, *documents)
     assert shared.report == alone.report
-    answers = [Answer.unpack(text) for text in documents[1].answers]
+    answers = [AnswerEntry.unpack(text) for text in documents[1].answers]
     forged = replace(answers[3], node_signature=answers[2].node_signature)
     document = world.document(1, [*answers[:3], forged, *answers[4:]])
     rejected(world, document, "node did not sign")
@@ -271,7 +271,7 @@ def test_receipt_hash__packed_bytes__is_the_struct_hash() -> None:
     assert receipt_hash(packed) == receipt.struct_hash()
 
 
-def crowd(*, witnesses: int) -> Verdict:
+def crowd(*, witnesses: int) -> BundleVerdict:
     """Twelve nodes; the first `witnesses` of four keepers see ten of them vanish in slot 1, the others abstain in it."""
     nodes = tuple(range(2, 14))
     world = EpochWorld(slots=4, node_ids=nodes, regions=("eu", "us", "ap", "sa"))
@@ -303,7 +303,7 @@ ASIAN = NODES[:12]
 
 def outage(
     witnesses: Sequence[int], homes: dict[str, tuple[int, ...]], lost: Sequence[int] = ASIAN
-) -> Verdict:
+) -> BundleVerdict:
     """Thirty nodes, twelve of them in Asia; some of four keepers (eu, us, ap, sa) see nodes vanish in slot 1.
 
     The other keepers' probes of those nodes in that slot have no result.

@@ -14,25 +14,25 @@ from offchain.audit.execution_proof import ServedRecord, fetch_record, read_reco
 from offchain.audit.verify_epoch import Audit
 from offchain.db.models import Job
 from offchain.domain.eip712 import address_bytes, keccak256
-from offchain.domain.evidence_entries import Batch, EvidenceError, Execution
+from offchain.domain.evidence_entries import EvidenceError, Execution, SignedExecutionBatch
 from offchain.domain.execution_tree import BATCH, EXECUTIONS, ExecutionProof, verify
 from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.errors import UserError
-from offchain.evidence.bundle import Verdict, assemble, judge, read
+from offchain.evidence.bundle import BundleVerdict, assemble, judge, read
 from offchain.evidence.canonical_json import canonical, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.execution_batches import GatewayAnswer, GatewayBatches, equivocations
 from offchain.keeper import store
 from offchain.keeper.attestation.lease import unfenced
-from offchain.keeper.attestation.settlement import CloseService
+from offchain.keeper.attestation.settlement import EpochSettlement
 from tests.support.keeper.cluster import Frames, Ring
 from tests.support.keeper.epoch_factory import ATTESTATION, EPOCH, EpochWorld, key
 from tests.unit.keeper.test_settlement import accept
 
 
-def judged(world: EpochWorld, *documents: Evidence) -> Verdict:
+def judged(world: EpochWorld, *documents: Evidence) -> BundleVerdict:
     bundle = assemble(world.context, documents)
     return judge(world.context, read(bundle.raw, world.context))
 
@@ -58,14 +58,14 @@ def make_ring(tmp_path: Path) -> Iterator[Callable[[EpochWorld], Ring]]:
 def test_pack__batch__comes_back_and_malformed_does_not() -> None:
     world = EpochWorld()
     batch = world.batch(world.served(3))
-    assert Batch.unpack(batch.pack()) == batch
-    assert Batch.from_json(batch.to_json()) == batch
+    assert SignedExecutionBatch.unpack(batch.pack()) == batch
+    assert SignedExecutionBatch.from_json(batch.to_json()) == batch
     for text in ("", "AAAA", batch.pack()[:-4]):
         with pytest.raises(EvidenceError):
-            Batch.unpack(text)
+            SignedExecutionBatch.unpack(text)
     for field, value in (("epoch", -1), ("count", "3"), ("root", "0x00"), ("signature", 7), ("root", None)):
         with pytest.raises(EvidenceError):
-            Batch.from_json(batch.to_json() | {field: value})
+            SignedExecutionBatch.from_json(batch.to_json() | {field: value})
 
 
 def test_judge__batch__is_a_leaf_and_its_records_are_under_the_root() -> None:
@@ -106,7 +106,7 @@ def test_judge__gateway_signs_two_batches__both_count_and_it_shows() -> None:
     assert judged(world, *sorted(documents, key=lambda d: d.signer, reverse=True)).report == verdict.report
 
 
-def forged(world: EpochWorld) -> Batch:
+def forged(world: EpochWorld) -> SignedExecutionBatch:
     batch = world.batch(world.served(2))
     return replace(batch, commitment=replace(batch.commitment, count=3))
 
@@ -123,7 +123,7 @@ def forged(world: EpochWorld) -> Batch:
     ],
 )
 def test_judge__batch_that_does_not_hold__is_rejected(
-    make: Callable[[EpochWorld], Batch], reason: str
+    make: Callable[[EpochWorld], SignedExecutionBatch], reason: str
 ) -> None:
     world = EpochWorld()
     with pytest.raises(EvidenceError, match=reason):
@@ -139,7 +139,7 @@ def test_judge__batches_out_of_order_twice_or_too_many__are_rejected() -> None:
             judged(world, document)
     signer = world.gateway_keys[0]
     said = [ExecutionBatch(EPOCH, 1, keccak256(bytes([i % 256, i // 256]))) for i in range(257)]
-    many = [Batch(item, signer.sign_struct(ATTESTATION, item.struct_hash())) for item in said]
+    many = [SignedExecutionBatch(item, signer.sign_struct(ATTESTATION, item.struct_hash())) for item in said]
     with pytest.raises(EvidenceError, match="too many"):
         judged(world, world.document(0, batches=many))
 
@@ -229,7 +229,7 @@ def test_freeze__two_processes__the_first_stands(make_ring: Callable[[EpochWorld
 
 def close(ring: Ring, world: EpochWorld) -> None:
     """The first keeper looks at what the chain accepted."""
-    CloseService(
+    EpochSettlement(
         ring.databases[0],
         ring.view,
         Frames(world.context),  # type: ignore[arg-type]
@@ -275,7 +275,9 @@ def test_gateway_batches__nobody_there__is_none() -> None:
 # -------------------------------------------------------------------------------------------------------------- proofs
 
 
-def served_json(world: EpochWorld, records: list[Execution], batch: Batch, which: int) -> dict[str, Any]:
+def served_json(
+    world: EpochWorld, records: list[Execution], batch: SignedExecutionBatch, which: int
+) -> dict[str, Any]:
     """What a gateway answers."""
     receipt = records[which].receipt
     proof = world.tree(records).proof(receipt.struct_hash())

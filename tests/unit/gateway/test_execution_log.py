@@ -20,7 +20,7 @@ from offchain.domain.evidence_entries import EXECUTION_SIZE, Execution
 from offchain.domain.execution_tree import BATCH, ExecutionProof, ExecutionTree, verify
 from offchain.domain.types import Epoch, Wei
 from offchain.gateway.records import execution_batch_process, execution_log
-from offchain.gateway.records.execution_batch_process import BatchProcess
+from offchain.gateway.records.execution_batch_process import ExecutionBatchProcess
 from offchain.gateway.records.execution_log import ExecutionLog
 from offchain.gateway.records.pending_executions import FilePending
 from offchain.protocol.receipts import SignedReceipt
@@ -53,9 +53,9 @@ class World:
         )
         return self.log
 
-    def begin(self, epoch: Epoch) -> BatchProcess:
+    def begin(self, epoch: Epoch) -> ExecutionBatchProcess:
         """The real process."""
-        return BatchProcess(self.folder, None, epoch)
+        return ExecutionBatchProcess(self.folder, None, epoch)
 
     def serve(self, *numbers: int) -> list[SignedReceipt]:
         """Answer requests and write them down."""
@@ -170,7 +170,7 @@ def test_close__killed_between_any_two_steps__same_batch_and_nothing_twice(
     world.now = CLOCK.end(Epoch(5)) + 2
     for name in ("draft", "write"):
         with monkeypatch.context() as patch:
-            patch.setattr(BatchProcess, name, die)
+            patch.setattr(ExecutionBatchProcess, name, die)
             with pytest.raises(KilledError):
                 world.log.step()
         world.restarted()
@@ -191,7 +191,7 @@ def test_write__a_batch_is_being_made__does_not_wait_for_it(
 ) -> None:
     world.serve(1)
     late: list[SignedReceipt] = []
-    real = BatchProcess.write
+    real = ExecutionBatchProcess.write
 
     def slow(*given: Any) -> None:
         late.append(answered(2, world.now))
@@ -203,7 +203,7 @@ def test_write__a_batch_is_being_made__does_not_wait_for_it(
         real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BatchProcess, "write", slow)
+        patch.setattr(ExecutionBatchProcess, "write", slow)
         world.end_epoch()
     world.restarted()  # killed: what was written stays
     world.end_epoch()
@@ -229,8 +229,8 @@ def test_close__file_cannot_be_written__is_listed_when_signed_and_made_later(
 
     (world.folder / blocked).mkdir()
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
-        patch.setattr(BatchProcess, "draft", watched(BatchProcess.draft))
-        patch.setattr(BatchProcess, "write", watched(BatchProcess.write))
+        patch.setattr(ExecutionBatchProcess, "draft", watched(ExecutionBatchProcess.draft))
+        patch.setattr(ExecutionBatchProcess, "write", watched(ExecutionBatchProcess.write))
         world.end_epoch()
     assert seen == shown
     assert [(entry["what"], "IsADirectoryError" in entry["reason"]) for entry in logs] == [("close", True)]
@@ -246,16 +246,16 @@ def test_close__process_is_killed__is_said_and_the_batch_is_made_later(
     world: World, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     made = world.serve(1)
-    real = getattr(BatchProcess, name)
+    real = getattr(ExecutionBatchProcess, name)
     pids = []
 
-    def killed(process: BatchProcess, *given: Any) -> Any:
+    def killed(process: ExecutionBatchProcess, *given: Any) -> Any:
         pids.append(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         return real(process, *given)
 
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
-        patch.setattr(BatchProcess, name, killed)
+        patch.setattr(ExecutionBatchProcess, name, killed)
         world.end_epoch()
     assert [entry["reason"] for entry in logs] == [
         "the process that makes a batch ended with -9: it said nothing"
@@ -271,15 +271,15 @@ def test_stop__batch_in_the_making__is_given_up_at_once_and_made_by_the_next_sta
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = world.serve(1)
-    real = BatchProcess.draft
+    real = ExecutionBatchProcess.draft
 
-    def stopped(process: BatchProcess) -> Any:
+    def stopped(process: ExecutionBatchProcess) -> Any:
         os.kill(process.pid, signal.SIGSTOP)  # it would never end by itself
         world.log.stop()
         return real(process)
 
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
-        patch.setattr(BatchProcess, "draft", stopped)
+        patch.setattr(ExecutionBatchProcess, "draft", stopped)
         world.end_epoch()
         world.now += execution_log.LOOK_SECONDS
         world.log.step()
@@ -344,7 +344,7 @@ def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
     assert world.counts() == {5: 3}
     assert all(holds(world.log.find(one.receipt.request_id), one) for one in made)
     assert world.log.lost == 0
-    monkeypatch.setattr(execution_log, "MOST_UNWRITTEN", 2)
+    monkeypatch.setattr(execution_log, "MAX_UNWRITTEN", 2)
     world.restarted()
     world.pending.fails = True
     world.serve(4, 5, 6)
@@ -354,7 +354,7 @@ def test_write__store_fails__is_written_later_and_what_is_too_much_is_counted(
 def test_write__more_comes_while_the_store_fails__what_is_pushed_out_is_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution_log, "MOST_UNWRITTEN", 2)
+    monkeypatch.setattr(execution_log, "MAX_UNWRITTEN", 2)
     world.restarted()
     log, late = world.log, answered(9, world.now)
 
@@ -393,7 +393,7 @@ def test_listed__since__the_newest_from_there_on(world: World, monkeypatch: pyte
         world.serve(number)
         world.end_epoch()
     assert [item["epoch"] for item in world.log.listed(7)] == [7, 8]
-    monkeypatch.setattr(execution_log, "MOST_LISTED", 2)
+    monkeypatch.setattr(execution_log, "MAX_LISTED", 2)
     assert [item["epoch"] for item in world.log.listed(0)] == [7, 8]
 
 

@@ -20,17 +20,17 @@ from offchain.errors import UserError
 from offchain.gateway.batches.form_data import MalformedError, read_form
 from offchain.gateway.errors import from_no_capacity
 from offchain.gateway.records.explain import check, explain
-from offchain.gateway.records.request_log import Entry, RequestBook
-from offchain.gateway.records.route_receipt import Seal
+from offchain.gateway.records.request_log import RequestLog, RequestRecord
+from offchain.gateway.records.route_receipt import RouteReceiptSigner
 from offchain.gateway.tenants.api_keys import create_key, hash_of, read_keys
-from offchain.gateway.tenants.authenticator import KeyRing
+from offchain.gateway.tenants.authenticator import Authenticator
 from offchain.gateway.tenants.registry import Tenant, decode_tenants
 from offchain.protocol.receipts import SignedReceipt
 from offchain.runtime.entropy import Entropy
 from offchain.scheduler.pick import Candidate, Decision
 from offchain.scheduler.quotas import TenantLimits
 from offchain.scheduler.weighted_pool import Draw
-from offchain.scheduler.work import Attempt, NoCapacityError, Priority, Trail
+from offchain.scheduler.work import Attempt, NoCapacityError, Priority, RequestTrace
 
 KEY = Signer.from_key(b"\x03" * 32)
 
@@ -41,7 +41,7 @@ def test_entry__packed__is_the_same_when_it_is_read() -> None:
     )
     signed = SignedReceipt(receipt, bytes(65), KEY.address)
     raw = orjson.dumps({**signed.to_json(), "of no use": 1})
-    trail = Trail(b"\x05" * 32, 1.5)
+    trail = RequestTrace(b"\x05" * 32, 1.5)
     trail.attempts += [
         Attempt(NodeId(3), 0, 1e6 / 3, "failed", "connection_lost", "it broke", 0.1 + 0.2),
         Attempt(NodeId(7), 1, 5.0, "ok", first_byte_ms=1 / 3, resumed_from=4),
@@ -49,18 +49,18 @@ def test_entry__packed__is_the_same_when_it_is_read() -> None:
     candidate = Candidate(NodeId(7), 1, 8, 0.001, 0.0, 1000)
     draw = Draw(8, 0, 7, 8, True)
     trail.decisions.append(Decision(2**64 - 1, "eu", 2, [(8, 1, 8)], [draw], [candidate], NodeId(7)))
-    entry = Entry(trail, "alice", "a model", 123, "answered", 4.5678, (1, 2), signed, raw, "r1")
-    for known in (entry, Entry(Trail(bytes(32)), "bob", "a model", 1)):
-        again = Entry.unpack(known.trail.request_id, known.pack())
+    entry = RequestRecord(trail, "alice", "a model", 123, "answered", 4.5678, (1, 2), signed, raw, "r1")
+    for known in (entry, RequestRecord(RequestTrace(bytes(32)), "bob", "a model", 1)):
+        again = RequestRecord.unpack(known.trail.request_id, known.pack())
         assert again.to_json() == known.to_json()
-    book = RequestBook(limit=1)
+    book = RequestLog(limit=1)
     book.open(entry)
     running = book.get(trail.request_id)
     book.close(entry)
     assert book.get(trail.request_id) == running == entry.to_json()
     for other in (b"{}", b"[]", b"[1,2,3,4,5,6,7,8,9,10,11]", b"no JSON"):
         with pytest.raises(ValueError, match=r"entry|unpack|expected|unexpected|iterable"):
-            Entry.unpack(bytes(32), other)
+            RequestRecord.unpack(bytes(32), other)
 
 
 def test_entropy__more_than_a_page__never_gives_a_byte_twice() -> None:
@@ -104,7 +104,7 @@ def test_key__file_of_another_kind__is_one_clear_line(tmp_path: Path, text: str)
 def test_keyring__file_and_shared__are_both_known_and_disabled_is_not(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     mine = create_key(path, "alice")
-    ring = KeyRing(path, b"secret")
+    ring = Authenticator(path, b"secret")
     assert ring.tenant_of(f"Bearer {mine}") == Tenant("alice")
     for stranger in (None, "", mine, "Basic x", "Bearer sk-plx-nobody"):
         assert ring.tenant_of(stranger) is None
@@ -124,10 +124,10 @@ def test_keyring__file_and_shared__are_both_known_and_disabled_is_not(tmp_path: 
 def test_keyring__salts__differ_by_tenant_wish_and_secret(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     create_key(path, "alice")
-    ring, other = KeyRing(path, b"one"), KeyRing(path, b"two")
+    ring, other = Authenticator(path, b"one"), Authenticator(path, b"two")
     salts = {ring.salt_of("a"), ring.salt_of("b"), ring.salt_of("a", "x"), other.salt_of("a")}
     assert len(salts) == 4
-    assert ring.salt_of("a") == KeyRing(path, b"one").salt_of("a")
+    assert ring.salt_of("a") == Authenticator(path, b"one").salt_of("a")
 
 
 def test_tenant__json__round_trip_and_malformed_is_nobody() -> None:
@@ -174,7 +174,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def test_explain__sealed_record__holds_and_is_told() -> None:
-    sealed = Seal(KEY.address, KEY.sign_digest)(record())
+    sealed = RouteReceiptSigner(KEY.address, KEY.sign_digest)(record())
     assert check(sealed) == []
     told = "\n".join(explain(sealed))
     assert "* node 1" in told
@@ -186,17 +186,17 @@ def test_explain__pinned_to_a_suspended_node__is_told() -> None:
     decision = pinned["decisions"][0]
     suspended = {**decision["candidates"][0], "reputation_bps": 0, "cost_seconds": None}
     decision |= {"seed": "0", "region": "", "tier": 0, "pool": [], "candidates": [suspended]}
-    sealed = Seal(KEY.address, KEY.sign_digest)(pinned)
+    sealed = RouteReceiptSigner(KEY.address, KEY.sign_digest)(pinned)
     assert check(sealed) == []
     assert "* node 1: 0/4 busy, suspended" in "\n".join(explain(sealed))
 
 
 def test_explain__changed_record__is_found_out() -> None:
-    sealed = Seal(KEY.address, KEY.sign_digest)(record())
+    sealed = RouteReceiptSigner(KEY.address, KEY.sign_digest)(record())
     assert "signed by" in check({**sealed, "total_ms": 1.0})[0]
     other = record()
     other["decisions"][0]["chosen"] = 2
-    found = check(Seal(KEY.address, KEY.sign_digest)(other))
+    found = check(RouteReceiptSigner(KEY.address, KEY.sign_digest)(other))
     assert any("node 2 was chosen, but 1 follows" in wrong for wrong in found)
 
 

@@ -11,11 +11,11 @@ from offchain.db.leases import LeaseLostError
 from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import NodeId
-from offchain.evidence.bundle import Bundle, assemble, judge, read
+from offchain.evidence.bundle import EvidenceBundle, assemble, judge, read
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.report import report_from_json, report_json, signer_of
 from offchain.keeper import store
-from offchain.keeper.attestation.ballot import RefusedError
+from offchain.keeper.attestation.ballot import BallotRefusedError
 from offchain.keeper.attestation.epoch_summary import epoch_summary
 from offchain.keeper.attestation.lease import unfenced
 from tests.support.keeper.cluster import Ring
@@ -202,7 +202,7 @@ def test_answer_proposal__table_that_does_not_follow__is_not_signed_and_publishe
         "signature": "0x" + signature.hex(),
     }
     other = (leader + 1) % 3
-    with pytest.raises(RefusedError, match="does not follow") as refused:
+    with pytest.raises(BallotRefusedError, match="does not follow") as refused:
         ring.services[other].answer_proposal(EPOCH, proposal)
     assert set(refused.value.disagreement) == {"uptimeRoot"}
     summary = epoch_summary(ring.databases[other], EPOCH, ring.world.keeper_keys[other].address)
@@ -225,7 +225,7 @@ def test_answer_proposal__own_evidence_left_out__is_not_signed(make_ring: MakeRi
         store.save_bundle(session, EPOCH, bundle.hash, bundle.raw)
     signature = ring.world.keeper_keys[leader].sign_struct(context.attestation, report.struct_hash())
     proposal = {"report": report_json(report), "signature": "0x" + signature.hex()}
-    with pytest.raises(RefusedError, match="evidence"):
+    with pytest.raises(BallotRefusedError, match="evidence"):
         ring.services[left_out].answer_proposal(EPOCH, proposal)
     assert ring.services[(leader + 2) % 4].answer_proposal(EPOCH, proposal).startswith("0x")
 
@@ -237,7 +237,7 @@ def test_answer_proposal__not_the_leaders_turn__is_refused(make_ring: MakeRing) 
     bundle = assemble(context, [service.own_evidence(context) for service in ring.services])
     report = judge(context, bundle).report
     signature = ring.world.keeper_keys[wrong].sign_struct(context.attestation, report.struct_hash())
-    with pytest.raises(RefusedError, match="leader of this turn"):
+    with pytest.raises(BallotRefusedError, match="leader of this turn"):
         ring.services[(wrong + 1) % 4].answer_proposal(
             EPOCH, {"report": report_json(report), "signature": "0x" + signature.hex()}
         )
@@ -247,7 +247,7 @@ def test_answer_proposal__not_the_leaders_turn__is_refused(make_ring: MakeRing) 
     "body", [None, [], {}, {"report": 1}, {"report": {}, "signature": "0x"}, {"report": {"epoch": "x"}}]
 )
 def test_answer_proposal__malformed__is_refused(make_ring: MakeRing, body: object) -> None:
-    with pytest.raises(RefusedError):
+    with pytest.raises(BallotRefusedError):
         make_ring().services[0].answer_proposal(EPOCH, body)
 
 
@@ -259,7 +259,7 @@ def test_sign__two_different_reports__the_second_is_refused(make_ring: MakeRing)
     service = ring.services[0]
     service.ballot.sign(context, judge(context, everything).report, everything, unfenced)
     service.ballot.sign(context, judge(context, everything).report, everything, unfenced)
-    with pytest.raises(RefusedError, match="another report"):
+    with pytest.raises(BallotRefusedError, match="another report"):
         service.ballot.sign(context, judge(context, most).report, most, unfenced)
 
 
@@ -277,7 +277,7 @@ def test_fresh__peer_sends_invalid_evidence__it_is_left_out(make_ring: MakeRing)
     assert judge(ring.world.context, assemble_of(ring, report)).table.uptime(NodeId(2)) == 10_000
 
 
-def assemble_of(ring: Ring, report: EpochReport) -> Bundle:
+def assemble_of(ring: Ring, report: EpochReport) -> EvidenceBundle:
     for database in ring.databases:
         with database.read() as session:
             raw = store.load_bundle(session, "0x" + report.bundle_hash.hex())

@@ -15,7 +15,7 @@ from offchain.db.migrations import upgrade
 from offchain.db.models import Probe
 from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.evidence_entries import Answer, Miss
+from offchain.domain.evidence_entries import AnswerEntry, Miss
 from offchain.domain.messages import MissReason, ServiceReceipt, proof_of_execution
 from offchain.domain.tiers import Tier
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
@@ -24,7 +24,7 @@ from offchain.evidence.bundle import signed_by
 from offchain.keeper import store
 from offchain.keeper.probing.clock_check import ClockCheck
 from offchain.keeper.probing.gateway_client import Reply, ReplyKind, decode_envelope, error_code
-from offchain.keeper.probing.prober import Found, ProbedNode, ProbeService, judge_reply
+from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, ProbeService, judge_reply
 from offchain.keeper.probing.prompts import probe_body
 from tests.support.factories import make_node
 from tests.support.keeper.cluster import Hands
@@ -72,7 +72,7 @@ def reply_to(
     return Reply(**(fields | more))
 
 
-def judged(reply: Reply, body: bytes = b"body", node: ProbedNode = NODE) -> Found:
+def judged(reply: Reply, body: bytes = b"body", node: ProbedNode = NODE) -> ProbeOutcome:
     return judge_reply(reply, body, node, MARKET, NOW)
 
 
@@ -218,7 +218,7 @@ def test_step__answered__becomes_a_dual_signed_entry_once(database: Database) ->
     stored = row(database)
     assert stored.outcome == "answered"
     assert stored.evidence is not None
-    answer = Answer.unpack(stored.evidence["entry"])
+    answer = AnswerEntry.unpack(stored.evidence["entry"])
     digest = ATTESTATION.digest(answer.slot_receipt(PROBE.epoch).struct_hash())
     assert signed_by(address_bytes(key("keeper").address), digest, answer.keeper_signature)
 

@@ -16,7 +16,7 @@ from offchain.db.upsert import insert_or_ignore
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
 from offchain.keeper.attestation.lease import unfenced
-from offchain.keeper.attestation.settlement import CloseService
+from offchain.keeper.attestation.settlement import EpochSettlement
 from offchain.keeper.process.supervisor import run_forked
 from offchain.runtime.crash_points import VARIABLE, CrashPoint, from_environment, nowhere
 from tests.support.keeper.cluster import Frames, Ring
@@ -32,8 +32,8 @@ def ring(tmp_path: Path) -> Iterator[Ring]:
 
 def closer(
     ring: Ring, i: int, database: Database | None = None, reached: CrashPoint = nowhere
-) -> CloseService:
-    return CloseService(
+) -> EpochSettlement:
+    return EpochSettlement(
         database or ring.databases[i],
         ring.view,
         Frames(ring.world.context),  # type: ignore[arg-type]

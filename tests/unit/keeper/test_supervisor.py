@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from offchain.keeper.process.supervisor import RESTART_LIMIT, Child, ChildFailedError, Supervisor, run_forked
+from offchain.keeper.process.supervisor import (
+    RESTART_LIMIT,
+    ChildFailedError,
+    SupervisedProcess,
+    Supervisor,
+    run_forked,
+)
 
 
 def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -29,7 +35,7 @@ def gone(pid: int) -> bool:
 
 def test_watch_once__child_was_killed__is_started_again() -> None:
     supervisor = Supervisor()
-    child = Child("sleeper", lambda: time.sleep(60))
+    child = SupervisedProcess("sleeper", lambda: time.sleep(60))
     supervisor.start(child)
     first = child.pid
     os.kill(first, signal.SIGKILL)
@@ -45,7 +51,7 @@ def test_watch_once__child_was_killed__is_started_again() -> None:
 
 def test_watch_once__child_ends_again_and_again__gives_up() -> None:
     supervisor = Supervisor()
-    child = Child("brief", lambda: None)
+    child = SupervisedProcess("brief", lambda: None)
     supervisor.start(child)
 
     def over_the_limit() -> bool:
@@ -67,7 +73,7 @@ def test_stop__child_that_ignores_sigterm__is_killed(monkeypatch: pytest.MonkeyP
         os.write(writer, b"!")
         time.sleep(60)
 
-    child = Child("stubborn", stubborn)
+    child = SupervisedProcess("stubborn", stubborn)
     supervisor.start(child)
     assert os.read(reader, 1) == b"!"
     pid = child.pid
@@ -80,8 +86,8 @@ def test_stop__child_that_ignores_sigterm__is_killed(monkeypatch: pytest.MonkeyP
 def test_supervisor__killed__children_die_with_it(tmp_path: Path) -> None:
     out = tmp_path / "pid"
     program = (
-        "import time\nfrom pathlib import Path\nfrom offchain.keeper.process.supervisor import Child, Supervisor\n"
-        "s = Supervisor()\nc = Child('orphan', lambda: time.sleep(60))\ns.start(c)\n"
+        "import time\nfrom pathlib import Path\nfrom offchain.keeper.process.supervisor import SupervisedProcess, Supervisor\n"
+        "s = Supervisor()\nc = SupervisedProcess('orphan', lambda: time.sleep(60))\ns.start(c)\n"
         f"Path({str(out)!r}).write_text(str(c.pid))\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program]) as parent:

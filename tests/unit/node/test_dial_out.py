@@ -23,7 +23,7 @@ from offchain.protocol.heartbeats import NodeRecord
 from offchain.protocol.tickets import TicketSigner
 from offchain.scheduler.work import NodeError
 from offchain.transport.pool import HttpExchange
-from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
+from offchain.transport.server import HttpLimits, HttpServer, Request, ServerConnection
 from tests.support.node.requests import (
     GATEWAY,
     LOCKER,
@@ -61,7 +61,7 @@ class Gateway:
         self.urls: list[str] = []
         dialin = DialIn(self.upstream, LOCKER, recover, self._lookup, lambda: self.urls)
 
-        async def nothing(_request: Request, connection: Connection) -> None:
+        async def nothing(_request: Request, connection: ServerConnection) -> None:
             connection.reply(404, {}, b"")
 
         self.key = NODE_KEY.address
@@ -264,7 +264,7 @@ async def test_dial__front_that_takes_none__inbound_or_relayed(gateway: Gateway,
     await plain.stop(0.1)
 
 
-async def _not_found(_request: Request, connection: Connection) -> None:
+async def _not_found(_request: Request, connection: ServerConnection) -> None:
     connection.reply(404, {}, b"")
 
 

@@ -20,16 +20,16 @@ from offchain.node.agent.logs import RotatedFile
 from offchain.node.cli.main import cli
 from offchain.node.engines.model_server import vllm_arguments, vllm_environment
 from offchain.node.machine import hardware
-from offchain.node.machine.findings import Verdict
+from offchain.node.machine.findings import CheckVerdict
 from offchain.node.machine.initialise import Wanted, initialise
 from offchain.node.machine.manifest import model_revision
-from offchain.node.machine.preflight import Verifier
+from offchain.node.machine.preflight import MachinePreflight
 from offchain.node.machine.systemd import unit
 from offchain.node.machine.terminal_view import render
-from offchain.node.owner.earnings import Ledger
+from offchain.node.owner.earnings import NodeEarnings
 from offchain.node.owner.forecast import forecast
 from offchain.node.owner.node_key import parse_key_hash
-from offchain.node.owner.stake import Earning, NodeView
+from offchain.node.owner.stake import Earning, RegisteredNode
 from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions, parse_manifest, revision_hashes
 from tests.support.node.network import ROOT
@@ -280,16 +280,16 @@ def test_init__again__keeps_settings_and_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({}, Verdict.OK),
-        ({"dial_out": False, "host": "127.0.0.1"}, Verdict.OK),
-        ({"dial_out": False, "host": "0.0.0.0"}, Verdict.WARN),
-        ({"dial_out": False, "host": "example.org", "public_url": "http://example.org"}, Verdict.WARN),
-        ({"dial_out": False, "host": "0.0.0.0", "public_url": "https://example.org"}, Verdict.OK),
-        ({"dial_out": False, "host": "0.0.0.0", "tls_certificate": "c", "tls_key": "k"}, Verdict.OK),
+        ({}, CheckVerdict.OK),
+        ({"dial_out": False, "host": "127.0.0.1"}, CheckVerdict.OK),
+        ({"dial_out": False, "host": "0.0.0.0"}, CheckVerdict.WARN),
+        ({"dial_out": False, "host": "example.org", "public_url": "http://example.org"}, CheckVerdict.WARN),
+        ({"dial_out": False, "host": "0.0.0.0", "public_url": "https://example.org"}, CheckVerdict.OK),
+        ({"dial_out": False, "host": "0.0.0.0", "tls_certificate": "c", "tls_key": "k"}, CheckVerdict.OK),
     ],
 )
-def test_verify__plain_http_to_the_world__warns(tmp_path: Path, changes: dict, verdict: Verdict) -> None:
-    found = {finding.name: finding for finding in Verifier(_settings(tmp_path, **changes)).findings()}
+def test_verify__plain_http_to_the_world__warns(tmp_path: Path, changes: dict, verdict: CheckVerdict) -> None:
+    found = {finding.name: finding for finding in MachinePreflight(_settings(tmp_path, **changes)).findings()}
     assert found["way"].verdict is verdict
 
 
@@ -335,14 +335,14 @@ def test_view__serving_node__shows_state_requests_models_uptime_and_earnings(tmp
             {"url": "http://k", "accepted_s_ago": None, "way": "relayed"},
         ],
     }
-    ledger = Ledger(_settings(tmp_path))
+    ledger = NodeEarnings(_settings(tmp_path))
     ledger.earnings = (
         Earning(Epoch(9), "claimable", Bps(9_950), 12 * 10**17),
         Earning(Epoch(8), "claimed", Bps(10_000), 10**18),
         Earning(Epoch(7), "lapsed", None, None),
     )
     ledger.reason = ""
-    ledger.node = NodeView(
+    ledger.node = RegisteredNode(
         NodeId(7), Address("0x1"), Address("0x1"), bytes(32), 50_000 * 10**18, 1, "active", 1, 0, 0, bytes(32)
     )
     console = Console(width=120, record=True, file=io.StringIO())

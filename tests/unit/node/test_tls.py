@@ -18,7 +18,7 @@ from offchain.node.machine.tls import Certificate
 from offchain.protocol.heartbeats import HeartbeatRefusedError
 from offchain.scheduler.work import NodeError
 from offchain.transport.certificate_pins import pinned, unpinned
-from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
+from offchain.transport.server import HttpLimits, HttpServer, Request, ServerConnection
 from tests.support.node.requests import eventually
 from tests.support.services.certificates import self_signed
 from tests.unit.node.test_machine import _settings
@@ -31,7 +31,7 @@ IDS = iter(range(1, 1 << 30))
 async def listening(certificate: Certificate) -> AsyncIterator[str]:
     """URL of a server that shows the certificate and answers `ok`."""
 
-    async def ok(_request: Request, connection: Connection) -> None:
+    async def ok(_request: Request, connection: ServerConnection) -> None:
         connection.reply(200, {}, b"ok")
 
     server = HttpServer(ok, HttpLimits(), lambda error: None)
@@ -69,7 +69,7 @@ async def test_pin__another_certificate__nothing_is_sent(tmp_path: Path, upstrea
     """Somebody sits between: the request must not reach him."""
     seen: list[bytes] = []
 
-    async def spy(request: Request, connection: Connection) -> None:
+    async def spy(request: Request, connection: ServerConnection) -> None:
         seen.append(request.body)
         connection.reply(200, {}, b"ok")
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offchain.outbox.fees import FeeHistory, Fees, replacement, suggest
-from offchain.outbox.rules import DEFAULT_RULES, Verdict, verdict
+from offchain.outbox.rules import DEFAULT_RULES, RevertVerdict, verdict
 
 GWEI = 10**9
 fee = st.integers(1, 10**13)
@@ -39,14 +39,14 @@ def test_replacement__any_transaction__is_accepted_by_a_node_or_not_made(
 
 def test_verdict__each_kind__knows_its_own_errors() -> None:
     cases = {
-        ("attest:42", "WrongStatus(42, 1)"): Verdict.SUPERSEDED,
-        ("attest:42", "WrongStatus(42, 2)"): Verdict.SUPERSEDED,
-        ("attest:42", "WrongStatus(42, 3)"): Verdict.FAULT,
-        ("attest:42", "EpochNotOver(42, 7, 6)"): Verdict.RETRY,
-        ("attest:42", "QuorumNotReached(1, 3)"): Verdict.FAULT,
-        ("fulfil:0x01", "WrongStatus(0xab, 2)"): Verdict.SUPERSEDED,
-        ("fulfil:0x01", "DeadlinePassed(0xab, 1, 2)"): Verdict.FAULT,
-        ("claim:1:2", "AlreadyClaimed(1, 2)"): Verdict.SUPERSEDED,
-        ("other:1", "AlreadyClaimed(1, 2)"): Verdict.FAULT,
+        ("attest:42", "WrongStatus(42, 1)"): RevertVerdict.SUPERSEDED,
+        ("attest:42", "WrongStatus(42, 2)"): RevertVerdict.SUPERSEDED,
+        ("attest:42", "WrongStatus(42, 3)"): RevertVerdict.FAULT,
+        ("attest:42", "EpochNotOver(42, 7, 6)"): RevertVerdict.RETRY,
+        ("attest:42", "QuorumNotReached(1, 3)"): RevertVerdict.FAULT,
+        ("fulfil:0x01", "WrongStatus(0xab, 2)"): RevertVerdict.SUPERSEDED,
+        ("fulfil:0x01", "DeadlinePassed(0xab, 1, 2)"): RevertVerdict.FAULT,
+        ("claim:1:2", "AlreadyClaimed(1, 2)"): RevertVerdict.SUPERSEDED,
+        ("other:1", "AlreadyClaimed(1, 2)"): RevertVerdict.FAULT,
     }
     assert {case: verdict(DEFAULT_RULES, *case) for case in cases} == cases

@@ -337,7 +337,7 @@ def test_quotas__settled_below_the_estimate__gives_back() -> None:
 
 def test_quotas__left_but_not_settled__place_is_free() -> None:
     quotas = Quotas(lambda: 6000.0)
-    limits = TenantLimits(most_concurrent=1)
+    limits = TenantLimits(max_concurrent=1)
     quotas.admit("t", limits, 100)
     with pytest.raises(QuotaExceededError, match="at the same time"):
         quotas.admit("t", limits, 100)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from offchain.transport.server import Connection, HttpLimits, HttpServer, Request
+from offchain.transport.server import HttpLimits, HttpServer, Request, ServerConnection
 
 LIMITS = HttpLimits(
     head_seconds=0.3,
@@ -14,9 +14,9 @@ LIMITS = HttpLimits(
     idle_seconds=0.3,
     write_seconds=0.3,
     linger_seconds=0.3,
-    most_connections=5,
-    most_buffered=16 * 1024,
-    most_unfinished=64 * 1024,
+    max_connections=5,
+    max_buffered=16 * 1024,
+    max_unfinished=64 * 1024,
 )
 
 
@@ -30,7 +30,7 @@ class Server:
         self.server = HttpServer(self.handle, limits, self.errors.append)
         self.port = 0
 
-    async def handle(self, request: Request, connection: Connection) -> None:
+    async def handle(self, request: Request, connection: ServerConnection) -> None:
         self.entered.set()
         try:
             if request.path == "/endless":

@@ -13,7 +13,7 @@ from offchain.domain.types import NodeId
 from offchain.protocol.receipts import ReceiptVerifier
 from offchain.scheduler.work import NodeError, NotResumableError
 from offchain.workloads.inference.request import Kind, parse
-from offchain.workloads.inference.resume import Ledger, why_not
+from offchain.workloads.inference.resume import TokenLedger, why_not
 from offchain.workloads.inference.stream import DONE, StreamTask, strip_ids
 from tests.support.fakes.stub_model import Generation, expected_text, prompt_ids
 
@@ -165,11 +165,11 @@ def test_resume__sampled_and_several_ids_in_an_event__is_right_or_refused() -> N
 def test_ledger__rewind__stops_at_the_last_whole_character(
     chunks: list[tuple[list[int], str]], base: int
 ) -> None:
-    ledger = Ledger.of({"temperature": 0})
+    ledger = TokenLedger.of({"temperature": 0})
     for ids, text in chunks:
         ledger.add(ids, text)
     assert ledger.rewind() == base
-    sampled = Ledger.of({})
+    sampled = TokenLedger.of({})
     for ids, text in chunks:
         sampled.add(ids, text)
     assert sampled.rewind() == sum(len(ids) for ids, _ in chunks)

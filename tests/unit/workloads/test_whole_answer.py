@@ -9,7 +9,7 @@ import pytest
 
 from offchain.crypto.keys import Signer
 from offchain.crypto.recovery import recover
-from offchain.dispatch.dispatcher import Engine
+from offchain.dispatch.dispatcher import Dispatcher
 from offchain.dispatch.upstream import Call
 from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt, proof_of_execution
@@ -19,7 +19,7 @@ from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, encode_he
 from offchain.scheduler.breaker import BreakerState
 from offchain.scheduler.fleet import Fleet, NodeReport, Offer
 from offchain.scheduler.router import Router
-from offchain.scheduler.work import Attempt, NodeError, Requirements, Trail, WorkUnit
+from offchain.scheduler.work import Attempt, NodeError, RequestTrace, Requirements, WorkUnit
 from offchain.workloads.inference.request import Kind, parse
 from offchain.workloads.inference.whole_answer import PlainTask, Proved, cannot_tell
 
@@ -102,7 +102,7 @@ class World:
         for number in range(1, len(nodes) + 1):
             report = NodeReport(NodeId(number), "http://x", "eu", number, {"m": Offer("r", 9)}, 1, 1)
             self.fleet.update(report, time.monotonic())
-        self.engine = Engine(Router(self.fleet, (), time.monotonic, lambda: next(seeds)), self)
+        self.engine = Dispatcher(Router(self.fleet, (), time.monotonic, lambda: next(seeds)), self)
         self.engine.on_attempt = self._count
         self.numbers = itertools.count(1)
 
@@ -125,11 +125,11 @@ class World:
 
     async def ask(
         self, proved: Proved = MACS.proved, kind: Kind = Kind.CHAT, body: bytes = ASKED
-    ) -> tuple[PlainTask, Trail]:
+    ) -> tuple[PlainTask, RequestTrace]:
         request_id = next(self.numbers).to_bytes(32, "big")
         verifier = ReceiptVerifier(MARKET, self.recover, lambda _: [KEY.address])
         task = PlainTask(parse(kind, body), body, request_id, verifier, proved=proved)
-        trail = Trail(request_id)
+        trail = RequestTrace(request_id)
         await self.engine.run(WorkUnit(request_id, Requirements("m")), task, self, trail)
         return task, trail
 
