@@ -75,9 +75,13 @@ def draw_rooms() -> str:
     height = TOP + CELL * len(rooms) + BAND * len(found) + 16
     picture = Picture(width, height, "Rooms, layers and imports of offchain/ and webapp/")
     picture.write(20, 32, "Rooms and their imports", "title")
-    picture.write(20, 54, "Layers from the top, as import-linter holds them. A dot: the room of this row", "small")
+    picture.write(
+        20, 54, "Layers from the top, as import-linter holds them. A dot: the room of this row", "small"
+    )
     picture.write(20, 70, "imports the room of this column. No dot lies below its layer's squares:", "small")
-    picture.write(20, 86, "imports point down, or sideways within a layer; from a room with * only down.", "small")
+    picture.write(
+        20, 86, "imports point down, or sideways within a layer; from a room with * only down.", "small"
+    )
     rows, y = dict[str, float](), float(TOP)
     for number, (layer, free) in enumerate(found):
         picture.rectangle(14, y, width - 84, CELL * len(layer) + 4, "band")
@@ -180,7 +184,9 @@ def _draw_keeper(picture: Picture) -> None:
     picture.label(930, 330, "signed heartbeats")
     picture.line((838, 445), (938, 445), both=True)
     picture.label(889, 432, "evidence,", "proposals")
-    picture.box(940, 408, 220, 74, "Other keepers", "each rebuilds the report and", "signs it, or says why not")
+    picture.box(
+        940, 408, 220, 74, "Other keepers", "each rebuilds the report and", "signs it, or says why not"
+    )
     picture.box(940, 520, 220, 58, "Auditor", "epoch verify | statement | proof")
     picture.line((940, 549), (900, 549), (900, 470), (838, 470))
     picture.label(900, 520, "bundle")
@@ -213,7 +219,9 @@ def main() -> int:
         if "--check" not in sys.argv:
             PICTURES.mkdir(exist_ok=True)
             path.write_text(text)
-    print(f"docs/pictures: {', '.join(stale) or 'nothing'} {'is stale' if '--check' in sys.argv else 'drawn'}")
+    print(
+        f"docs/pictures: {', '.join(stale) or 'nothing'} {'is stale' if '--check' in sys.argv else 'drawn'}"
+    )
     return 1 if stale and "--check" in sys.argv else 0
 
 

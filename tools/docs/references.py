@@ -29,7 +29,11 @@ def missing(text: str, folder: Path = ROOT / "docs") -> list[str]:
         text: the document.
         folder: where it lies; its links are relative to that.
     """
-    absent = [f"{path}:{name}" if name else path for path, name in REFERENCE.findall(text) if not _is_there(path, name)]
+    absent = [
+        f"{path}:{name}" if name else path
+        for path, name in REFERENCE.findall(text)
+        if not _is_there(path, name)
+    ]
     links = (link for link in LINK.findall(text) if "://" not in link and not link.startswith("mailto:"))
     return absent + [link for link in links if not (folder / link).exists()]
 

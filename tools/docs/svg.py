@@ -46,22 +46,30 @@ class Picture:
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self._parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">',
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+                f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+            ),
             f"<title>{escape(title)}</title>",
             f"<style>{STYLE}</style>",
-            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-            'orient="auto-start-reverse"><path class="head" d="M0 0 L8 4 L0 8 z"/></marker></defs>',
+            (
+                '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+                'orient="auto-start-reverse"><path class="head" d="M0 0 L8 4 L0 8 z"/></marker></defs>'
+            ),
         ]
         self.rectangle(0, 0, width, height, "paper", radius=0)
 
-    def rectangle(self, x: float, y: float, width: float, height: float, kind: str, radius: float = 6) -> None:
+    def rectangle(
+        self, x: float, y: float, width: float, height: float, kind: str, radius: float = 6
+    ) -> None:
         """A filled rectangle of a class of `STYLE`."""
         self._parts.append(
             f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}"/>'
         )
 
-    def write(self, x: float, y: float, words: str, kind: str = "", anchor: str = "start", turn: float = 0) -> None:
+    def write(
+        self, x: float, y: float, words: str, kind: str = "", anchor: str = "start", turn: float = 0
+    ) -> None:
         """One line of text whose baseline begins (or ends, or has its middle) at a point."""
         turned = f' transform="rotate({turn:g} {x:g} {y:g})"' if turn else ""
         self._parts.append(
@@ -75,7 +83,9 @@ class Picture:
         for number, line in enumerate(lines):
             self.write(x + 10, y + 36 + 15 * number, line, "small")
 
-    def line(self, *points: tuple[float, float], kind: str = "line", both: bool = False, tip: bool = True) -> None:
+    def line(
+        self, *points: tuple[float, float], kind: str = "line", both: bool = False, tip: bool = True
+    ) -> None:
         """A line through points, with a tip at its end, and at its beginning too when `both`."""
         path = "M" + " L".join(f"{x:g} {y:g}" for x, y in points)
         tips = ' marker-end="url(#tip)"' if tip else ""

@@ -53,4 +53,4 @@ def test_architecture__every_room_of_the_layers__has_a_row() -> None:
 
 @pytest.mark.parametrize("name", sorted(draw.DRAWINGS))
 def test_picture__drawn_again_from_the_code__is_the_committed_one(name: str) -> None:
-    assert draw.DRAWINGS[name]() == (draw.PICTURES / name).read_text(), "run: make pictures"
+    assert draw.DRAWINGS[name]() == (draw.PICTURES / name).read_text(), "run: python -m tools.docs.draw"

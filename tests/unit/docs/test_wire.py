@@ -2,6 +2,7 @@
 header and error code that the code knows stands in it."""
 
 import ast
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,11 @@ async def example() -> dict[str, str]:
 
 def written() -> dict[str, str]:
     """The example as the document has it."""
-    lines = [line for block in re.findall(r"```wire-example\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"```wire-example\n(.*?)```", TEXT, re.DOTALL)
+        for line in block.splitlines()
+    ]
     return {name.strip(): value.strip() for name, _, value in (line.partition(" = ") for line in lines)}
 
 
@@ -134,7 +139,10 @@ def test_example__heartbeat__is_taken_by_a_receiver() -> None:
 def layout(title: str) -> list[tuple[int, int, str]]:
     """Rows (offset, size, field) of the table under a heading."""
     section = TEXT.partition(f"#### {title}\n")[2].partition("\n#")[0]
-    return [(int(a), int(b), c) for a, b, c in re.findall(r"^\| (\d+) \| (\d+) \| `(\w+)` \|", section, re.MULTILINE)]
+    return [
+        (int(a), int(b), c)
+        for a, b, c in re.findall(r"^\| (\d+) \| (\d+) \| `(\w+)` \|", section, re.MULTILINE)
+    ]
 
 
 RECEIPT = ServiceReceipt(
@@ -157,13 +165,13 @@ PACKED = {
 
 @pytest.mark.parametrize("title", PACKED)
 def test_layout__offsets_and_sizes__are_those_of_the_packed_bytes(title: str) -> None:
-    import base64
-
     raw, rows = base64.b64decode(PACKED[title]), layout(title)
     assert sum(size for _, size, _ in rows) == len(raw)
     for offset, size, field in rows:
         value = FIELDS[field]
-        assert raw[offset : offset + size] == (value if isinstance(value, bytes) else value.to_bytes(size, "big")), field
+        assert raw[offset : offset + size] == (
+            value if isinstance(value, bytes) else value.to_bytes(size, "big")
+        ), field
 
 
 def product_trees() -> Iterator[ast.Module]:
@@ -189,7 +197,9 @@ def codes() -> set[str]:
             if name in ("ServeError", "TicketError", "HeartbeatRefusedError"):
                 values += call.args[1:2]
             found |= {
-                value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
+                value.value
+                for value in values
+                if isinstance(value, ast.Constant) and isinstance(value.value, str)
             }
     return found
 
