@@ -132,7 +132,7 @@ def _draw_parties(picture: Picture) -> None:
     picture.box(20, 80, 170, 58, "Requester", "any OpenAI client")
     picture.line((190, 109), (328, 109))
     picture.label(259, 109, "OpenAI's API,", "API key")
-    picture.box(20, 408, 190, 74, "Dashboard", "dashboard start", "index and chain; no key")
+    picture.box(20, 408, 190, 74, "Dashboard", "dashboard start", "pages over the index")
     picture.line((210, 445), (328, 445))
     picture.label(269, 445, "reads the", "index")
     picture.line((115, 482), (115, 548))

@@ -5,6 +5,7 @@ import ast
 import base64
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -12,6 +13,7 @@ import pytest
 
 from offchain.crypto.keys import Signer
 from offchain.crypto.recovery import recover
+from offchain.domain import messages
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.evidence_entries import AnswerEntry, Execution, Miss, SignedExecutionBatch
 from offchain.domain.messages import ExecutionBatch, Heartbeat, MissReason, ServiceReceipt, Ticket
@@ -136,6 +138,16 @@ def test_example__heartbeat__is_taken_by_a_receiver() -> None:
     assert verifier.verify(written()["heartbeat body"].encode(), written()["heartbeat header"]).slots == 4
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Ticket", "Heartbeat", "ServiceReceipt", "SlotReceipt", "SlotMiss", "ExecutionBatch", "EpochReport"],
+)
+def test_structs__types_in_the_document__have_the_type_hashes_of_the_code(name: str) -> None:
+    constant = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper() + "_TYPEHASH"
+    encoded = re.findall(rf"^\| `({name}\([^`]*\))` \|", TEXT, re.MULTILINE)
+    assert [messages.typehash(one) for one in encoded] == [getattr(messages, constant)]
+
+
 def layout(title: str) -> list[tuple[int, int, str]]:
     """Rows (offset, size, field) of the table under a heading."""
     section = TEXT.partition(f"#### {title}\n")[2].partition("\n#")[0]
@@ -187,6 +199,7 @@ def test_headers__that_gateway_node_and_keeper_know__are_all_in_the_document() -
     assert sorted(name for name in named if f"`{name}`" not in TEXT.lower()) == []
 
 
+@cache
 def codes() -> set[str]:
     """Error codes: `code=` of any call, and the second argument of the node's and the heartbeat's errors."""
     found: set[str] = set()
