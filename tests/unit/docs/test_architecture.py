@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.references import REFERENCE, ROOT, missing
 from tools.docs import draw
-from tools.docs.references import REFERENCE, ROOT, missing
 
 DOCS = ROOT / "docs"
 CHECKED = [
