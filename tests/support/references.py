@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = re.compile(
     r"`((?:offchain|webapp|contracts|scripts|tools|tests|bench|docs|deploy)/[\w./-]*)(?::([A-Za-z_][\w.]*))?`"
 )
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]+))?\)")
 _SOLIDITY = re.compile(
     r"\b(?:abstract contract|contract|library|interface|struct|enum|event|error|function|modifier)\s+(\w+)"
     r"|^\s*(?:\w+|mapping\(.*\))\s.*?\b(\w+)(?:\s*=[^;]*)?;",
@@ -23,7 +23,7 @@ _SOLIDITY = re.compile(
 
 
 def missing(text: str, folder: Path = ROOT / "docs") -> list[str]:
-    """References and relative links of a document that lead nowhere.
+    """References and relative links of a document that lead nowhere, anchors of headings included.
 
     Args:
         text: the document.
@@ -34,8 +34,26 @@ def missing(text: str, folder: Path = ROOT / "docs") -> list[str]:
         for path, name in REFERENCE.findall(text)
         if not _is_there(path, name)
     ]
-    links = (link for link in LINK.findall(text) if "://" not in link and not link.startswith("mailto:"))
-    return absent + [link for link in links if not (folder / link).exists()]
+    for link, heading in LINK.findall(text):
+        if "://" in link:
+            continue
+        target = folder / link if link else None
+        words = (
+            text
+            if target is None
+            else target.read_text()
+            if target.suffix == ".md" and target.is_file()
+            else ""
+        )
+        if (target is not None and not target.exists()) or (heading and heading not in headings(words)):
+            absent.append(f"{link}#{heading}" if heading else link)
+    return absent
+
+
+def headings(text: str) -> set[str]:
+    """Anchors of a document's headings, as web pages of repositories make them."""
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def _is_there(path: str, name: str) -> bool:

@@ -36,3 +36,17 @@ def test_list__a_number_that_another_took_over__has_no_file() -> None:
     numbers = re.findall(r"^\| (\d{4}) \|", taken, re.MULTILINE)
     assert numbers
     assert [number for number in numbers if any(FOLDER.glob(f"{number}-*"))] == []
+
+
+def test_code__decisions_that_it_cites__exist() -> None:
+    root = FOLDER.parents[1]
+    cited: dict[str, str] = {}
+    for folder in ("offchain", "webapp", "contracts", "scripts", "tools", "bench", "tests", "deploy", "docs"):
+        for path in (root / folder).rglob("*"):
+            if (
+                path.suffix in (".py", ".sol", ".sh", ".md", ".yml", ".js")
+                and "node_modules" not in path.parts
+            ):
+                for number in re.findall(r"(?:adr/|ADR )(\d{4})", path.read_text(errors="replace")):
+                    cited[number] = str(path.relative_to(root))
+    assert {number: where for number, where in cited.items() if not any(FOLDER.glob(f"{number}-*"))} == {}

@@ -28,6 +28,8 @@ def test_missing__file_name_or_link_that_is_not_there__is_noticed() -> None:
     assert missing("`offchain/domain/payout.py:no_such`") == ["offchain/domain/payout.py:no_such"]
     assert missing("`contracts/RewardDistributor.sol:noSuch`") == ["contracts/RewardDistributor.sol:noSuch"]
     assert missing("[here](nowhere.md)") == ["nowhere.md"]
+    assert missing("[here](wire.md#ticket) [there](wire.md#no-such)") == ["wire.md#no-such"]
+    assert missing("## A word\n\n[here](#a-word) [there](#another)") == ["#another"]
 
 
 def test_missing__function_method_field_and_contract_function__are_found() -> None:
