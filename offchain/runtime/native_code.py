@@ -1,4 +1,4 @@
-"""The gateway's hot path as native code, made by tools/compile.py from the very same sources (docs/adr/0087).
+"""The gateway's hot path as native code, made by tools/compile.py from the very same sources (docs/adr/0088).
 
 It lies in a folder that is named by the sources, so that native code of other sources is never found.
 """

@@ -3,6 +3,9 @@
 import ape
 import pytest
 
+from offchain.domain.payout import reward
+from offchain.domain.tiers import Tier, weight
+from offchain.domain.types import Bps, Wei, Weight
 from offchain.domain.uptime_tree import UptimeTree
 from tests.support.contracts.factory import (
     CLAIM_WINDOW,
@@ -24,7 +27,6 @@ MAX_AMOUNT = 2**104 - 1
 FINAL, LAPSED = 2, 3
 UPTIMES = {1: 10_000, 2: 9_000, 3: 0}
 TIERS = {1: 1, 2: 3, 3: 4}
-BPS = {1: 10_000, 3: 25_000, 4: 30_000}
 
 
 def emission(epoch: int) -> int:
@@ -59,10 +61,10 @@ def fund(world: World, amount: int) -> None:
 
 
 def expected_reward(world: World, epoch: int, node: int, uptime: int) -> int:
-    """The formula, in exact integers."""
-    pool = world.distributor.poolOf(epoch)
-    total = sum(MIN_STAKE * BPS[tier] for tier in TIERS.values())
-    return pool * (MIN_STAKE * BPS[TIERS[node]] * uptime) // (10_000 * total)
+    """What the off-chain formula says: the contract must pay the same, to the wei."""
+    total = sum(weight(Wei(MIN_STAKE), Tier(tier)) for tier in TIERS.values())
+    own = weight(Wei(MIN_STAKE), Tier(TIERS[node]))
+    return reward(world.distributor.poolOf(epoch), own, Weight(total), Bps(uptime))
 
 
 def test_emission__whole_term__sums_to_the_total_exactly(world: World) -> None:
