@@ -1,6 +1,6 @@
 """A model server that costs next to nothing, so that what is measured is the agent: raw HTTP/1.1 with fixed answers.
 
-`fast_engine.py PORT`. A body with `"stream":true` gets 32 frames at once, or, with `"user":"slow"`, one each 5 ms.
+`python -m bench.node.fast_engine PORT`. A body with `"stream":true` gets 32 frames at once, or, with `"user":"slow"`, one each 5 ms.
 """
 
 import asyncio
