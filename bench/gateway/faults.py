@@ -12,7 +12,7 @@ from typing import Any, cast
 import httpx
 import redis
 
-from bench.gateway.core import RIVALS, Bench, say
+from bench.gateway.core import Bench, say
 from bench.gateway.parts import Contender, load, start_load, wait_until
 from offchain.gateway.records.request_log import RequestRecord
 from offchain.gateway.tenants.api_keys import create_key
@@ -22,7 +22,7 @@ from tests.support.gateway.processes import Process, Rig
 def kill(bench: Bench) -> None:
     """A node is killed with SIGKILL while streams and whole answers are in flight."""
     bench.detail["kill"] = {}
-    names = ("parallelix", *RIVALS)
+    names = ("parallelix", *bench.rival_names)
     for name in names:
         try:
             counts = _kill_one(bench, name)

@@ -17,8 +17,7 @@ import httpx
 
 from offchain.demo.processes import descendants
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RIVAL_KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 _PROCESS_CLOCK = 2  # clock_getcpuclockid(3): CPUCLOCK_SCHED of a whole process, which outlives its threads
 ROUTER_CORE, LOAD_CORE = ("0", "1") if (os.cpu_count() or 1) > 1 else ("0", "0")
@@ -81,7 +80,8 @@ def load(contender: Contender, **spec: Any) -> dict[str, Any]:
     """Run the load generator against a contender."""
     asked = json.dumps({"url": contender.url, "key": contender.key, **spec})
     done = subprocess.run(
-        ["taskset", "-c", LOAD_CORE, sys.executable, str(HERE / "load.py"), asked],
+        _load_command(asked),
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -97,10 +97,15 @@ def start_load(contender: Contender, **spec: Any) -> "subprocess.Popen[str]":
     """The same, in the background."""
     asked = json.dumps({"url": contender.url, "key": contender.key, **spec})
     return subprocess.Popen(
-        ["taskset", "-c", LOAD_CORE, sys.executable, str(HERE / "load.py"), asked],
+        _load_command(asked),
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def _load_command(asked: str) -> list[str]:
+    return ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "bench.gateway.load", asked]
 
 
 def rival_commands(envs: Path, urls: list[str], port: int, folder: Path) -> dict[str, list[str]]:

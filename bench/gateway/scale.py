@@ -38,14 +38,14 @@ def index(bench: Bench) -> None:
             {f"model-{i % 10}": Offer("r", 4096), "shared": Offer("r", 4096)},
             slots := chance.choice((1, 2, 4, 8, 16, 64)), slots,
         )
-        for i in range(1, 100_001)
+        for i in range(1, bench.options.index_nodes + 1)
     ]  # fmt: skip
     for report in reports:
         fleet.update(report, 0.0)
     gc.collect()
     gc.freeze()
     picks, updates, held = [], [], []
-    for number in range(60_000):
+    for number in range(60_000 * bench.options.index_nodes // 100_000):
         wants = Requirements("shared" if number % 3 else f"model-{number % 10}", min_tier=1 + number % 4)
         seed = chance.getrandbits(64)
         begun = time.perf_counter_ns()
@@ -153,7 +153,8 @@ def memory(bench: Bench) -> None:
     end = time.monotonic() + bench.options.memory_seconds
     samples: list[tuple[int, float]] = []
     with bench.ours(stubs=2) as (_, ours, __), helpers_rss(ours.pid) as helpers:
-        load(ours, mode="closed", connections=32, requests=20_000)  # fills the caches, which are bounded
+        # fills the caches, which are bounded
+        load(ours, mode="closed", connections=32, requests=min(20_000, wanted))
         samples.append((0, rss_mib(ours.pid)))
         while samples[-1][0] < wanted and time.monotonic() < end:
             result = load(ours, mode="closed", connections=32, requests=step)

@@ -4,7 +4,7 @@ import contextlib
 import statistics
 import time
 
-from bench.gateway.core import RIVALS, Bench, say
+from bench.gateway.core import Bench, say
 from bench.gateway.parts import Contender, cpu_seconds, load
 
 AFTERWARDS_SECONDS = 1.0
@@ -78,7 +78,7 @@ def poisson(bench: Bench) -> None:
     with contextlib.ExitStack() as stack:
         _, ours, nodes = stack.enter_context(bench.ours(stubs=1))
         direct = Contender("direct", nodes[0].url, nodes[0].pid)
-        contenders = [direct, ours, *bench.rivals(stack, [nodes[0].url], RIVALS[:2])]
+        contenders = [direct, ours, *bench.rivals(stack, [nodes[0].url], bench.rival_names[:2])]
         bench.detail["poisson"] = {
             c.name: load(c, mode="poisson", rate=300, seconds=4 * bench.options.scale) for c in contenders
         }

@@ -1,7 +1,7 @@
 """A node that costs little: answers at once (or in chunks at a fixed pace) and signs a receipt for every answer.
 
 Every contender talks to the same process; a caller that sends no request id still gets a signed answer, so that the
-node's work is the same for all. Run as `python bench/gateway/stub.py --spec FILE`.
+node's work is the same for all. Run as `python -m bench.gateway.stub --spec FILE`.
 """
 
 import argparse

@@ -39,18 +39,18 @@ CALLED_BY_LIBRARIES = {
     r"do_[A-Z]+": "http.server calls it",
     r"(connection_(made|lost)|data_received|eof_received|(pause|resume)_writing|get_buffer|buffer_updated)": "asyncio calls it",
 }
-"""Methods and functions, as patterns of their whole name, that a library finds by name."""
+"""Patterns of whole names that a library looks for, each with who does."""
 OVERRIDES = {
     "BaseApplication": ("init", "load", "load_config"),  # gunicorn
-    "Formatter": ("format",),  # logging
-    "Group": ("get_command", "list_commands", "resolve_command"),  # click
-    "Handler": ("emit",),  # logging
-    "HTMLParser": ("handle_data", "handle_endtag", "handle_starttag"),
+    "BaseSettings": ("settings_customise_sources",),  # pydantic-settings
+    "ConnectedProviderCommand": ("invoke",),  # Ape's command, a click command
+    "Group": ("format_commands", "get_command", "list_commands", "resolve_command"),  # click
+    "HTMLParser": ("handle_data", "handle_endtag", "handle_starttag"),  # html.parser
     "MetaPathFinder": ("find_spec",),  # importlib
     "Thread": ("run",),  # threading
-    "TypeDecorator": ("process_bind_param", "process_result_value", "load_dialect_impl"),  # SQLAlchemy
+    "TypeDecorator": ("load_dialect_impl", "process_bind_param", "process_result_value"),  # SQLAlchemy
 }
-"""Methods that a library calls, by the base class that promises them."""
+"""Methods that a library calls, by the base class that promises it."""
 PLAIN_DECORATORS = {
     "abstractmethod", "asynccontextmanager", "cache", "cached_property", "classmethod", "contextmanager", "lru_cache", "override",
     "property", "staticmethod", "wraps",
