@@ -85,9 +85,9 @@ screenshots: web-assets ## Take the dashboard's screenshots again, into docs/scr
 	@python -m tests.support.webapp.screenshots $(or $(OUT),docs/screenshots) $(if $(SMOKE),--smoke)
 
 .PHONY: lock
-lock: ## Resolve all dependencies again, within pyproject.toml and package.json
+lock: ## Resolve all dependencies again, within pyproject.toml and package.json (ARGS=--check only compares)
 	@tools/setup.sh python
-	@tools/lock.sh
+	@tools/lock.sh $(ARGS)
 
 .PHONY: clean
 clean: ## Remove everything that setup, tests and runs left in this folder
