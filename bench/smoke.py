@@ -83,6 +83,8 @@ def demo(_folder: Path) -> None:
 
     The whole story is `make demo-check`'s.
     """
+    runs = ROOT / ".run"
+    before = set(runs.glob("demo-*"))
     process = subprocess.Popen(
         ["make", "--no-print-directory", "demo", "ARGS=--json"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -102,6 +104,19 @@ def demo(_folder: Path) -> None:
             process.wait()
     if not said or '"kind": "step"' not in said[-1]:
         raise StepError(f"no step was told\n{''.join(said)[-3000:]}")
+    for run in set(runs.glob("demo-*")) - before:
+        left = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if str(run) in _text(path)]
+        if left:
+            raise StepError(f"processes {', '.join(left)} are still there")
+        shutil.rmtree(run)
+
+
+def _text(path: Path) -> str:
+    """A file of /proc; empty when its process has ended meanwhile."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def format_and_clean(folder: Path) -> None:
