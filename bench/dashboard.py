@@ -254,7 +254,7 @@ class IndexBuilder:
 
 
 def paths(net: seeding.SeededNetwork, size: Size, rng: random.Random) -> dict[str, str]:
-    """One address of each page, drawn anew."""
+    """Name -> path of each page, with an operator, a node and an epoch drawn at random."""
     owner, node = rng.choice(net.owners), rng.randrange(1, size.nodes + 1)
     return {
         "network": "/",
@@ -277,7 +277,7 @@ def paths(net: seeding.SeededNetwork, size: Size, rng: random.Random) -> dict[st
 
 @contextmanager
 def served(net: seeding.SeededNetwork, rpc: str, folder: Path) -> Iterator[str]:
-    """The dashboard as it is deployed: its URL."""
+    """Run the dashboard as it is deployed, for the block; its URL."""
     config = folder / "bench.toml"
     lines = {
         "data_dir": str(folder / "data"),
@@ -314,7 +314,7 @@ def p95(values: list[float]) -> float:
 
 
 def server_times(base: str, net: seeding.SeededNetwork, size: Size) -> dict[str, float]:
-    """95th percentile of the server's own time for each page, ms; two visits to each before."""
+    """95th percentile of the server's own time for each page, ms, after four visits to each that do not count."""
     rng = random.Random(2)
     times: dict[str, list[float]] = {}
     with httpx.Client(
@@ -332,7 +332,7 @@ def server_times(base: str, net: seeding.SeededNetwork, size: Size) -> dict[str,
 
 
 def queries(net: seeding.SeededNetwork, size: Size, rpc: str) -> dict[str, int]:
-    """Database queries of each page."""
+    """Number of database queries of each page."""
     app = seeding.app_of(net, rpc)
     index = app.extensions["desk"].index
     counts = {}
@@ -345,7 +345,7 @@ def queries(net: seeding.SeededNetwork, size: Size, rpc: str) -> dict[str, int]:
 
 
 async def viewers(base: str, net: seeding.SeededNetwork, size: Size, count: int = 100) -> list[float]:
-    """Viewers that each open another page every 5 s on average, while the open one refreshes its live parts."""
+    """Milliseconds of each request of `count` viewers at once; each opens another page or live part every 5 s on average."""
     times: list[float] = []
     limits = httpx.Limits(max_connections=count, max_keepalive_connections=count)
     end = time.monotonic() + size.viewer_seconds

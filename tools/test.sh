@@ -22,9 +22,9 @@ python_tests() {
   python -m pytest -p no:ape_test "$@" ${PYTEST_ARGS:-}
 }
 
-# real_parts NAME ARGS...: python_tests against real processes. Of these, up to three that failed are run once more, by
-# themselves and with new processes: what fails twice fails, what failed once is named, for it is a fault to mend
-# (docs/adr/0082). Whoever passes PYTEST_ARGS gets the one run that was asked for.
+# real_parts NAME ARGS...: python_tests against real processes. When at most three tests failed, these run once more, alone and
+# with new processes: a test that fails twice fails the suite; one that failed once is named, for it is a fault to mend
+# (docs/adr/0082). With PYTEST_ARGS there is no second run.
 real_parts() {
   local cache=.cache/pytest-$1 failed=0 count
   shift

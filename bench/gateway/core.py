@@ -29,13 +29,13 @@ RIVALS = ("vllm_router_round_robin", "vllm_router_cache_aware", "sglang_router",
 
 
 def say(text: str) -> None:
-    """Progress for a person."""
+    """Print a line of progress, with the time."""
     sys.stdout.write(f"[{time.strftime('%H:%M:%S')}] {text}\n")
     sys.stdout.flush()
 
 
 class Bench:
-    """One run."""
+    """One run of the bench: its options, its folder, and what it measured so far."""
 
     def __init__(self, folder: Path, envs: Path, options: argparse.Namespace) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class Bench:
         return process
 
     def floor(self, rig: Rig, node_url: str) -> Contender:
-        """Our HTTP stack with nothing on it."""
+        """Our HTTP server in front of our HTTP client, without a gateway between (bench/gateway/floor.py)."""
         command = [sys.executable, "-m", "bench.gateway.floor", node_url]
         process = Process(command, rig.folder / "floor.log")
         rig.processes.append(process)

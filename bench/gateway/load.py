@@ -218,7 +218,7 @@ async def stream(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(client: Client, expected: str) -> str:
-    """What became of one stream."""
+    """What became of one stream: `whole`, `lost`, `truncated`, `duplicated` or `error_event`."""
     if client.status != 200:
         return "lost"
     text, done, error = "", False, False

@@ -57,12 +57,12 @@ SCENARIOS = {
 
 
 def known(out: Path) -> dict[str, Any]:
-    """What earlier runs measured."""
+    """What earlier runs wrote into the file of results."""
     return {"figures": {}, "measured": {}, "detail": {}} | results.load(out)
 
 
 def write(bench: Bench) -> None:
-    """Write what was measured until now into the results; what was not measured now stays as it was."""
+    """Write what this run measured so far; results that it did not measure stay as they are."""
     before = known(bench.options.out)
     now = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
     for name in bench.figures:
@@ -84,7 +84,7 @@ def write(bench: Bench) -> None:
 
 
 def show(bench: Bench) -> bool:
-    """Print every figure with its bound. Returns whether all bounds hold of what was measured now."""
+    """Print every figure with its bound. Returns whether all bounds hold for what this run measured."""
     found = known(bench.options.out)
     held = True
     for name, (sign, bound) in BOUNDS.items():

@@ -125,7 +125,7 @@ def vllm(bench: Bench) -> None:
 
 @contextlib.contextmanager
 def helpers_rss(pid: int) -> Iterator[dict[int, float]]:
-    """Meanwhile, the largest resident memory seen of each process that this one starts: those that make batches."""
+    """For the block: pid -> largest resident memory (MiB) of each child of the gateway; they make execution batches."""
     peaks: dict[int, float] = {}
     ended = threading.Event()
 
@@ -145,9 +145,9 @@ def helpers_rss(pid: int) -> Iterator[dict[int, float]]:
 
 
 def memory(bench: Bench) -> None:
-    """Resident memory over many requests, looked at every 50,000.
+    """Growth of resident memory over many requests, read every 50,000.
 
-    A run that its time ends before all requests are answered gives no `rss_growth_mib`; the slope is in the detail.
+    A run that `--memory-seconds` ends before all requests are answered gives no `rss_growth_mib`; its slope is in the detail.
     """
     wanted, step = bench.options.memory_requests, min(50_000, bench.options.memory_requests)
     end = time.monotonic() + bench.options.memory_seconds

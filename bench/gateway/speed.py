@@ -1,4 +1,4 @@
-"""What we add to a request and what it costs, beside the rivals."""
+"""Latency and CPU that our gateway and its rivals add to a request."""
 
 import contextlib
 import statistics
@@ -8,7 +8,7 @@ from bench.gateway.core import Bench, say
 from bench.gateway.parts import Contender, cpu_seconds, load
 
 AFTERWARDS_SECONDS = 1.0
-"""What a contender does for its requests once they are answered (records, logs) is counted, too."""
+"""CPU is read this long after the last answer, so that the work that follows answers (records, logs) counts, too."""
 
 
 def speed(bench: Bench) -> None:

@@ -104,7 +104,7 @@ class Network:
         return POOL
 
 
-class Still:
+class StillClock:
     """A clock that stands just after the epoch's evidence was frozen."""
 
     def __init__(self, slots: int) -> None:
@@ -114,7 +114,7 @@ class Still:
         return self._ms
 
 
-class Files:
+class PeersOnDisk:
     """`Peers` whose documents are on disk."""
 
     def __init__(self, folder: Path) -> None:
@@ -136,8 +136,8 @@ class Files:
         return []
 
 
-class Nothing:
-    """An outbox that is not reached: two other signatures are missing."""
+class UnreachedOutbox:
+    """An outbox that is never called: without the two other signatures there is nothing to submit."""
 
     def submit_report(self, *_: Any) -> None:
         raise AssertionError("there is no quorum in this bench")
@@ -216,12 +216,12 @@ def prepare(folder: Path, nodes: int, slots: int) -> None:
 
 
 def homes(nodes: int) -> dict[str, tuple[int, ...]]:
-    """Where the nodes are, as every keeper hears it."""
+    """Region -> ids of the nodes in it; all keepers agree."""
     return {region: tuple(range(i + 1, nodes + 1, len(REGIONS))) for i, region in enumerate(REGIONS)}
 
 
 def events(network: Network, nodes: int) -> list[Event]:
-    """The chain's events: three keepers, all nodes."""
+    """The events of the chain: three keepers join, all nodes register."""
     addresses = [key(f"node {i}").address for i in range(KEYS)]
     joined = [
         ("KeeperJoined", {"keeperId": str(i + 1), "operator": "0x" + f"{i + 1:040x}", "signer": keeper.address,
@@ -251,9 +251,9 @@ def service(folder: Path, slots: int) -> tuple[AttestService, EpochContextReader
         network,
         frames,
         network.keepers[EPOCH % 3],
-        Still(slots),
-        Files(folder),
-        Nothing(),
+        StillClock(slots),
+        PeersOnDisk(folder),
+        UnreachedOutbox(),
         ["http://peer"],
     )
     return made, frames, database
@@ -262,7 +262,7 @@ def service(folder: Path, slots: int) -> tuple[AttestService, EpochContextReader
 def close(folder: Path, slots: int) -> dict[str, Any]:
     """Lead the epoch: from receipts to the signed report."""
     attest, _frames, database = service(folder, slots)
-    with Memory() as memory, alone(database, Still(slots), "attest") as fence:
+    with Memory() as memory, alone(database, StillClock(slots), "attest") as fence:
         assert fence is not None
         began = time.perf_counter()
         attest.step(fence)

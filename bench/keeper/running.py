@@ -116,7 +116,7 @@ def recover(rig: KeeperRig, kills: int) -> list[float]:
 
 
 def die(rig: KeeperRig, rounds: int, points: tuple[str, ...]) -> int:
-    """Let a process die at every step of requests and transactions; how many of these were lost or doubled."""
+    """How many requests or transactions were lost or doubled while a process died at each of `points`, `rounds` times."""
     rig.nodes[0].set(first_ms=5)
     wrong = 0
     for _ in range(rounds):

@@ -61,7 +61,7 @@ END = _chunk({"id": "x", "choices": [], "usage": _USAGE}) + _chunk("[DONE]") + b
 
 
 class Server(asyncio.Protocol):
-    """One connection."""
+    """A caller's connection: answers each request when it is whole."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport

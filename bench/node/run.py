@@ -68,9 +68,9 @@ class Bench:
         return ticket_headers(body, **{**fields, **changes})
 
     async def added(self, rounds: int, warm_up: int) -> dict[str, float]:
-        """Latency through the agent over latency straight to the engine, one at a time, turn by turn.
+        """Latency that the agent adds: requests through it and requests straight to the engine take turns, one at a time.
 
-        Quantile less quantile, so that what else happens on the machine counts on both sides.
+        The figure is the difference of the two medians (and 95th percentiles): what else happens on the machine slows both.
         """
         direct: list[float] = []
         through: list[float] = []
@@ -112,7 +112,7 @@ class Bench:
         return round((cpu_seconds(self.agent.process.pid) - before) * 1000 / rounds, 3)
 
     async def frames_lost(self, streams: int) -> int:
-        """Frames of the engine that did not arrive as frames of their own, in order; slow and in bursts."""
+        """How many of the engine's frames did not arrive in order and each as a frame of its own; half of the streams come in a burst."""
         lost = 0
 
         async def one(client: aiohttp.ClientSession, turn: int) -> None:
@@ -136,7 +136,7 @@ class Bench:
         return lost
 
     async def forged(self, attempts: int) -> dict[str, int]:
-        """Bad tickets of four kinds, signed and proved by MAC in turn; how many of them got an answer."""
+        """How many of `attempts` bad tickets got an answer: used twice, of a stranger, expired, or for another node; half by MAC."""
         accepted = 0
         refused: dict[int, int] = {}
         good = chat("once")
@@ -189,7 +189,7 @@ def engine() -> Iterator[str]:
 
 
 def registered(network: LocalNetwork, node: DemoNode, folder: Path, **changes: Any) -> Path:
-    """Settings of a node in front of the fast engine, registered if it was not."""
+    """Settings of a node in front of the fast engine; registers the node if it is not yet."""
     folder.mkdir(parents=True, exist_ok=True)
     fields = {"model_path": None, "model_revision": "bench", "slots": 64, **changes}
     config = settings_of(network, node, folder, **fields)
@@ -211,7 +211,7 @@ def end(*agents: Agent) -> None:
 async def dial_out_added(
     network: LocalNetwork, folder: Path, engine_url: str, rounds: int
 ) -> dict[str, float]:
-    """Latency of requests down a dialled connection over that on a pooled inbound one, turn by turn."""
+    """Latency that a connection dialled by the node adds to one that the gateway opened; requests on both take turns."""
     node = network.nodes[0]
     domain = network.deployment.signing_domain("NodeRegistryLocker")
     upstream = DialInUpstream(
@@ -260,7 +260,7 @@ async def dial_out_added(
 async def agent_kill_lost(
     network: LocalNetwork, folder: Path, engine_url: str, seconds: float
 ) -> dict[str, int]:
-    """Two agents behind a real gateway, sixteen requests at once, one agent killed: requests without an answer."""
+    """Requests that get no answer when one of two agents behind a real gateway is killed, with sixteen requests running."""
     lost = sent = 0
     for i, node in enumerate(network.nodes):
         registered(network, node, folder / f"agent-{i}", engine_url=engine_url)
@@ -309,7 +309,7 @@ async def agent_kill_lost(
 
 
 def vllm_restart(network: LocalNetwork, folder: Path, rounds: int) -> dict[str, float]:
-    """Real vLLM is killed: time until it serves again, less the time that the new one takes to start by itself."""
+    """Seconds from the kill of a real vLLM until it serves again, less the seconds that the new one takes to start."""
     folder.mkdir(parents=True)
     node = network.nodes[0]
     config = settings_of(network, node, folder, vllm_command=[str(ROOT / ".vllm/bin/vllm")], slots=4)
@@ -383,7 +383,7 @@ def main() -> None:
 
 
 def write(figures: dict[str, Any], out: Path) -> None:
-    """Keep and show the figures."""
+    """Write the figures to the file of results, and print them."""
     figures["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     results.write(out, figures)
     print(json.dumps(figures, indent=2))

@@ -57,6 +57,16 @@ PLAIN_DECORATORS = {
 }  # fmt: skip
 """Decorators that leave calling to us. Any other one hands the function to a library: commands, tasks, routes, validators."""
 
+SCRIPT_FUNCTIONS = [
+    re.compile(rf"(?P<indent> *){pattern}")
+    for pattern in (
+        r"(export )?(default )?(async )?function\*? ?(?P<name>\w*)\(",
+        r"(.*?(?P<name>\w+) = )?.*=> \{$",
+        r"(async |static |get |set )*(?!(if|for|while|switch|catch)\b)(?P<name>\w+)\(.*\) \{$",
+    )
+]
+"""How a function begins in JavaScript: with its keyword, as an arrow, or as a method."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -144,23 +154,16 @@ def long_functions(modules: Iterable[Module]) -> Iterator[Finding]:
 
 
 def long_scripts(root: Path) -> Iterator[Finding]:
-    """The same in JavaScript, which prettier has formatted: a block ends where a line of its indentation begins with `}`."""
+    """The same in JavaScript. Prettier has formatted it, so a block ends at the next `}` of its first line's indentation."""
     for path in files(root, [SCRIPTS], ".js"):
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines):
-            begin = re.match(
-                r"( *)(?:.*\bfunction\b\*? ?(\w*)\(|.*?(\w*) = .*=> \{$|.*=> \{$| *(?:async )?(\w+)\(.*\) \{$)",
-                line,
-            )
-            if (
-                begin is None
-                or not line.endswith(("{", "("))
-                or line.lstrip().startswith(("if ", "for ", "while ", "switch "))
-            ):
+            begin = next(filter(None, (pattern.match(line) for pattern in SCRIPT_FUNCTIONS)), None)
+            if begin is None:
                 continue
-            closing = re.compile(rf"{begin[1]}\}}")
-            end = next((last for last in range(number + 1, len(lines)) if closing.match(lines[last])), number)
-            name = begin[2] or begin[3] or begin[4] or "a function"
+            closing = f"{begin['indent']}}}"
+            end = next((at for at in range(number + 1, len(lines)) if lines[at].startswith(closing)), number)
+            name = begin["name"] or "a function"
             yield from _too_long(path.relative_to(root).as_posix(), number + 1, name, end - number + 1)
 
 
