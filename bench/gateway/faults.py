@@ -106,7 +106,12 @@ def _hang_one(bench: Bench, fault: str) -> float:
         nodes[0].signal(signal.SIGCONT)
         if result["bad"]:
             raise RuntimeError(f"{result['bad']} requests were lost while a node was {fault}")
-        return _longest_on_sick_node(rig, 320 + 160 + asked)
+        worst = _longest_on_sick_node(rig, 320 + 160 + asked)
+        if (
+            not worst and not bench.options.smoke
+        ):  # a busy machine may send none there before the fault is seen
+            raise RuntimeError("no request met the sick node")
+        return worst
 
 
 def deaf_socket() -> socket.socket:
@@ -125,6 +130,7 @@ _CALLERS: list[socket.socket] = []
 
 
 def _longest_on_sick_node(rig: Rig, asked: int) -> float:
+    """Seconds of the longest attempt that a sick node ended, from the records of `asked` requests; 0 when none met it."""
     config = tomllib.loads((rig.folder / "gateway-0.toml").read_text())
     with contextlib.closing(redis.Redis.from_url(config["redis_url"])) as client:
 
@@ -134,7 +140,7 @@ def _longest_on_sick_node(rig: Rig, asked: int) -> float:
             return [RequestRecord.unpack(*record) for records in found for record in records.items()]
 
         wait_until(lambda: len(records()) >= asked, 10, "the records of all requests were not shared")
-        worst = max(
+        return max(
             (
                 attempt.ms / 1000
                 for entry in records()
@@ -143,9 +149,6 @@ def _longest_on_sick_node(rig: Rig, asked: int) -> float:
             ),
             default=0.0,
         )
-    if not worst:
-        raise RuntimeError("no request met the sick node")
-    return worst
 
 
 def fairness(bench: Bench) -> None:

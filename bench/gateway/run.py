@@ -94,10 +94,9 @@ def show(bench: Bench) -> bool:
             continue
         good = value < bound or (value == bound and sign == "<=")
         held = held and (good or name not in bench.figures)
+        verdict = "not judged" if bench.options.smoke else "ok" if good else "MISSED"
         when = "" if name in bench.figures else f"   ({found['measured'][name]})"
-        sys.stdout.write(
-            f"  {name:34} {value:12.4f}   {sign:2} {bound:<6g} {'ok' if good else 'MISSED'}{when}\n"
-        )
+        sys.stdout.write(f"  {name:34} {value:12.4f}   {sign:2} {bound:<6g} {verdict}{when}\n")
     say(f"written to {bench.options.out}")
     return held
 

@@ -5,9 +5,9 @@
 Prints one line for each finding (`file:line: what is wrong; what to do`) and exits with 1 when there is one. The code is read
 as text, never imported.
 
-A function is unused when its name stands nowhere in the product but in its own definition. The product is PRODUCT and what it
-is configured with (templates, pyproject.toml); tests are no callers. Only names are compared, so two functions of one name keep
-each other: what this rule finds is unused, but it does not find everything.
+A function is unused when nothing in the product reads its name outside its own definition. The product is PRODUCT and what it is
+configured with (templates, pyproject.toml); tests are no callers. Methods are compared by name alone, so two methods of one name
+keep each other: what this rule finds is unused, but it does not find everything.
 """
 
 import ast
@@ -83,16 +83,26 @@ class Finding(NamedTuple):
 
 @dataclass
 class Module:
-    """A Python file: its tree, and where each name is used in it."""
+    """A Python file: its tree, and what it uses.
+
+    Attributes:
+        names: name -> lines on which it is read.
+        attributes: attribute that is read -> lines.
+        strings: word of a string that could name something -> lines.
+        imported: (module, name) of what it uses of other modules: `("offchain.db.nodes", "all_of")`.
+    """
 
     path: str
     tree: ast.Module
+    modules: frozenset[str]
     names: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     attributes: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """Attributes that are read, and strings that could name one."""
+    strings: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    imported: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         nodes = list(ast.walk(self.tree))
+        aliases = self._aliases(nodes)
         # an export is no use, and neither is a docstring of one word
         idle = {
             id(node)
@@ -104,13 +114,29 @@ class Module:
             match node:
                 case ast.Name(id=name, ctx=ast.Load()):
                     self.names[name].append(node.lineno)
+                case ast.Attribute(attr=name, value=ast.Name(id=base)) if base in aliases:
+                    self.imported.add((aliases[base], name))
                 case ast.Attribute(attr=name, ctx=ast.Load()):
                     self.attributes[name].append(node.lineno)
-                case ast.alias(name=name, asname=str()):
-                    self.names[name.rpartition(".")[2]].append(node.lineno)
                 case ast.Constant(value=str(text)) if id(node) not in idle and re.fullmatch(r"[\w.:]+", text):
                     for word in re.split(r"[.:]", text):
-                        self.attributes[word].append(node.lineno)
+                        self.strings[word].append(node.lineno)
+
+    def _aliases(self, nodes: Iterable[ast.AST]) -> dict[str, str]:
+        """Name in this file -> module of ours that it stands for. Notes what is imported by name."""
+        found = {}
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                found |= {
+                    one.asname: one.name for one in node.names if one.asname and one.name in self.modules
+                }
+            elif isinstance(node, ast.ImportFrom):
+                for one in node.names:
+                    if f"{node.module}.{one.name}" in self.modules:
+                        found[one.asname or one.name] = f"{node.module}.{one.name}"
+                    elif not self.path.endswith("__init__.py"):  # there it is an export
+                        self.imported.add((node.module or "", one.name))
+        return found
 
 
 def _exports(node: ast.AST) -> bool:
@@ -138,10 +164,9 @@ def files(root: Path, folders: Iterable[str], *suffixes: str) -> Iterator[Path]:
 
 def read(root: Path) -> list[Module]:
     """The Python files of the product."""
-    return [
-        Module(path.relative_to(root).as_posix(), ast.parse(path.read_bytes()))
-        for path in files(root, PRODUCT, ".py")
-    ]
+    paths = {path.relative_to(root).as_posix(): path for path in files(root, PRODUCT, ".py")}
+    ours = frozenset(map(dotted, paths))
+    return [Module(name, ast.parse(path.read_bytes()), ours) for name, path in paths.items()]
 
 
 def long_functions(modules: Iterable[Module]) -> Iterator[Finding]:
@@ -216,14 +241,29 @@ def unused_functions(root: Path, modules: list[Module]) -> Iterator[Finding]:
                                         for name in CONFIGURATION)
         for word in re.findall(r"\w+", path.read_text())
     }  # fmt: skip
-    names, attributes = _index(modules, "names"), _index(modules, "attributes")
+    attributes, strings = _all(modules, "attributes"), _all(modules, "strings")
+    imported = set().union(*(module.imported for module in modules))
     for module in modules:
         for function, owner in _definitions(module.tree):
-            # a method is reached through what it belongs to, never by its bare name
-            uses = attributes[function.name] + ([] if owner is not None else names[function.name])
+            # a method is reached through an object, a function by its name or through its module
+            uses = (
+                attributes
+                if owner
+                else {function.name: [(module.path, line) for line in module.names[function.name]]}
+            )
             own = range(function.lineno, (function.end_lineno or function.lineno) + 1)
-            called = any(path != module.path or line not in own for path, line in uses)
-            if not called and function.name not in configured and not _called_by_library(function, owner):
+            called = (
+                any(
+                    path != module.path or line not in own
+                    for path, line in uses.get(function.name, []) + strings.get(function.name, [])
+                )
+                or function.name in configured
+                or (
+                    owner is None
+                    and any((place, function.name) in imported for place in _places(module.path))
+                )
+            )
+            if not called and not _called_by_library(function, owner):
                 what = f"{owner.name}.{function.name}" if owner else function.name
                 yield Finding(
                     module.path, function.lineno,
@@ -231,13 +271,26 @@ def unused_functions(root: Path, modules: list[Module]) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
-def _index(modules: Iterable[Module], kind: str) -> dict[str, list[tuple[str, int]]]:
-    """Where each name is used."""
+def _all(modules: Iterable[Module], kind: str) -> dict[str, list[tuple[str, int]]]:
+    """What all modules use: name -> (path, line)."""
     found: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for module in modules:
         for name, lines in getattr(module, kind).items():
             found[name] += [(module.path, line) for line in lines]
     return found
+
+
+def _places(path: str) -> Iterator[str]:
+    """From where a function of this file can be imported: its module, and the packages above, which may export it."""
+    place = dotted(path)
+    while place:
+        yield place
+        place = place.rpartition(".")[0]
+
+
+def dotted(path: str) -> str:
+    """`offchain.db` of `offchain/db/__init__.py`."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def _definitions(

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def tree(root: Path, **modules: str) -> list[str]:
-    """Findings in a product of these modules of offchain/, each below its name, with `__` for a slash."""
+    """Findings in a product of these modules of offchain/, for example `room__a` for offchain/room/a.py."""
     for name, text in modules.items():
-        write(root, f"offchain/{name.replace('__', '/')}.py", text)
+        write(root, f"offchain/{name.replace('__', '/', 1)}.py", text)
     return [str(finding) for finding in check(root)]
 
 
@@ -95,7 +95,7 @@ UNUSED = {
     "one that calls only itself": "def idle(): idle()\n",
     "one that is only assigned to": "def idle(): pass\nthing.idle = 1\n",
     "a method whose name is a variable elsewhere": "idle = 1\nprint(idle)\nclass Thing:\n    def idle(self): pass\n",
-    "one that is only imported": "def idle(): pass\nfrom offchain.a import idle\n",
+    "a function whose name is an attribute elsewhere": "def idle(): pass\nprint(thing.idle)\n",
     "one that is only exported": "def idle(): pass\n__all__ = ['idle']\n",
     "one that a sentence names": "def idle(): pass\nprint('this is idle')\n",
     "a property": "class Thing:\n    @property\n    def idle(self): return 1\n",
@@ -109,6 +109,26 @@ def test_function__without_a_caller__is_found(tmp_path: Path, text: str) -> None
     assert "idle has no caller in the product" in found
     line = next(number for number, one in enumerate(text.splitlines(), 1) if "def idle" in one)
     assert found.startswith(f"offchain/a.py:{line}: ")
+
+
+def test_function__only_exported_by_its_package__is_found(tmp_path: Path) -> None:
+    found = tree(tmp_path, room____init__="from offchain.room.a import idle\n", room__a="def idle(): pass\n")
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from offchain.room.a import busy\nbusy()\n",
+        "from offchain.room import busy\nbusy()\n",
+        "from offchain.room import a\na.busy()\n",
+        "from offchain.room import a as other\nother.busy()\n",
+        "import offchain.room.a as other\nother.busy()\n",
+    ],
+)
+def test_function__used_by_another_module__passes(tmp_path: Path, use: str) -> None:
+    export = "from offchain.room.a import busy\n"
+    assert tree(tmp_path, room____init__=export, room__a="def busy(): pass\n", b=use) == []
 
 
 USED = {
