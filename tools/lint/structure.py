@@ -41,22 +41,22 @@ CALLED_BY_LIBRARIES = {
 }
 """Patterns of whole names that a library looks for, each with who does."""
 OVERRIDES = {
-    "BaseApplication": ("init", "load", "load_config"),  # gunicorn
-    "BaseSettings": ("settings_customise_sources",),  # pydantic-settings
-    "ConnectedProviderCommand": ("invoke",),  # Ape's command, a click command
-    "Group": ("format_commands", "get_command", "list_commands", "resolve_command"),  # click
-    "HTMLParser": ("handle_data", "handle_endtag", "handle_starttag"),  # html.parser
-    "MetaPathFinder": ("find_spec",),  # importlib
-    "Thread": ("run",),  # threading
-    "TypeDecorator": ("load_dialect_impl", "process_bind_param", "process_result_value"),  # SQLAlchemy
+    "BaseApplication": r"(init|load|load_config)",  # gunicorn
+    "BaseSettings": r"(settings_customise_sources)",  # pydantic-settings
+    "ConnectedProviderCommand": r"(invoke)",  # Ape's command, a click command
+    "Group": r"(format_commands|get_command|list_commands|resolve_command)",  # click
+    "HTMLParser": r"(handle_data|handle_endtag|handle_starttag)",  # html.parser
+    "MetaPathFinder": r"(find_spec)",  # importlib
+    "RotatingFileHandler": r"(emit|handleError|doRollover)",  # logging
+    "Thread": r"(run)",  # threading
+    "TypeDecorator": r"(load_dialect_impl|process_bind_param|process_result_value)",  # SQLAlchemy
 }
-"""Methods that a library calls, by the base class that promises it."""
-PLAIN_DECORATORS = {
-    "abstractmethod", "asynccontextmanager", "cache", "cached_property", "classmethod", "contextmanager", "lru_cache", "override",
-    "property", "staticmethod", "wraps",
-}  # fmt: skip
+"""Patterns of the methods that a library calls, by the base class that promises it."""
+PLAIN_DECORATORS = (
+    r"(abstractmethod|asynccontextmanager|cache|cached_property|classmethod|contextmanager|lru_cache|override|property)"
+    r"|(staticmethod|wraps)"
+)
 """Decorators that leave calling to us. Any other one hands the function to a library: commands, tasks, routes, validators."""
-
 SCRIPT_FUNCTIONS = [
     re.compile(rf"(?P<indent> *){pattern}")
     for pattern in (
@@ -307,20 +307,22 @@ def _definitions(
 
 
 def _called_by_library(function: Function, owner: ast.ClassDef | None) -> bool:
-    decorators = {_last_name(one) for one in function.decorator_list}
     return (
-        bool(decorators - PLAIN_DECORATORS)
+        any(not re.fullmatch(PLAIN_DECORATORS, _last_name(one)) for one in function.decorator_list)
         or any(re.fullmatch(pattern, function.name) for pattern in CALLED_BY_LIBRARIES)
         or any(
-            function.name in OVERRIDES.get(_last_name(base), ()) for base in (owner.bases if owner else ())
+            re.fullmatch(OVERRIDES.get(_last_name(base), ""), function.name)
+            for base in (owner.bases if owner else ())
         )
     )
 
 
 def _last_name(node: ast.expr) -> str:
-    """`task` of `@app.task(bind=True)`."""
+    """`task` of `@app.task(bind=True)`, `TypeDecorator` of `TypeDecorator[int]`."""
     if isinstance(node, ast.Call):
         node = node.func
+    if isinstance(node, ast.Subscript):
+        node = node.value
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 

@@ -141,6 +141,9 @@ USED = {
     "a validator": "class Thing:\n    @field_validator('x')\n    @classmethod\n    def busy(cls): pass\n",
     "a dunder": "class Thing:\n    def __len__(self): return 1\n",
     "a protocol's callback": "class Thing(asyncio.Protocol):\n    def data_received(self, data): pass\n",
+    "an override of a library's generic class": (
+        "class Thing(TypeDecorator[int]):\n    def process_bind_param(self, value): pass\n"
+    ),
     "an override of a library's class": "class Thing(threading.Thread):\n    def run(self): pass\n",
 }
 
