@@ -1,4 +1,4 @@
-# Every command of the project. `make` alone lists them.
+# Every command of the project. `make` alone lists them; bench/bench.mk holds those that measure.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -7,16 +7,22 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # bash reads this file before each recipe line: one place holds the environment, for make and for people.
 export BASH_ENV := $(CURDIR)/tools/env.sh
 
-PYTHON_CODE := $(wildcard offchain webapp scripts)
-SOLIDITY := $(wildcard contracts)
+PRETTIER_FILES := package.json .prettierrc .solhint.json webapp/assets 'contracts/**/*.sol'
 
 .PHONY: help
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
+	@awk 'sub(/^##@ /, "") { printf "%s%s\n", gap, $$0; gap = "\n" } \
+		/^[a-z-]+:.*## / { name = $$0; sub(/:.*/, "", name); sub(/.*## /, ""); printf "  %-17s%s\n", name, $$0 }' \
+		$(MAKEFILE_LIST)
 
+##@ Set up and run
 .PHONY: setup
 setup: ## Install everything into this folder (a few minutes once, then instant)
 	@tools/setup.sh
+
+.PHONY: services
+services: ## Install PostgreSQL, Redis and Chromium, system-wide, for the tests that need them (as root)
+	@tools/services.sh install
 
 .PHONY: demo
 demo: setup ## Run a whole network on this machine and open its dashboard
@@ -26,26 +32,38 @@ demo: setup ## Run a whole network on this machine and open its dashboard
 demo-check: setup ## Run the same network unattended and prove what it did
 	@exec parallelix demo check $(ARGS)
 
-.PHONY: test
-test: setup ## Run every test, fast ones first
-	@tools/setup.sh chromium
-	@tools/test.sh unit networks+contracts+fork+audit integration e2e
+##@ Test
+.PHONY: test-one
+test-one: ## Run one test: T=tests/unit/keeper/test_lease.py::test_name (or a file, or a folder)
+	$(if $(T),,$(error name a test, for example: make test-one T=tests/unit/keeper/test_lease.py))
+	@tools/test.sh one '$(T)'
 
 .PHONY: test-fast
 test-fast: ## Run the unit tests only
 	@tools/setup.sh python
 	@tools/test.sh unit
 
+.PHONY: test
+test: setup ## Run every test, fast ones first
+	@tools/services.sh missing
+	@tools/test.sh unit networks+contracts+fork+audit integration e2e
+	@tools/services.sh missing
+
+.PHONY: audit
+audit: ## Run what an auditor of the contracts would; PROFILE=quick ends within ten minutes
+	@tools/setup.sh python node
+	@python -m tools.audit.run --profile $(or $(PROFILE),full)
+
+##@ Style
 .PHONY: lint
-lint: ## Check style, types, import rules and Solidity
+lint: ## Check style, types, import rules, structure and Solidity
 	@tools/setup.sh python node
 	ruff check
 	ruff format --check
-	mypy $(PYTHON_CODE)
+	mypy offchain webapp scripts
 	lint-imports --cache-dir .cache/import-linter
-ifneq ($(SOLIDITY),)
+	python -m tools.lint.structure
 	solhint --disc --noPoster --max-warnings 0 'contracts/**/*.sol'
-endif
 	prettier --check --log-level warn $(PRETTIER_FILES)
 
 .PHONY: format
@@ -55,23 +73,27 @@ format: ## Rewrite the sources in the project's style
 	ruff format
 	prettier --write --log-level warn $(PRETTIER_FILES)
 
-PRETTIER_FILES := package.json .prettierrc .solhint.json $(wildcard webapp/assets) \
-	$(if $(SOLIDITY),'contracts/**/*.sol')
-
+##@ Make again
 .PHONY: web-assets
 web-assets: ## Bundle the dashboard's script and styles
 	@tools/setup.sh node assets
 
-.PHONY: lock
-lock: ## Resolve all dependencies again, within pyproject.toml and package.json
+.PHONY: screenshots
+screenshots: web-assets ## Take the dashboard's screenshots again, into docs/screenshots (or OUT=folder)
+	@tools/services.sh need chromium
 	@tools/setup.sh python
-	@tools/lock.sh
+	@python -m tests.support.webapp.screenshots $(or $(OUT),docs/screenshots) $(if $(SMOKE),--smoke)
+
+.PHONY: lock
+lock: ## Resolve all dependencies again, within pyproject.toml and package.json (ARGS=--check only compares)
+	@tools/setup.sh python
+	@tools/lock.sh $(ARGS)
 
 .PHONY: clean
 clean: ## Remove everything that setup, tests and runs left in this folder
 	@rm -rf .venv .vllm .models .build .run .cache node_modules webapp/static/dist contracts/.cache \
 		deployments/31337.json deployments/1337.json ./*.egg-info .hypothesis .pytest_cache .mypy_cache \
 		.ruff_cache .import_linter_cache .coverage
-	@find offchain webapp scripts tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find offchain webapp scripts tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-include $(sort $(wildcard *.mk))
+include bench/bench.mk

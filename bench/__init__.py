@@ -1,1 +1,1 @@
-"""Benches: each is a make target that writes JSON to bench/results/; run one as `python -m bench.gateway.run`."""
+"""Benches: `make` lists them; each writes its figures as JSON into bench/results/, and `--smoke` is its smallest form."""

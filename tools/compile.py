@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes the gateway's native modules from their sources (see offchain/runtime/native_code.py); does nothing when they are made."""
+"""Compiles the gateway's hot path to native code (offchain/runtime/native_code.py), unless this was done for these sources."""
 
 import fcntl
 import os

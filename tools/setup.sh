@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what the project runs on: `tools/setup.sh [STEP...]`, all but chromium when none is named.
+# Makes what the project runs on, inside this folder: `tools/setup.sh [STEP...]`, all steps when none is named.
 #
 #   python     .venv/               the project's environment, from requirements.lock
 #   node       node_modules/        compiler, anvil, forge, linters, and .build/{bin,solc} made from them
@@ -8,10 +8,10 @@
 #   assets     webapp/static/dist/  the dashboard's script and styles
 #   contracts  .build/              compiled contracts
 #   compiled   .build/compiled/     the gateway's hot path as native code; needs a C compiler and is left out without one
-#   chromium   the system's browser, for the browser tests
 #
-# A step that has nothing to do takes milliseconds: each leaves a stamp named by the content of what it was made
-# from. A step's output goes to .build/logs/; a step that fails says what to do in one line.
+# A step that has nothing to do takes milliseconds: each step leaves a stamp, named by a hash of the files it was made
+# from. A step's output goes to .build/logs/; a step that fails says what to do in one line. What belongs to the whole
+# system (PostgreSQL, Redis, Chromium) is tools/services.sh's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/env.sh
@@ -182,17 +182,6 @@ can_compile() {
 make_compiled() {
   CC=${CC:-cc} python tools/compile.py
   done_with "$(stamp_compiled)"
-}
-
-step_chromium() {
-  command -v chromium >/dev/null && return
-  [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null ||
-    die "the browser tests need 'chromium' in the PATH: install it with the system's package manager"
-  run chromium "$RETRY"
-}
-make_chromium() {
-  apt-get update
-  DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 }
 
 case "${1:-all}" in

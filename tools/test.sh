@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Runs the named suites below tests/ in order and stops at the first that fails: `tools/test.sh unit contracts ...`;
-# `networks` are the parts of tests/integration that run whole networks against the clock, `audit` is the part of
-# `make audit` that the other suites do not cover. In `A+B+C`, B and then C run beside A, at the lowest priority.
+# Runs the named suites below tests/ in order and stops at the first that fails: `tools/test.sh unit contracts ...`.
+#
+#   networks     the parts of tests/integration that run whole networks against the clock
+#   audit        the part of `make audit` that the other suites do not cover
+#   e2e          left out, with a word, where there is no Chromium
+#   A+B+C        B and then C run beside A, at the lowest priority
+#   one TEST     the one test, file or folder, in this process: tools/test.sh one tests/unit/keeper/test_lease.py
+#
 # PYTEST_ARGS is passed on to each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,9 +22,9 @@ python_tests() {
   python -m pytest -p no:ape_test "$@" ${PYTEST_ARGS:-}
 }
 
-# real_parts NAME ARGS...: python_tests against real processes. Of these, up to three that failed are run once more, by
-# themselves and with new processes: what fails twice fails, what failed once is named, for it is a fault to mend
-# (docs/adr/0082). Whoever passes PYTEST_ARGS gets the one run that was asked for.
+# real_parts NAME ARGS...: python_tests against real processes. When at most three tests failed, these run once more, alone and
+# with new processes: a test that fails twice fails the suite; one that failed once is named, for it is a fault to mend
+# (docs/adr/0082). With PYTEST_ARGS there is no second run.
 real_parts() {
   local cache=.cache/pytest-$1 failed=0 count
   shift
@@ -31,9 +36,37 @@ real_parts() {
   python_tests "$@" -o cache_dir="$cache" --last-failed --last-failed-no-failures none --numprocesses 0
 }
 
+# one TEST: with the runner of its suite, without worker processes, and with only the set-up that its suite needs
+one() {
+  case $1 in
+  tests/contracts* | tests/fork* | bench/contracts*) tools/setup.sh python node ;;
+  tests/e2e*)
+    tools/services.sh need chromium
+    tools/setup.sh python node contracts assets
+    ;;
+  tests/integration*) tools/setup.sh python node contracts ;;
+  *) tools/setup.sh python ;;
+  esac
+  # shellcheck disable=SC2086
+  case $1 in
+  tests/contracts*) ape test "$1" ${PYTEST_ARGS:-} ;;
+  tests/fork*) ape test "$1" --network ethereum:local:test ${PYTEST_ARGS:-} ;;
+  bench/contracts*)
+    python -m pytest "$1" -p tests.support.services.ape_chain --network ethereum:local:foundry ${PYTEST_ARGS:-}
+    ;;
+  # these two plugins take longer to load than most unit tests to run, and no unit test uses them
+  tests/unit*) python_tests "$1" -p no:schemathesis -p no:playwright ;;
+  *) python_tests "$1" ;;
+  esac
+}
+
 # suite NAME
 suite() {
   local started=$SECONDS
+  if [[ $1 == e2e ]] && ! tools/services.sh need chromium 2>/dev/null; then
+    echo "== e2e: left out, there is no Chromium"
+    return
+  fi
   printf '== %s\n' "$1"
   case $1 in
   networks) real_parts "$1" "${NETWORKS[@]}" ;;
@@ -48,6 +81,11 @@ suite() {
   esac
   printf '== %s: passed in %d s\n' "$1" $((SECONDS - started))
 }
+
+if [[ ${1:-} == one ]]; then
+  one "${2:?name a test}"
+  exit
+fi
 
 for name in "$@"; do
   if [[ $name != *+* ]]; then

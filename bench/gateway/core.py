@@ -25,18 +25,17 @@ from bench.gateway.parts import (
 from tests.support.gateway.processes import CHAIN_ID, CONTRACTS, Process, Rig
 from tests.support.services.ports import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 RIVALS = ("vllm_router_round_robin", "vllm_router_cache_aware", "sglang_router", "litellm")
 
 
 def say(text: str) -> None:
-    """Progress for a person."""
+    """Print a line of progress, with the time."""
     sys.stdout.write(f"[{time.strftime('%H:%M:%S')}] {text}\n")
     sys.stdout.flush()
 
 
 class Bench:
-    """One run."""
+    """One run of the bench: its options, its folder, and what it measured so far."""
 
     def __init__(self, folder: Path, envs: Path, options: argparse.Namespace) -> None:
         self.folder = folder
@@ -71,26 +70,31 @@ class Bench:
         """Start one stub."""
         path = rig.folder / f"stub-{number}.json"
         path.write_text(json.dumps(stub_spec(rig, number, CONTRACTS, CHAIN_ID, **spec)))
-        command = [sys.executable, str(ROOT / "bench/gateway/stub.py"), "--spec", str(path)]
+        command = [sys.executable, "-m", "bench.gateway.stub", "--spec", str(path)]
         process = Process(command, path.with_suffix(".log"))
         rig.processes.append(process)
         pin(process.pid, LOAD_CORE)
         return process
 
     def floor(self, rig: Rig, node_url: str) -> Contender:
-        """Our HTTP stack with nothing on it."""
-        command = [sys.executable, str(ROOT / "bench/gateway/floor.py"), node_url]
+        """Our HTTP server in front of our HTTP client, without a gateway between (bench/gateway/floor.py)."""
+        command = [sys.executable, "-m", "bench.gateway.floor", node_url]
         process = Process(command, rig.folder / "floor.log")
         rig.processes.append(process)
         pin(process.pid, ROUTER_CORE)
         return Contender("floor", process.url, process.pid)
 
+    @property
+    def rival_names(self) -> tuple[str, ...]:
+        """The rivals of this run: none in the smallest form, which downloads nothing."""
+        return () if self.options.smoke else RIVALS
+
     def rivals(
-        self, stack: contextlib.ExitStack, urls: list[str], names: tuple[str, ...] = RIVALS
+        self, stack: contextlib.ExitStack, urls: list[str], names: tuple[str, ...] | None = None
     ) -> list[Contender]:
-        """Start those that are installed and answer."""
+        """Start those of `names` (all rivals when None) that are installed and answer."""
         found = []
-        for name in names:
+        for name in self.rival_names if names is None else names:
             try:
                 found.append(stack.enter_context(Rival(name, self.envs, urls, self.folder)))
             except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What callers see when nodes die, hang or are left, and when another tenant floods."""
+"""What callers see when a node dies or hangs, when a caller leaves, and when another tenant floods."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from typing import Any, cast
 import httpx
 import redis
 
-from bench.gateway.core import RIVALS, Bench, say
+from bench.gateway.core import Bench, say
 from bench.gateway.parts import Contender, load, start_load, wait_until
 from offchain.gateway.records.request_log import RequestRecord
 from offchain.gateway.tenants.api_keys import create_key
@@ -22,7 +22,7 @@ from tests.support.gateway.processes import Process, Rig
 def kill(bench: Bench) -> None:
     """A node is killed with SIGKILL while streams and whole answers are in flight."""
     bench.detail["kill"] = {}
-    names = ("parallelix", *RIVALS)
+    names = ("parallelix", *bench.rival_names)
     for name in names:
         try:
             counts = _kill_one(bench, name)
@@ -65,25 +65,25 @@ def _kill_one(bench: Bench, name: str) -> dict[str, Any] | None:
 
 
 def is_busy(node: Process) -> bool:
-    """Whether a node is in the middle of it."""
+    """Whether a node has served more than 60 requests and has more than four running."""
     found = state(node)
     return bool(found["served"] > 60 and found["running"] > 4)
 
 
 def state(node: Process) -> dict[str, Any]:
-    """What a stub does."""
+    """Counters of a stub: `running`, `served`, `cut`, `beats`."""
     found: dict[str, Any] = httpx.get(f"{node.url}/stub", timeout=5).json()
     return found
 
 
 def hang(bench: Bench) -> None:
-    """A node stops (SIGSTOP), vanishes from the network or becomes ten times slower: how long its requests take to leave it."""
+    """Seconds until requests leave a node that stops (SIGSTOP), vanishes from the network or becomes ten times slower."""
     bench.detail["hang"] = {fault: _hang_one(bench, fault) for fault in ("stopped", "unreachable", "slow")}
     bench.figures["hang_redispatch_s"] = max(bench.detail["hang"].values())
 
 
 def _hang_one(bench: Bench, fault: str) -> float:
-    """The longest attempt on a sick node, in seconds; all answers are 150 ms away."""
+    """Seconds of the longest attempt on the sick node; a healthy one answers in 150 ms."""
     with bench.ours(stubs=2, reply_ms=150) as (rig, ours, nodes), contextlib.ExitStack() as stack:
         load(ours, mode="closed", connections=16, requests=320)
         load(ours, mode="stream", connections=8, requests=160, max_tokens=4)
@@ -106,11 +106,16 @@ def _hang_one(bench: Bench, fault: str) -> float:
         nodes[0].signal(signal.SIGCONT)
         if result["bad"]:
             raise RuntimeError(f"{result['bad']} requests were lost while a node was {fault}")
-        return _longest_on_sick_node(rig, 320 + 160 + asked)
+        worst = _longest_on_sick_node(rig, 320 + 160 + asked)
+        if (
+            not worst and not bench.options.smoke
+        ):  # a busy machine may send none there before the fault is seen
+            raise RuntimeError("no request met the sick node")
+        return worst
 
 
 def deaf_socket() -> socket.socket:
-    """A listener whose backlog is full: whoever connects to it hears nothing."""
+    """A listener whose backlog is full: a connection to it is neither accepted nor refused."""
     deaf = socket.socket()
     deaf.bind(("127.0.0.1", 0))
     deaf.listen(0)
@@ -125,6 +130,7 @@ _CALLERS: list[socket.socket] = []
 
 
 def _longest_on_sick_node(rig: Rig, asked: int) -> float:
+    """Seconds of the longest attempt that a sick node ended, from the records of `asked` requests; 0 when none met it."""
     config = tomllib.loads((rig.folder / "gateway-0.toml").read_text())
     with contextlib.closing(redis.Redis.from_url(config["redis_url"])) as client:
 
@@ -134,7 +140,7 @@ def _longest_on_sick_node(rig: Rig, asked: int) -> float:
             return [RequestRecord.unpack(*record) for records in found for record in records.items()]
 
         wait_until(lambda: len(records()) >= asked, 10, "the records of all requests were not shared")
-        worst = max(
+        return max(
             (
                 attempt.ms / 1000
                 for entry in records()
@@ -143,13 +149,10 @@ def _longest_on_sick_node(rig: Rig, asked: int) -> float:
             ),
             default=0.0,
         )
-    if not worst:
-        raise RuntimeError("no request met the sick node")
-    return worst
 
 
 def fairness(bench: Bench) -> None:
-    """A victim's p95 alone, and while another tenant floods ten times as much; answers take 50 to 150 ms."""
+    """A tenant's 95th percentile alone, and while another one sends ten times as much; answers take 50 to 150 ms."""
     with bench.ours(stubs=4, reply_ms=100, reply_spread=0.5, slots=16) as (rig, ours, _):
         flood_key = create_key(rig.keys_file, "flooder")
         flooder = Contender("flood", ours.url, ours.pid, flood_key)
@@ -164,7 +167,8 @@ def fairness(bench: Bench) -> None:
         load(ours, mode="closed", connections=16, requests=200)
         alone = load(ours, **victim)
         flood = start_load(flooder, mode="poisson", rate=620, seconds=seconds + 4, seed=2)
-        wait_until(lambda: gauge(ours, "attempts_running") >= 50, 15, "the flood did not fill the nodes")
+        full = 1 if bench.options.smoke else 50  # a busy machine sends no flood that fills them
+        wait_until(lambda: gauge(ours, "attempts_running") >= full, 15, "the flood did not fill the nodes")
         crowded = load(ours, **{**victim, "seed": 3})
         flooded = json.loads(flood.communicate(timeout=120)[0])
     bench.detail["fairness"] = {"alone": alone, "crowded": crowded, "flood": flooded}
@@ -172,13 +176,13 @@ def fairness(bench: Bench) -> None:
 
 
 def gauge(ours: Contender, name: str) -> int:
-    """A gauge of the gateway's metrics."""
+    """Value of one of the gateway's gauges, for example `attempts_running`."""
     text = httpx.get(f"{ours.url}/metrics").text
     return int(float(text.split(f"\nparallelix_gateway_{name} ")[1].split("\n")[0]))
 
 
 def cancel(bench: Bench) -> None:
-    """The client leaves; the node is idle again."""
+    """Milliseconds from the moment a caller leaves its stream until the node is idle."""
     worst = 0.0
     with bench.ours(stubs=1) as (rig, ours, nodes):
         for _ in range(10):

@@ -1,7 +1,7 @@
-"""What is left of a gateway without everything that makes it one: our HTTP server in front of our HTTP client.
+"""The floor below our gateway: our HTTP server in front of our HTTP client, and nothing between them.
 
-No key, no quota, no choice, no ticket, no receipt, no record. What this costs no gateway on this stack can save.
-Run as `python bench/gateway/floor.py NODE_URL`; prints its own URL.
+No API key, quota, choice of node, ticket, receipt or record. A gateway on this stack cannot cost less than this.
+Run as `python -m bench.gateway.floor NODE_URL`; prints its own URL.
 """
 
 import asyncio

@@ -1,10 +1,12 @@
 """Load on an OpenAI-compatible URL with as little client as possible, in a process of its own.
 
-`python load.py '{"mode": ..., ...}'` prints one JSON document of results.
+`python -m bench.gateway.load '{"mode": ..., ...}'` prints one JSON document of results. Modes:
 
-modes: `closed` (connections x requests, whole answers), `poisson` (rate for seconds, whole answers), `stream`
-(connections x streams, time to first chunk and completeness of each). `limit_seconds` ends a run whose answers do not come; who
-waits for one then has lost it.
+- `closed`: `connections` callers send `requests` in all, each the next when its answer is whole
+- `poisson`: requests at `rate` a second for `seconds`, at random, whether earlier ones are answered or not
+- `stream`: as `closed`, with streams: time to the first chunk, and whether each stream is complete
+
+`limit_seconds` ends a run whose answers do not come; requests that still wait then count as lost.
 """
 
 import asyncio
@@ -216,7 +218,7 @@ async def stream(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(client: Client, expected: str) -> str:
-    """What became of one stream."""
+    """What became of one stream: `whole`, `lost`, `truncated`, `duplicated` or `error_event`."""
     if client.status != 200:
         return "lost"
     text, done, error = "", False, False

@@ -1,10 +1,9 @@
-"""Contenders, stubs and load of the gateway bench: every one a process, pinned the same way."""
+"""Contenders (our gateway and its rivals), stub nodes and load of the gateway bench: each a process pinned to a core."""
 
 import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,9 +15,9 @@ from typing import Any
 import httpx
 
 from offchain.demo.processes import descendants
+from tests.support.services.ports import free_port
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RIVAL_KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 _PROCESS_CLOCK = 2  # clock_getcpuclockid(3): CPUCLOCK_SCHED of a whole process, which outlives its threads
 ROUTER_CORE, LOAD_CORE = ("0", "1") if (os.cpu_count() or 1) > 1 else ("0", "0")
@@ -35,15 +34,8 @@ def wait_until(check: Callable[[], bool], seconds: float, what: str) -> None:
     raise RuntimeError(f"{what} within {seconds:g} s")
 
 
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its descendants, with threads and children that have ended."""
+    """CPU seconds of a process and its descendants; threads and children that have ended count."""
     total = 0.0
     for one in descendants(pid):
         with contextlib.suppress(OSError, IndexError):
@@ -54,7 +46,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def rss_mib(pid: int) -> float:
-    """Resident memory of a process."""
+    """Resident memory of a process, MiB."""
     for line in (Path("/proc") / str(pid) / "status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -81,7 +73,8 @@ def load(contender: Contender, **spec: Any) -> dict[str, Any]:
     """Run the load generator against a contender."""
     asked = json.dumps({"url": contender.url, "key": contender.key, **spec})
     done = subprocess.run(
-        ["taskset", "-c", LOAD_CORE, sys.executable, str(HERE / "load.py"), asked],
+        _load_command(asked),
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -94,17 +87,22 @@ def load(contender: Contender, **spec: Any) -> dict[str, Any]:
 
 
 def start_load(contender: Contender, **spec: Any) -> "subprocess.Popen[str]":
-    """The same, in the background."""
+    """As `load`, in the background: its standard output is the result."""
     asked = json.dumps({"url": contender.url, "key": contender.key, **spec})
     return subprocess.Popen(
-        ["taskset", "-c", LOAD_CORE, sys.executable, str(HERE / "load.py"), asked],
+        _load_command(asked),
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
+def _load_command(asked: str) -> list[str]:
+    return ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "bench.gateway.load", asked]
+
+
 def rival_commands(envs: Path, urls: list[str], port: int, folder: Path) -> dict[str, list[str]]:
-    """How each rival is started; only those that are installed."""
+    """Name -> command of each rival that is installed."""
     address = ["--host", "127.0.0.1", "--port", str(port)]
     workers = ["--worker-urls", *urls]
     quiet = ["--log-level", "error"]

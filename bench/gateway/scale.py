@@ -38,14 +38,14 @@ def index(bench: Bench) -> None:
             {f"model-{i % 10}": Offer("r", 4096), "shared": Offer("r", 4096)},
             slots := chance.choice((1, 2, 4, 8, 16, 64)), slots,
         )
-        for i in range(1, 100_001)
+        for i in range(1, bench.options.index_nodes + 1)
     ]  # fmt: skip
     for report in reports:
         fleet.update(report, 0.0)
     gc.collect()
     gc.freeze()
     picks, updates, held = [], [], []
-    for number in range(60_000):
+    for number in range(60_000 * bench.options.index_nodes // 100_000):
         wants = Requirements("shared" if number % 3 else f"model-{number % 10}", min_tier=1 + number % 4)
         seed = chance.getrandbits(64)
         begun = time.perf_counter_ns()
@@ -125,7 +125,7 @@ def vllm(bench: Bench) -> None:
 
 @contextlib.contextmanager
 def helpers_rss(pid: int) -> Iterator[dict[int, float]]:
-    """Meanwhile, the largest resident memory seen of each process that this one starts: those that make batches."""
+    """For the block: pid -> largest resident memory (MiB) of each child of the gateway; they make execution batches."""
     peaks: dict[int, float] = {}
     ended = threading.Event()
 
@@ -145,15 +145,16 @@ def helpers_rss(pid: int) -> Iterator[dict[int, float]]:
 
 
 def memory(bench: Bench) -> None:
-    """Resident memory over many requests, looked at every 50,000.
+    """Growth of resident memory over many requests, read every 50,000.
 
-    A run that its time ends before all requests are answered gives no `rss_growth_mib`; the slope is in the detail.
+    A run that `--memory-seconds` ends before all requests are answered gives no `rss_growth_mib`; its slope is in the detail.
     """
     wanted, step = bench.options.memory_requests, min(50_000, bench.options.memory_requests)
     end = time.monotonic() + bench.options.memory_seconds
     samples: list[tuple[int, float]] = []
     with bench.ours(stubs=2) as (_, ours, __), helpers_rss(ours.pid) as helpers:
-        load(ours, mode="closed", connections=32, requests=20_000)  # fills the caches, which are bounded
+        # fills the caches, which are bounded
+        load(ours, mode="closed", connections=32, requests=min(20_000, wanted))
         samples.append((0, rss_mib(ours.pid)))
         while samples[-1][0] < wanted and time.monotonic() < end:
             result = load(ours, mode="closed", connections=32, requests=step)

@@ -1,14 +1,14 @@
-"""What we add to a request and what it costs, beside the rivals."""
+"""Latency and CPU that our gateway and its rivals add to a request."""
 
 import contextlib
 import statistics
 import time
 
-from bench.gateway.core import RIVALS, Bench, say
+from bench.gateway.core import Bench, say
 from bench.gateway.parts import Contender, cpu_seconds, load
 
 AFTERWARDS_SECONDS = 1.0
-"""What a contender does for its requests once they are answered (records, logs) is counted, too."""
+"""CPU is read this long after the last answer, so that the work that follows answers (records, logs) counts, too."""
 
 
 def speed(bench: Bench) -> None:
@@ -78,7 +78,7 @@ def poisson(bench: Bench) -> None:
     with contextlib.ExitStack() as stack:
         _, ours, nodes = stack.enter_context(bench.ours(stubs=1))
         direct = Contender("direct", nodes[0].url, nodes[0].pid)
-        contenders = [direct, ours, *bench.rivals(stack, [nodes[0].url], RIVALS[:2])]
+        contenders = [direct, ours, *bench.rivals(stack, [nodes[0].url], bench.rival_names[:2])]
         bench.detail["poisson"] = {
             c.name: load(c, mode="poisson", rate=300, seconds=4 * bench.options.scale) for c in contenders
         }

@@ -1,7 +1,7 @@
 """A node that costs little: answers at once (or in chunks at a fixed pace) and signs a receipt for every answer.
 
 Every contender talks to the same process; a caller that sends no request id still gets a signed answer, so that the
-node's work is the same for all. Run as `python bench/gateway/stub.py --spec FILE`.
+node's work is the same for all. Run as `python -m bench.gateway.stub --spec FILE`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WORDS = [f" tok{i:03d}" for i in range(512)]
 
 @dataclass
 class StubSpec:
-    """What a bench stub is."""
+    """Settings of a bench stub, as JSON in the file of `--spec`."""
 
     node_id: int
     key: str
@@ -49,7 +49,7 @@ class StubSpec:
     chunk_ms: float = 5.0
     reply_ms: float = 0.0
     reply_spread: float = 0.0
-    """Share of `reply_ms` by which answers differ up and down; equal times would make all slots free at the same moments."""
+    """Share of `reply_ms` by which answers take longer or shorter: with equal times all slots would be free at the same moments."""
     sign: bool = True
 
 
@@ -83,7 +83,7 @@ class Stub:
         )
 
     def proof(self, ticket: str, request_id: bytes, body: bytes) -> str:
-        """The header line that proves an answer, as the agent's; empty for who sent no ticket, or a signed one."""
+        """The header line with the MAC that proves an answer, as the agent sends it; empty without a ticket, or with a signed one."""
         if len(ticket) != MAC_TICKET:
             return ""
         key = self.agreed.key(bytes.fromhex(ticket[KEY_BEGINS:KEY_ENDS]))
@@ -231,7 +231,7 @@ class StubConnection(asyncio.Protocol):
         if "x-parallelix-request-id" in headers:
             receipt = stub.receipt(request_id, body, result_bytes([text]), 8, count)
             self.chunk(b"event: parallelix.receipt\ndata: " + receipt + b"\n\n")
-        else:  # a foreign router would show its client the seam's event
+        else:  # a rival would pass the receipt's event on to its client
             stub.receipt(request_id, body, result_bytes([text]), 8, count)
         self.chunk(b"data: [DONE]\n\n")
         self.transport.write(b"0\r\n\r\n")

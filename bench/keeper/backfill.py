@@ -3,7 +3,7 @@
 A real chain carries the logs: a few bytes of EVM code stand at the distributor's address and emit `RewardClaimed` in a
 loop, a few hundred to a block. The index runs in a process of its own, so that its memory is its own.
 
-    python -m bench.keeper.backfill [--logs 1000000] [--database URL] [--out FILE]
+    python -m bench.keeper.backfill [--logs 1000000 | --smoke] [--database URL] [--out FILE]
 """
 
 import argparse
@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-
+from bench import figures as results
 from offchain.chain.deployment import Deployment
 from offchain.chain.indexer import Indexer, Progress
 from offchain.chain.reader import ChainReader
@@ -29,9 +28,11 @@ from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.domain.eip712 import keccak256, word
 
+ROOT = Path(__file__).resolve().parents[2]
+FULL_LOGS, SMOKE_LOGS = 1_000_000, 5_000
 LOGS_PER_BLOCK = 250
 NODES = 100_000
-LEAST_LOGS_PER_SECOND = 5_000
+MIN_LOGS_PER_SECOND = 5_000
 MAX_GROWTH_MIB = 64
 ADDRESS = checksum("0x" + "d1" * 20)
 ABI = [
@@ -49,12 +50,12 @@ ABI = [
 ]
 
 
-def backfill_figures(logs: int = 1_000_000, database_url: str | None = None) -> dict[str, float]:
-    """Make a chain with so many logs and read it.
+def backfill_figures(logs: int, database_url: str | None = None) -> dict[str, float]:
+    """Make a chain with this many logs and read it.
 
     Args:
-        logs: how many.
-        database_url: an empty database; a SQLite file that is thrown away by default.
+        logs: number of logs, for example 1,000,000.
+        database_url: an empty database; None means a SQLite file that is thrown away.
 
     Returns:
         `backfill_logs_per_s`; `backfill_rss_mib`, the peak of the reading process; `backfill_rss_growth_mib`, its
@@ -109,7 +110,7 @@ def _peak_mib() -> float:
 
 @contextmanager
 def _anvil() -> Iterator[tuple[str, Callable[..., Any]]]:
-    from tests.support.services.anvil import start_anvil
+    from tests.support.services.anvil import start_anvil  # pytest is no part of the memory that is measured
 
     arguments = ["--hardfork", "cancun", "--disable-block-gas-limit", "--no-mining", "--prune-history"]
     with start_anvil(*arguments) as anvil:
@@ -153,22 +154,24 @@ def _manifest() -> dict[str, Any]:
 def main() -> None:
     """Run the bench and print or write its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--logs", type=int, default=1_000_000)
-    parser.add_argument("--database")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--logs", type=int, default=FULL_LOGS)
+    parser.add_argument(
+        "--smoke", action="store_true", help=f"read {SMOKE_LOGS:,} logs: it runs, figures mean nothing"
+    )
+    parser.add_argument("--database", help="URL of an empty database (default: a SQLite file)")
+    parser.add_argument("--out", type=Path, help="file of results to write the figures into")
     parser.add_argument("--read", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
         _read(*options.read)
         return
-    figures = backfill_figures(options.logs, options.database)
+    logs = SMOKE_LOGS if options.smoke else options.logs
+    figures = backfill_figures(logs, options.database)
     print(json.dumps(figures, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        others = json.loads(options.out.read_text()) if options.out.exists() else {}
-        options.out.write_text(json.dumps({**others, **figures}, indent=2, sort_keys=True) + "\n")
-    if options.logs >= 1_000_000 and (
-        figures["backfill_logs_per_s"] < LEAST_LOGS_PER_SECOND
+        results.merge(options.out, figures)
+    if logs >= FULL_LOGS and (
+        figures["backfill_logs_per_s"] < MIN_LOGS_PER_SECOND
         or figures["backfill_rss_growth_mib"] > MAX_GROWTH_MIB
     ):
         sys.exit("the bound was missed: 5,000 logs/s in flat memory")

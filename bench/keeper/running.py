@@ -1,7 +1,7 @@
 """Figures of a running keeper: how soon an event is in the gateway's routing table and a request on a node, how soon a
 killed worker's task runs again, and whether any transaction is lost or doubled while processes die at every step.
 
-    python -m bench.keeper.running [--out bench/results/keeper.json]
+    python -m bench.keeper.running [--smoke] [--out bench/results/keeper.json]
 
 Real anvil (a block a second), contracts, keeper, gateway and stub node; medians and p95 over the events of this run.
 """
@@ -15,12 +15,11 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-ROOT = Path(__file__).resolve().parents[2]
+from typing import Any, NamedTuple
 
 import httpx
 
+from bench import figures as results
 from offchain.crypto.keys import Signer
 from offchain.domain.eip712 import keccak256
 from offchain.domain.messages import Heartbeat
@@ -29,12 +28,23 @@ from offchain.runtime.crash_points import REQUEST_POINTS, SENDER_POINTS
 from tests.support.keeper.processes import OPERATOR, KeeperRig, wait_for
 from tests.support.services.anvil import start_anvil
 
-ROTATIONS = 40
-REQUESTS = 40
-KILLS = 5
 BLOCK_SECONDS = 1
 DEATHS = (*REQUEST_POINTS, *(point for point in SENDER_POINTS if not point.startswith("replacement")))
-ROUNDS_OF_DEATHS = 2
+
+
+class Rounds(NamedTuple):
+    """How often each thing is measured."""
+
+    rotations: int
+    requests: int
+    kills: int
+    deaths: int
+    points: tuple[str, ...] = DEATHS
+    """The steps at which a process dies in each round of deaths."""
+
+
+FULL = Rounds(rotations=40, requests=40, kills=5, deaths=2)
+SMOKE = Rounds(rotations=2, requests=2, kills=1, deaths=1, points=DEATHS[:2])
 
 
 def _attempted(rig: KeeperRig, request: str, times: int) -> bool:
@@ -42,7 +52,7 @@ def _attempted(rig: KeeperRig, request: str, times: int) -> bool:
     return row is not None and row[0] == times
 
 
-def routing(rig: KeeperRig) -> list[float]:
+def routing(rig: KeeperRig, rotations: int) -> list[float]:
     """Seconds from the block in which a node's key changes until the gateway takes a heartbeat signed with the new key."""
     node, found = NodeId(rig.node_ids[1]), list[float]()
     domain = rig.network.deployment.signing_domain("NodeRegistryLocker")
@@ -63,7 +73,7 @@ def routing(rig: KeeperRig) -> list[float]:
             assert answer.is_success or answer.json()["error"]["code"] == "invalid_signature", answer.text
             return answer.is_success
 
-        for _ in range(ROTATIONS):
+        for _ in range(rotations):
             key = Signer.from_key(secrets.token_bytes(32))
             key_hash = bytes(12) + bytes.fromhex(key.address[2:])
             rig.network.send(OPERATOR, "NodeRegistryLocker", "setNodeKey", node, key_hash)
@@ -73,10 +83,10 @@ def routing(rig: KeeperRig) -> list[float]:
     return found
 
 
-def dispatch(rig: KeeperRig) -> list[float]:
+def dispatch(rig: KeeperRig, requests: int) -> list[float]:
     """Seconds from the block of a request until a node works on it."""
     found = []
-    for number in range(REQUESTS):
+    for number in range(requests):
         served = int(rig.nodes[0].state()["served"])
         request = rig.ask_on_chain()
         mined = time.monotonic()
@@ -90,11 +100,11 @@ def _served(rig: KeeperRig, before: int) -> bool:
     return int(rig.nodes[0].state()["served"]) > before
 
 
-def recover(rig: KeeperRig) -> list[float]:
+def recover(rig: KeeperRig, kills: int) -> list[float]:
     """Seconds from the death of a worker until its task runs again."""
     rig.nodes[0].set(first_ms=8_000)
     found = []
-    for _ in range(KILLS):
+    for _ in range(kills):
         request = rig.ask_on_chain(120)
         wait_for(partial(_attempted, rig, request, 1), 30, "a first attempt")
         os.kill(rig.keepers[0].child("work"), signal.SIGKILL)
@@ -105,12 +115,12 @@ def recover(rig: KeeperRig) -> list[float]:
     return found
 
 
-def die(rig: KeeperRig) -> int:
-    """Let a process die at every step of requests and transactions; how many of these were lost or doubled."""
+def die(rig: KeeperRig, rounds: int, points: tuple[str, ...]) -> int:
+    """How many requests or transactions were lost or doubled while a process died at each of `points`, `rounds` times."""
     rig.nodes[0].set(first_ms=5)
     wrong = 0
-    for _ in range(ROUNDS_OF_DEATHS):
-        rig.arm(*DEATHS)
+    for _ in range(rounds):
+        rig.arm(*points)
         requests = [rig.ask_on_chain(300) for _ in range(4)]
         wait_for(lambda: not rig.armed(), 120, "a death at each step")
         for request in requests:
@@ -131,8 +141,12 @@ def p95(values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--smoke", action="store_true", help="each thing once or twice and no bounds: figures mean nothing"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results/keeper.json"))
     chosen = parser.parse_args()
+    rounds = SMOKE if chosen.smoke else FULL
     with (
         tempfile.TemporaryDirectory(prefix="parallelix-bench-") as text,
         start_anvil("--block-time", "1", "--mixed-mining") as anvil,
@@ -143,10 +157,10 @@ def main() -> None:
             rig.start_node(0, beat_seconds=0.5)
             wait_for(lambda: rig.broker(0).keys("parallelix:fleet:*"), 20, "a heartbeat")
             rig.start_gateway()
-            lags = routing(rig)
-            waits = dispatch(rig)
-            recoveries = recover(rig)
-            lost_or_doubled = die(rig)
+            lags = routing(rig, rounds.rotations)
+            waits = dispatch(rig, rounds.requests)
+            recoveries = recover(rig, rounds.kills)
+            lost_or_doubled = die(rig, rounds.deaths, rounds.points)
         finally:
             rig.close()
     figures: dict[str, Any] = {
@@ -156,13 +170,12 @@ def main() -> None:
         "onchain_dispatch_median_s": round(sorted(waits)[len(waits) // 2], 3),
         "worker_recovery_s": round(max(recoveries), 2),
         "tx_lost_or_doubled": lost_or_doubled,
-        "tx_deaths": ROUNDS_OF_DEATHS * len(DEATHS),
+        "tx_deaths": rounds.deaths * len(rounds.points),
     }
-    path: Path = chosen.out
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(known | figures, indent=2) + "\n")
+    results.merge(chosen.out, figures)
     print(json.dumps(figures))
+    if chosen.smoke:
+        return
     assert figures["routing_lag_p95_s"] <= BLOCK_SECONDS + 1, figures
     assert figures["onchain_dispatch_p95_s"] < 3, figures
     assert figures["worker_recovery_s"] <= 5, figures

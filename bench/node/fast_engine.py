@@ -1,6 +1,6 @@
 """A model server that costs next to nothing, so that what is measured is the agent: raw HTTP/1.1 with fixed answers.
 
-`fast_engine.py PORT`. A body with `"stream":true` gets 32 frames at once, or, with `"user":"slow"`, one each 5 ms.
+`python -m bench.node.fast_engine PORT`. A body with `"stream":true` gets 32 frames at once, or, with `"user":"slow"`, one each 5 ms.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ END = _chunk({"id": "x", "choices": [], "usage": _USAGE}) + _chunk("[DONE]") + b
 
 
 class Server(asyncio.Protocol):
-    """One connection."""
+    """A caller's connection: answers each request when it is whole."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport

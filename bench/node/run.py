@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 
+from bench import figures as results
 from offchain.crypto.keys import Signer
 from offchain.crypto.recovery import recover
 from offchain.demo.network import DemoNode, LocalNetwork
@@ -35,8 +36,7 @@ from tests.support.node.processes import Agent, ask, register, settings_of
 from tests.support.node.requests import chat, frames, ticket_headers, until
 from tests.support.services.ports import free_port
 
-HERE = Path(__file__).parent
-ROOT = HERE.resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -67,15 +67,15 @@ class Bench:
         }  # fmt: skip
         return ticket_headers(body, **{**fields, **changes})
 
-    async def added(self, rounds: int) -> dict[str, float]:
-        """Latency through the agent over latency straight to the engine, one at a time, turn by turn.
+    async def added(self, rounds: int, warm_up: int) -> dict[str, float]:
+        """Latency that the agent adds: requests through it and requests straight to the engine take turns, one at a time.
 
-        Quantile less quantile, so that what else happens on the machine counts on both sides.
+        The figure is the difference of the two medians (and 95th percentiles): what else happens on the machine slows both.
         """
         direct: list[float] = []
         through: list[float] = []
         async with aiohttp.ClientSession() as client:
-            for turn in range(rounds + 200):
+            for turn in range(rounds + warm_up):
                 body = chat("x", user=str(turn))
                 headers = self.headers(body)
                 for url, sent, times in ((self.engine_url, {}, direct), (self.url, headers, through)):
@@ -83,7 +83,7 @@ class Bench:
                     async with client.post(f"{url}/v1/chat/completions", data=body, headers=sent) as answer:
                         await answer.read()
                         assert answer.status == 200
-                    if turn >= 200:
+                    if turn >= warm_up:
                         times.append((time.perf_counter() - began) * 1000)
         return {
             "agent_added_p50_ms": round(statistics.median(through) - statistics.median(direct), 3),
@@ -112,7 +112,7 @@ class Bench:
         return round((cpu_seconds(self.agent.process.pid) - before) * 1000 / rounds, 3)
 
     async def frames_lost(self, streams: int) -> int:
-        """Frames of the engine that did not arrive as frames of their own, in order; slow and in bursts."""
+        """How many of the engine's frames did not arrive in order and each as a frame of its own; half of the streams come in a burst."""
         lost = 0
 
         async def one(client: aiohttp.ClientSession, turn: int) -> None:
@@ -136,7 +136,7 @@ class Bench:
         return lost
 
     async def forged(self, attempts: int) -> dict[str, int]:
-        """Bad tickets of four kinds, signed and proved by MAC in turn; how many of them got an answer."""
+        """How many of `attempts` bad tickets got an answer: used twice, of a stranger, expired, or for another node; half by MAC."""
         accepted = 0
         refused: dict[int, int] = {}
         good = chat("once")
@@ -180,7 +180,7 @@ class Bench:
 @contextlib.contextmanager
 def engine() -> Iterator[str]:
     port = free_port()
-    process = subprocess.Popen([sys.executable, str(HERE / "fast_engine.py"), str(port)])
+    process = subprocess.Popen([sys.executable, "-m", "bench.node.fast_engine", str(port)], cwd=ROOT)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -189,7 +189,7 @@ def engine() -> Iterator[str]:
 
 
 def registered(network: LocalNetwork, node: DemoNode, folder: Path, **changes: Any) -> Path:
-    """Settings of a node in front of the fast engine, registered if it was not."""
+    """Settings of a node in front of the fast engine; registers the node if it is not yet."""
     folder.mkdir(parents=True, exist_ok=True)
     fields = {"model_path": None, "model_revision": "bench", "slots": 64, **changes}
     config = settings_of(network, node, folder, **fields)
@@ -211,7 +211,7 @@ def end(*agents: Agent) -> None:
 async def dial_out_added(
     network: LocalNetwork, folder: Path, engine_url: str, rounds: int
 ) -> dict[str, float]:
-    """Latency of requests down a dialled connection over that on a pooled inbound one, turn by turn."""
+    """Latency that a connection dialled by the node adds to one that the gateway opened; requests on both take turns."""
     node = network.nodes[0]
     domain = network.deployment.signing_domain("NodeRegistryLocker")
     upstream = DialInUpstream(
@@ -260,7 +260,7 @@ async def dial_out_added(
 async def agent_kill_lost(
     network: LocalNetwork, folder: Path, engine_url: str, seconds: float
 ) -> dict[str, int]:
-    """Two agents behind a real gateway, sixteen requests at once, one agent killed: requests without an answer."""
+    """Requests that get no answer when one of two agents behind a real gateway is killed, with sixteen requests running."""
     lost = sent = 0
     for i, node in enumerate(network.nodes):
         registered(network, node, folder / f"agent-{i}", engine_url=engine_url)
@@ -309,7 +309,7 @@ async def agent_kill_lost(
 
 
 def vllm_restart(network: LocalNetwork, folder: Path, rounds: int) -> dict[str, float]:
-    """Real vLLM is killed: time until it serves again, less the time that the new one takes to start by itself."""
+    """Seconds from the kill of a real vLLM until it serves again, less the seconds that the new one takes to start."""
     folder.mkdir(parents=True)
     node = network.nodes[0]
     config = settings_of(network, node, folder, vllm_command=[str(ROOT / ".vllm/bin/vllm")], slots=4)
@@ -348,18 +348,21 @@ def main() -> None:
         "--only-agent", action="store_true", help="measure latency and CPU again, keep the rest"
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds, and no vLLM")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a hundredth of the rounds, and no vLLM: figures mean nothing"
+    )
     arguments = parser.parse_args()
-    scale = 10 if arguments.quick else 1
+    scale = 100 if arguments.smoke else 10 if arguments.quick else 1
     figures: dict[str, Any] = {}
-    if arguments.only_agent and arguments.out.exists():
-        figures = json.loads(arguments.out.read_text())
+    if arguments.only_agent:
+        figures = results.load(arguments.out)
     with tempfile.TemporaryDirectory() as name, chain_with_actors(Path(name) / "run") as network:
         folder = Path(name)
         with engine() as engine_url:
             agent = attached(network, network.nodes[0], folder / "agent", engine_url)
             try:
                 bench = Bench(network, network.nodes[0], agent, agent.wait_ready(30), engine_url)
-                figures |= asyncio.run(bench.added(3000 // scale))
+                figures |= asyncio.run(bench.added(3000 // scale, warm_up=200 // scale))
                 figures["agent_cpu_ms"] = asyncio.run(bench.cpu(8000 // scale, stream=False))
                 figures["agent_cpu_stream32_ms"] = asyncio.run(bench.cpu(4000 // scale, stream=True))
                 figures["load_average"] = round(os.getloadavg()[0], 1)
@@ -371,17 +374,18 @@ def main() -> None:
             finally:
                 end(agent)
             figures |= asyncio.run(dial_out_added(network, folder / "dial", engine_url, 2000 // scale))
-            figures |= asyncio.run(agent_kill_lost(network, folder / "kill", engine_url, 6.0))
-        if not arguments.quick:
+            figures |= asyncio.run(
+                agent_kill_lost(network, folder / "kill", engine_url, 2.0 if arguments.smoke else 6.0)
+            )
+        if scale == 1:
             figures |= vllm_restart(network, folder / "vllm", 2)
     write(figures, arguments.out)
 
 
 def write(figures: dict[str, Any], out: Path) -> None:
-    """Keep and show the figures."""
+    """Write the figures to the file of results, and print them."""
     figures["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=2) + "\n")
+    results.write(out, figures)
     print(json.dumps(figures, indent=2))
 
 

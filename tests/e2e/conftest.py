@@ -27,7 +27,7 @@ expect.set_options(timeout=30_000)  # what merely waits costs nothing when it co
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium, one for all tests."""
     if not CHROMIUM.exists():
-        pytest.fail("Chromium is missing: apt-get install chromium")
+        pytest.fail("Chromium is missing: run `make services` as root")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser

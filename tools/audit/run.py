@@ -209,7 +209,7 @@ def mutation(_: bool) -> Outcome:
     rows, unexplained = [], 0
     for one in mutants:
         if one["outcome"] == "survived":
-            # One line alone: the same line elsewhere needs a reason of its own.
+            # `pop`: a reason explains one mutant; the same line elsewhere needs a reason of its own.
             reason = reasons.pop((one["contract"], one["before"], one["after"]), None)
             unexplained += reason is None
             rows.append(
@@ -236,7 +236,7 @@ STEPS: dict[str, Step] = {
 
 
 def take(name: str, long: bool) -> Outcome:
-    """Run a step; one that cannot run has failed, and the others still run."""
+    """Run a step. A step that cannot run has failed; the steps after it still run."""
     try:
         return STEPS[name].run(long)
     except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offchain.runtime.native_code import VARIABLE, folder
+from offchain.runtime.native_code import MODULES, VARIABLE, folder
 from tests.support.fakes.stub_model import expected_text
 from tests.support.gateway.processes import ROOT, Process, Rig, wait_for
 from tests.support.web_client import HTTP
@@ -58,20 +58,8 @@ def _answered(rig: Rig, url: str) -> dict[str, object] | None:
 
 
 def test_unit_tests__on_native_code__hold(tmp_path: Path) -> None:
-    suites = [
-        f"tests/unit/{name}"
-        for name in (
-            "crypto",
-            "dispatch",
-            "domain",
-            "gateway",
-            "protocol",
-            "runtime",
-            "scheduler",
-            "transport",
-            "workloads",
-        )
-    ]
+    rooms = sorted({module.split(".")[1] for module in MODULES})
+    suites = [f"tests/unit/{room}" for room in rooms]
     options = ["-q", "-p", "no:ape_test", "-p", "tests.support.gateway.native", "-o", f"cache_dir={tmp_path}"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *suites],

@@ -52,7 +52,7 @@ def postgresql_url() -> Iterator[str]:
     """A PostgreSQL server of this session; skips when the Debian package is not installed."""
     programs = find_postgresql()
     if programs is None:
-        pytest.skip("PostgreSQL is not installed; `make postgresql` installs Debian's package")
+        pytest.skip("PostgreSQL is not installed; `make services` installs Debian's package")
     with start_postgresql(programs) as url:
         yield url
 

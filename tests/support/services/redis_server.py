@@ -17,7 +17,7 @@ class RedisServer:
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server")
         if program is None:
-            pytest.skip("Redis is not installed; `make redis` installs Debian's package")
+            pytest.skip("Redis is not installed; `make services` installs Debian's package")
         self._program, self._folder, self._port = program, folder, free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self.start()

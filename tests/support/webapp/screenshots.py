@@ -20,6 +20,7 @@ from tests.support.webapp.wallet import TestWallet
 
 MAX_HEIGHT = {"desktop": 2_000, "phone": 3_600}
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
+SCHEMES = ("light", "dark")
 ALIKE = 7
 """Colours that differ by no more than this in each channel may become one, of 255."""
 COMMONEST = 64
@@ -60,9 +61,16 @@ def _worst(net: SeededNetwork) -> int:
     return int(found.node_id)
 
 
-def take(browser: Browser, base: str, rpc_url: str, paths: dict[str, str], folder: Path) -> None:
+def take(
+    browser: Browser,
+    base: str,
+    rpc_url: str,
+    paths: dict[str, str],
+    folder: Path,
+    schemes: tuple[str, ...] = SCHEMES,
+) -> None:
     """One picture of each page in each look."""
-    for scheme, (device, size) in itertools.product(("light", "dark"), SIZES.items()):
+    for scheme, (device, size) in itertools.product(schemes, SIZES.items()):
         # a wallet that is connected already, as a returning operator's is
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
@@ -127,8 +135,8 @@ def adopt(net: SeededNetwork, address: str) -> None:
 
 
 def main() -> None:
-    """Seed, serve, take."""
-    folder = Path(sys.argv[1])
+    """Seed, serve, take: `screenshots.py FOLDER [--smoke]`, the latter for two pages in one scheme."""
+    folder, smoke = Path(sys.argv[1]), "--smoke" in sys.argv[2:]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         net = seed(Path(temporary))
@@ -142,7 +150,18 @@ def main() -> None:
             sync_playwright() as playwright,
         ):
             browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-            take(browser, base, rpc, pages(net), folder)
+            paths = pages(net)
+            if smoke:
+                take(
+                    browser,
+                    base,
+                    rpc,
+                    {name: paths[name] for name in ("network", "playground")},
+                    folder,
+                    SCHEMES[:1],
+                )
+            else:
+                take(browser, base, rpc, paths, folder)
             browser.close()
 
 
