@@ -9,6 +9,7 @@ from ape.cli import ConnectedProviderCommand
 from ape.exceptions import ApeException, ContractLogicError
 
 from offchain.errors import UserError
+from offchain.runtime.redaction import redact_urls
 
 INTERFACES = Path(__file__).resolve().parents[1] / "contracts"
 
@@ -25,7 +26,7 @@ class NetworkCommand(ConnectedProviderCommand):
             message = f"the transaction would fail: {sentence(error)}"
         except (ApeException, OSError) as error:
             message = f"{str(error).strip().splitlines()[0]}; check --network and that the RPC answers"
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"error: {redact_urls(message)}", err=True)
         raise SystemExit(2)
 
 

@@ -21,6 +21,7 @@ from offchain.crypto.keys import Signer
 from offchain.domain.amounts import ETHER
 from offchain.domain.eip712 import keccak256
 from offchain.errors import TransientError, UserError
+from offchain.runtime.redaction import endpoint_label
 
 _RPC_TIMEOUT_SECONDS = 10
 _RECEIPT_TIMEOUT_SECONDS = 180
@@ -47,7 +48,7 @@ class Chain:
             deployment.check(web3)
         except TransientError:
             raise TransientError(
-                f"the RPC endpoint {_redacted(rpc_url)} does not answer; check rpc_url"
+                f"the RPC endpoint {endpoint_label(rpc_url)} does not answer; check rpc_url"
             ) from None
         return cls(web3, deployment)
 
@@ -216,9 +217,3 @@ def _address_word(address: str) -> bytes:
 
 def _show(value: object) -> str:
     return "0x" + value.hex() if isinstance(value, bytes) else str(value)
-
-
-def _redacted(url: str) -> str:
-    """An RPC URL without user, path and query, which may hold credentials."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].split('/')[0]}"
