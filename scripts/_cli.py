@@ -1,17 +1,16 @@
 """What all scripts share: the command class that turns every failure into one line, and the sentence for a revert."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import click
 from ape.cli import ConnectedProviderCommand
-from ape.exceptions import ApeException, ContractLogicError
+from ape.exceptions import ApeException, ContractLogicError, CustomError
+from eth_abi.abi import encode
 
+from offchain.chain.revert_words import RevertDecoder
+from offchain.domain.eip712 import keccak256
 from offchain.errors import UserError
 from offchain.runtime.redaction import redact_urls
-
-INTERFACES = Path(__file__).resolve().parents[1] / "contracts"
 
 
 class NetworkCommand(ConnectedProviderCommand):
@@ -31,23 +30,8 @@ class NetworkCommand(ConnectedProviderCommand):
 
 
 def sentence(error: ContractLogicError) -> str:
-    """A custom error in words: what its NatSpec says, and the values that explain it."""
-    name = type(error).__name__
-    values = ", ".join(f"{key} {value}" for key, value in getattr(error, "inputs", {}).items())
-    notice = _notices().get(name)
-    if notice is None:
-        return f"{name}: {values}" if values else str(error) or name
-    return f"{notice.rstrip('.')} ({name}{': ' + values if values else ''})"
-
-
-def _notices() -> dict[str, str]:
-    """Custom error -> its notice, from the sources."""
-    found = {}
-    pattern = re.compile(r"((?:[ \t]*///[^\n]*\n)+)\s*error (\w+)\(")
-    for path in sorted(INTERFACES.rglob("*.sol")):
-        if ".cache" in path.parts:
-            continue
-        for comment, name in pattern.findall(path.read_text()):
-            text = " ".join(line.strip().removeprefix("///").strip() for line in comment.strip().splitlines())
-            found[name] = text.removeprefix("@notice ")
-    return found
+    """A revert in words; Ape decodes custom errors, so they are encoded once more for the one body of words."""
+    if not isinstance(error, CustomError):
+        return str(error) or type(error).__name__
+    arguments = encode([item.canonical_type for item in error.abi.inputs], list(error.inputs.values()))
+    return str(RevertDecoder().decode(keccak256(error.abi.selector.encode())[:4] + arguments))

@@ -10,9 +10,10 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from offchain.chain.abi import ContractAbi, ErrorDecoder, MalformedDataError
+from offchain.chain.abi import ContractAbi, MalformedDataError
 from offchain.chain.blocks import Blocks
 from offchain.chain.deployment import Deployment
+from offchain.chain.revert_words import RevertDecoder
 from offchain.chain.rpc import Rpc, RpcError
 from offchain.domain.eip712 import keccak256
 from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei, Weight
@@ -130,9 +131,9 @@ class ChainReader:
         return self._abis[contract]
 
     @cached_property
-    def errors(self) -> ErrorDecoder:
-        """Decoder of all custom errors of the deployment."""
-        return ErrorDecoder(self._abis.values())
+    def errors(self) -> RevertDecoder:
+        """Decoder of every revert of the deployment's contracts."""
+        return RevertDecoder(self._abis.values())
 
     def head_block(self) -> BlockRef:
         """The newest block, which may still be reorganised away."""

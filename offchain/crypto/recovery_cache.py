@@ -6,7 +6,7 @@ from offchain.domain.types import MAX_NODES, Address
 
 
 class CachedRecovery:
-    """`offchain.crypto.keys.recover`, without encoding and hashing the same key again for each receipt."""
+    """`offchain.crypto.recovery.recover`, without encoding and hashing the same key again for each receipt."""
 
     def __init__(self) -> None:
         self._addresses: dict[bytes, Address] = {}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from offchain.domain.eip712 import address_bytes, keccak256
+from offchain.domain.eip712 import address_bytes, keccak256, signing_prefix
 from offchain.domain.evidence_entries import EvidenceError, Execution, Miss, SignedExecutionBatch
 from offchain.domain.execution_tree import ExecutionTree
 from offchain.domain.messages import EpochReport
@@ -307,4 +307,4 @@ def signed_by(address: bytes, digest: bytes, signature: bytes) -> bool:
 
 
 def _digest(separator: bytes, struct_hash: bytes) -> bytes:
-    return keccak256(b"\x19\x01" + separator + struct_hash)
+    return keccak256(signing_prefix(separator) + struct_hash)
