@@ -93,21 +93,6 @@ def undo(session: Session, above_block: int) -> int:
     return deleted
 
 
-def rebuild(session: Session) -> None:
-    """Make all projections anew from the events."""
-    for table in (Node, NodeInterval, Keeper, Gateway, Report, Claim, MarketRequest):
-        session.execute(delete(table))
-    rows = session.scalars(
-        select(Event)
-        .where(Event.entity.is_not(None))
-        .order_by(Event.block_number, Event.log_index)
-        .execution_options(yield_per=5_000)
-    )
-    for part in rows.partitions():
-        project(session, [_from_row(row) for row in part])
-        session.expunge_all()
-
-
 def _replay(session: Session, entity: str) -> None:
     kind, _, rest = entity.partition(":")
     if kind == "node":

@@ -15,7 +15,9 @@ from web3.exceptions import ContractCustomError, ContractLogicError, TimeExhaust
 from web3.types import TxReceipt
 
 from offchain.chain.deployment import Deployment
+from offchain.chain.reader import ChainReader
 from offchain.chain.revert_words import RevertDecoder
+from offchain.chain.rpc import Rpc
 from offchain.crypto.keys import Signer
 from offchain.domain.amounts import ETHER
 from offchain.domain.eip712 import keccak256, signing_prefix
@@ -44,7 +46,7 @@ class Chain:
         """
         web3 = Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": _RPC_TIMEOUT_SECONDS}))
         try:
-            deployment.check(web3)
+            ChainReader(Rpc(rpc_url, timeout_seconds=_RPC_TIMEOUT_SECONDS), deployment).check()
         except TransientError:
             raise TransientError(
                 f"the RPC endpoint {endpoint_label(rpc_url)} does not answer; check rpc_url"

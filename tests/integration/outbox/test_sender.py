@@ -308,15 +308,6 @@ def test_sender__no_money_for_gas__says_whom_to_pay_and_goes_on_later(desk: Desk
     assert desk.paid == 1
 
 
-def test_supersede__before_it_is_sent__drops_it(desk: Desk) -> None:
-    desk.pay("pay:1")
-    with desk.database.write() as session:
-        assert desk.outbox.supersede(session, "pay:1", "done by another keeper")
-        assert not desk.outbox.supersede(session, "pay:1", "done by another keeper")
-    assert desk.sender.run_once() == Round()
-    assert desk.intent("pay:1").status == "superseded"
-
-
 def test_sender__second_sender_while_one_holds_the_lease__does_nothing(desk: Desk) -> None:
     other = Desk(desk.network, desk.database)
     desk.pay("pay:1")
