@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from offchain.demo.processes import descendants
+from offchain.runtime.child_processes import descendants
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
