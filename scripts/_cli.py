@@ -1,6 +1,8 @@
 """What all scripts share: the command class that turns every failure into one line, and the sentence for a revert."""
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from ape.cli import ConnectedProviderCommand
@@ -11,6 +13,8 @@ from offchain.chain.revert_words import RevertDecoder
 from offchain.domain.eip712 import keccak256
 from offchain.errors import UserError
 from offchain.runtime.redaction import redact_urls
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class NetworkCommand(ConnectedProviderCommand):
@@ -27,6 +31,23 @@ class NetworkCommand(ConnectedProviderCommand):
             message = f"{str(error).strip().splitlines()[0]}; check --network and that the RPC answers"
         click.echo(f"error: {redact_urls(message)}", err=True)
         raise SystemExit(2)
+
+
+def sender_options(who: str) -> Callable[[Command], Command]:
+    """The options that `scripts.deploy.open_account` takes: `keystore`, `password_file`, `alias`. `who` names the sender."""
+    file = click.Path(path_type=Path, dir_okay=False)
+    options = (
+        click.option("--keystore", type=file, help=f"{who}'s encrypted key file."),
+        click.option("--password-file", type=file, help="File with its password."),
+        click.option("--account", "alias", help=f"{who}, an account of Ape's."),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def sentence(error: ContractLogicError) -> str:

@@ -232,7 +232,7 @@ class Indexer:
 
     def _refuse_deep_fork(self, finalized: BlockRef) -> None:
         answers = self._chain.rpc.batch_each([("eth_getBlockByNumber", [hex(finalized.number), False])])
-        hashes = {values[0].get("hash") for values in answers.values() if isinstance(values[0], dict)}
+        hashes = {answer.get("hash") for (answer,) in answers.values() if isinstance(answer, dict)}
         if finalized.hash in hashes:
             raise DisagreementError(
                 f"RPC endpoints {' and '.join(answers)} disagree about final block {finalized.number}"
@@ -284,12 +284,12 @@ class Indexer:
                     Event.block_number.between(first, last)
                 )
                 ours = {(block_hash, index) for block_hash, index in session.execute(query)}
-            told = list(answers.values())
-            if any(other != told[0] for other in told):
+            theirs, *others = answers.values()
+            if any(other != theirs for other in others):
                 raise DisagreementError(
                     f"RPC endpoints {' and '.join(answers)} disagree about logs {first}..{last}"
                 )
-            if ours != told[0]:
+            if ours != theirs:
                 self._read_again(done)
                 raise DisagreementError(
                     f"the index lacked or invented logs in {first}..{last}; it reads them again"

@@ -21,7 +21,7 @@ def reputations(database: Database, clock: EpochClock, now: int) -> dict[NodeId,
     since = clock.epoch_at(max(clock.genesis, now - UPTIME_SECONDS)) if now >= clock.genesis else 0
     letters = func.length(SlotRecord.states)
     missed = letters - func.length(func.replace(SlotRecord.states, "m", ""))
-    checks: dict[int, list[int]] = {}
+    checks: dict[int, tuple[int, int]] = {}
     with database.read() as session:
         slots = {
             node: (int(total), int(lost))
@@ -39,9 +39,8 @@ def reputations(database: Database, clock: EpochClock, now: int) -> dict[NodeId,
         for result in results:
             for name, held in (("agreed", 1), ("flagged", 0)):
                 for node in (result or {}).get(name, ()):
-                    found = checks.setdefault(node, [0, 0])
-                    found[0] += 1
-                    found[1] += held
+                    validated, agreed = checks.get(node, (0, 0))
+                    checks[node] = validated + 1, agreed + held
     return {
         NodeId(node): Record(*slots.get(node, (0, 0)), *checks.get(node, (0, 0)))
         for node in sorted({*slots, *checks})
