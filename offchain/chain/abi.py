@@ -19,7 +19,7 @@ AbiEntry: TypeAlias = Mapping[str, Any]
 
 
 class MalformedDataError(ValueError):
-    """Bytes that do not fit the ABI that they are said to have."""
+    """Bytes that do not fit the type under which they were to be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,10 @@ WordReader: TypeAlias = Callable[[bytes], Any]
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """An event's form. `words` reads its data when that is single words only, as in most events: an index is filled
-    with millions of them, and the general decoder takes ten times as long.
+    """How an event's log is read.
+
+    `words` has a reader for each 32-byte word of the data, or is None when an argument takes more than one word. Most
+    events have single words only; the general decoder takes ten times as long, and an index reads millions of events.
     """
 
     name: str
@@ -49,7 +51,10 @@ class _Event:
 
 
 class ContractAbi:
-    """The ABI of one contract."""
+    """The ABI of one contract.
+
+    Example: `ContractAbi(ref.abi).encode("requestUnstake", [7])` gives the call data of `requestUnstake(7)`.
+    """
 
     def __init__(self, entries: Iterable[AbiEntry]) -> None:
         self._functions: dict[str, AbiEntry] = {}

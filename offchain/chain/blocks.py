@@ -1,4 +1,4 @@
-"""Headers, and which of them are final."""
+"""Block headers, and the rule by which a block counts as final."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class Blocks:
     """Headers of one chain under a finality policy."""
 
     def __init__(self, rpc: Rpc, confirmations: int) -> None:
-        """Read through `rpc`; `confirmations` is the depth that counts as final, 0 the chain's `finalized` tag."""
+        """Read through `rpc`. `confirmations`: blocks below the newest that count as final; 0 asks for the `finalized` tag."""
         self._rpc = rpc
         self._confirmations = confirmations
 

@@ -1,4 +1,4 @@
-"""Events into the tables that people and decisions read.
+"""Applies events to the tables that pages and decisions read.
 
 Each event bears on at most one *entity* (`node:5`, `report:42`, ...), and an entity's rows follow from its own events in
 chain order. So a reorganisation is undone by dropping the rows of the entities it touched and replaying what is left.

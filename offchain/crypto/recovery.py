@@ -1,4 +1,4 @@
-"""Which signatures are valid, and whose they are. The one rule for everybody who reads a signature."""
+"""Which signatures are valid, and who made them. Gateway, node, keeper and audit all read signatures through this module."""
 
 from coincurve import PublicKey
 from coincurve._libsecp256k1 import ffi, lib

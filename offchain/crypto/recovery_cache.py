@@ -1,4 +1,4 @@
-"""Signature recovery for the hot path: keys that were seen before are remembered, with their addresses."""
+"""Signature recovery for the hot path: the address of a public key is computed once and remembered."""
 
 from offchain.crypto.addresses import address_of
 from offchain.crypto.recovery import key_of_point, recover_point

@@ -1,7 +1,7 @@
 """A key that never enters this process: a Web3Signer service holds it and signs over HTTP.
 
 Its `POST /api/v1/eth1/sign/{public key}` takes the message, not its hash, and signs the Keccak-256 of it; it answers with
-65 bytes of 0x-hex. So whoever signs here hands over messages: `0x1901 || ...` of EIP-712, `0x02 || rlp(...)` of a
+65 bytes of 0x-hex. So callers hand over messages, not digests: `0x1901 || ...` of EIP-712, `0x02 || rlp(...)` of a
 transaction. Every answer is checked against the address before it is used.
 https://docs.web3signer.consensys.io/reference/api/rest
 """

@@ -17,7 +17,7 @@ VALIDATION_SECONDS: Final = 90 * 86_400
 
 
 def reputations(database: Database, clock: EpochClock, now: int) -> dict[NodeId, Record]:
-    """Record of every node that anything is known of, at a Unix second. The slots are added up by the database."""
+    """Record of every node with slots or validations, at a Unix second. The database adds up the slots."""
     since = clock.epoch_at(max(clock.genesis, now - UPTIME_SECONDS)) if now >= clock.genesis else 0
     letters = func.length(SlotRecord.states)
     missed = letters - func.length(func.replace(SlotRecord.states, "m", ""))

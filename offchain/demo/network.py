@@ -78,7 +78,7 @@ class DemoNode:
     """One node of the demo: who owns it, its key, its agent.
 
     Attributes:
-        dials: it opens the connections that requests come down, as behind a router; otherwise it is connected to.
+        dials: the agent opens the connections to gateways, as a node behind a router does; False: gateways connect to it.
     """
 
     name: str
@@ -303,7 +303,7 @@ class LocalNetwork:
         return next(child for child in self.children if child.name == name)
 
     def port(self, name: str) -> int:
-        """The loopback port of a part, chosen free at the first call and the same ever after."""
+        """The loopback port of a part: a free one is chosen at the first call and kept."""
         if name not in self.ports:
             self.ports[name] = free_port()
         return self.ports[name]

@@ -1,4 +1,4 @@
-"""When many nodes seem to vanish at once but only few places see it, the network between them failed, not the nodes.
+"""Network events: many nodes seem down at once, but only from few places. Then the network between failed, not the nodes.
 
 Looked at are the whole network and each region of nodes. In a slot such a group has a network event when all three hold:
 

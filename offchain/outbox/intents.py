@@ -27,7 +27,7 @@ LIVE = (PENDING, SENT, MINED)
 
 
 class Outbox:
-    """Where the rest of a keeper puts transactions. Every method works in the caller's transaction."""
+    """Takes the keeper's intended calls, which the `Sender` sends. Every method works in the caller's database transaction."""
 
     def __init__(self, deployment: Deployment, signer: str, *, now: Callable[[], float] = time.time) -> None:
         """Intents for one signer (EIP-55) on one deployment; `now` gives Unix seconds."""

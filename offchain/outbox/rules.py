@@ -1,4 +1,4 @@
-"""What a revert means for an intent: somebody else did it, it is too early, or a person must look."""
+"""What a revert means for an intent: another keeper did the same first, it is too early, or a person must look."""
 
 import re
 from collections.abc import Mapping

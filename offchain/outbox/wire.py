@@ -1,4 +1,4 @@
-"""What the sender asks of the chain and tells it."""
+"""The sender's calls to the chain: account, simulation, fees, receipts, broadcast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ class Wire:
 
         Raises:
             RevertedError: it would revert.
-            RefusedError: the endpoint does not run it.
+            TransactionRefusedError: the endpoint does not run it.
             TransientError: no endpoint answered.
         """
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}

@@ -1,4 +1,4 @@
-"""The file and the line that say: this process accepts traffic."""
+"""Says that this process accepts traffic: in the ready file and in one line on standard output."""
 
 import json
 import os
