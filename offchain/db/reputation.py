@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from offchain.db.database import Database
 from offchain.db.models import Job, SlotRecord
 from offchain.domain.epochs import EpochClock
-from offchain.domain.reputation import Record
+from offchain.domain.measurement.reputation import Record
 from offchain.domain.types import NodeId
 
 VALIDATE: Final = "validate"

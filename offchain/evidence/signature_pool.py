@@ -12,8 +12,8 @@ from coincurve import PublicKey
 
 from offchain.domain.eip712 import keccak256, signing_prefix, word
 from offchain.domain.evidence_entries import answer_bytes, receipt_hash
+from offchain.domain.measurement.schedule import ProbeSchedule
 from offchain.domain.messages import SLOT_RECEIPT_TYPEHASH
-from offchain.domain.schedule import ProbeSchedule
 from offchain.domain.types import Epoch, NodeId
 from offchain.runtime.child_processes import die_with
 

@@ -14,8 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from offchain.domain.measurement.uptime import REGIONS_FOR_A_MISS, Observation
 from offchain.domain.types import Address, NodeId
-from offchain.domain.uptime import REGIONS_FOR_A_MISS, Observation
 
 MIN_NODES = 10
 EVERYWHERE = ""
