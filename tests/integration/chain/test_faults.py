@@ -239,15 +239,6 @@ def test_finalized_block__one_endpoint_lags__is_the_lower_one(pair: Rig) -> None
     assert pair.chain.finalized_block().number == height - 6
 
 
-def test_reads__two_endpoints_differ__are_refused_when_agreement_is_asked_for(pair: Rig) -> None:
-    pinned = pair.chain.finalized_block()
-    assert pair.chain.at(pinned, agreed=True).node_count() == 3
-    pair.proxies[0].fault = answers("eth_call", lambda result: "0x" + f"{99:064x}")
-    assert pair.chain.at(pinned).node_count() == 99
-    with pytest.raises(DisagreementError, match="disagree about eth_call"):
-        pair.chain.at(pinned, agreed=True).node_count()
-
-
 def test_check__second_endpoint_of_another_chain__is_fatal(pair: Rig) -> None:
     pair.chain.check()
     pair.proxies[1].fault = answers("eth_chainId", lambda result: "0x1")
