@@ -70,7 +70,7 @@ class LocalChain:
     def is_up(self) -> bool:
         """Whether the chain answers."""
         try:
-            self.rpc.call("eth_chainId")
+            self.rpc.call("eth_blockNumber")
         except TransientError:
             return False
         return True
