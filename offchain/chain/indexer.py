@@ -264,10 +264,10 @@ class Indexer:
         self._reached("final-moved")
 
     def _cross_check(self, done: BlockRef | None, target: BlockRef) -> None:
-        """With several endpoints, what becomes final is compared with two of them first.
+        """With several endpoints, compare the logs that become final with two of them first.
 
-        When they agree with each other and not with the index, the index was told less than the truth before: it goes
-        back to the last final block and reads again.
+        When the two agree with each other and not with the index, an endpoint gave the index too few or false logs before:
+        the index goes back to the last final block and reads again.
         """
         if len(self._chain.rpc.endpoints) < 2:
             return

@@ -33,17 +33,19 @@ class NetworkEvent:
 
 
 def regions_of(
-    told: Iterable[Mapping[str, Sequence[int]]], owners: Mapping[NodeId, Address]
+    published: Iterable[Mapping[str, Sequence[int]]], owners: Mapping[NodeId, Address]
 ) -> dict[NodeId, str]:
-    """Region of each node, from what several keepers tell; a node without a strict majority, or in a region that is too
-    small or mostly one owner's, has none.
+    """Region of each node, by majority of the keepers.
+
+    A node has no region without a strict majority, in a region of fewer than `MIN_NODES` nodes, or in one that is mostly
+    one owner's.
 
     Args:
-        told: for each keeper, nodes by region.
+        published: for each keeper, nodes by region.
         owners: owner of every node of the epoch.
     """
     votes: dict[NodeId, list[str]] = defaultdict(list)
-    for regions in told:
+    for regions in published:
         for region, nodes in regions.items():
             for node in nodes:
                 votes[NodeId(node)].append(region)
