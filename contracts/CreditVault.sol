@@ -86,7 +86,7 @@ contract CreditVault is ICreditVault, AccessManaged, Pausable, ReentrancyGuardTr
         address infrastructure_,
         address authority_
     ) AccessManaged(authority_) EIP712("ParalleliX", "1") {
-        if (address(token_).code.length == 0) revert InvalidParameter("token", 0, 1, type(uint256).max);
+        if (address(token_).code.length == 0) revert NotAContract("token", address(token_));
         if (thawPeriod == 0 || thawPeriod > MAX_THAW_PERIOD) {
             revert InvalidParameter("thawPeriod", thawPeriod, 1, MAX_THAW_PERIOD);
         }

@@ -76,7 +76,8 @@ contract InferenceMarket is IInferenceMarket, AccessManaged, Pausable, Reentranc
         address infrastructure_,
         address authority_
     ) AccessManaged(authority_) EIP712("ParalleliX", "1") {
-        if (address(token_).code.length == 0 || address(nodes_).code.length == 0) revert ZeroAddress();
+        if (address(token_).code.length == 0) revert NotAContract("token", address(token_));
+        if (address(nodes_).code.length == 0) revert NotAContract("nodes", address(nodes_));
         token = token_;
         nodes = nodes_;
         _setRecipients(treasury_, infrastructure_);

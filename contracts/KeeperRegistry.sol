@@ -86,7 +86,7 @@ contract KeeperRegistry is IKeeperRegistry, KeeperSets, AccessManaged, Reentranc
         uint32 leaveDelay,
         address authority_
     ) AccessManaged(authority_) {
-        if (address(token_).code.length == 0) revert InvalidParameter("token", 0, 1, type(uint256).max);
+        if (address(token_).code.length == 0) revert NotAContract("token", address(token_));
         uint32 epochLength = epochs_.EPOCH_LENGTH();
         if (leaveDelay < epochLength || leaveDelay > 365 days) {
             revert InvalidParameter("leaveDelay", leaveDelay, epochLength, 365 days);

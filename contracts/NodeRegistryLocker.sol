@@ -85,7 +85,7 @@ contract NodeRegistryLocker is INodeRegistryLocker, AccessManaged, Pausable, Ree
         uint32 cooldown_,
         address authority_
     ) AccessManaged(authority_) {
-        if (address(token_).code.length == 0) revert InvalidParameter("token", 0, 1, type(uint256).max);
+        if (address(token_).code.length == 0) revert NotAContract("token", address(token_));
         if (genesis == 0) revert InvalidParameter("genesis", genesis, 1, type(uint64).max);
         if (epochLength == 0 || epochLength > MAX_COOLDOWN) {
             revert InvalidParameter("epochLength", epochLength, 1, MAX_COOLDOWN);

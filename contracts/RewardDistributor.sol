@@ -79,9 +79,9 @@ contract RewardDistributor is IRewardDistributor, AccessManaged, ReentrancyGuard
         address reserve_,
         address authority_
     ) AccessManaged(authority_) {
-        if (address(token_).code.length == 0) revert InvalidParameter("token", 0, 1, type(uint256).max);
-        if (address(nodes_).code.length == 0) revert InvalidParameter("nodes", 0, 1, type(uint256).max);
-        if (address(attestation_).code.length == 0) revert InvalidParameter("attestation", 0, 1, type(uint256).max);
+        if (address(token_).code.length == 0) revert NotAContract("token", address(token_));
+        if (address(nodes_).code.length == 0) revert NotAContract("nodes", address(nodes_));
+        if (address(attestation_).code.length == 0) revert NotAContract("attestation", address(attestation_));
         if (claimWindow == 0 || claimWindow > MAX_CLAIM_WINDOW) {
             revert InvalidParameter("claimWindow", claimWindow, 1, MAX_CLAIM_WINDOW);
         }
@@ -184,13 +184,14 @@ contract RewardDistributor is IRewardDistributor, AccessManaged, ReentrancyGuard
 
     /// @inheritdoc IRewardDistributor
     function scheduleEmission(uint256 total, uint32 startEpoch, uint32 epochs) external restricted nonReentrant {
-        if (total == 0 || epochs == 0) revert ZeroAmount();
+        if (total == 0) revert ZeroAmount();
         if (total > MAX_AMOUNT) revert AmountTooLarge(total, MAX_AMOUNT);
         uint32 earliest = nodes.currentEpoch() + 1;
         Term memory last = _lastTerm;
         if (last.start + last.epochs > earliest) earliest = last.start + last.epochs;
         if (startEpoch < earliest) revert ScheduleOverlaps(startEpoch, earliest);
-        if (epochs > type(uint32).max - startEpoch) revert AmountTooLarge(epochs, type(uint32).max - startEpoch);
+        uint32 room = type(uint32).max - startEpoch;
+        if (epochs == 0 || epochs > room) revert InvalidParameter("epochs", epochs, 1, room);
         if (last.epochs != 0) _pastTerms.push(last.start, _packTerm(last));
         _lastTerm = Term(uint104(total), startEpoch, epochs);
         emit EmissionScheduled(total, startEpoch, epochs);

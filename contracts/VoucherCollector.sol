@@ -28,7 +28,8 @@ contract VoucherCollector is IVoucherCollector, ReentrancyGuardTransient, EIP712
     /// @param vault_ holds the balances
     /// @param nodes_ the node registry
     constructor(ICreditVault vault_, INodeRegistryLocker nodes_) EIP712("ParalleliX", "1") {
-        if (address(vault_).code.length == 0 || address(nodes_).code.length == 0) revert ZeroAddress();
+        if (address(vault_).code.length == 0) revert NotAContract("vault", address(vault_));
+        if (address(nodes_).code.length == 0) revert NotAContract("nodes", address(nodes_));
         vault = vault_;
         nodes = nodes_;
     }

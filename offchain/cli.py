@@ -7,6 +7,7 @@ import click
 
 from offchain import __version__
 from offchain.errors import ParallelixError
+from offchain.runtime.redaction import redact_urls
 
 _GROUPS = {
     "node": ("offchain.node.cli.main", "Run a node and manage its stake."),
@@ -40,9 +41,9 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: every error that we raise on purpose becomes one line and exit status 2."""
+    """Entry point: every error that we raise on purpose becomes one line without credentials, and exit status 2."""
     try:
         cli()
     except ParallelixError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {redact_urls(str(error))}", err=True)
         sys.exit(2)

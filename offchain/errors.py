@@ -1,7 +1,15 @@
-"""The three kinds of failure, and the one that is a user's to mend.
+"""The three kinds of failure, and the mistakes that a user can mend.
 
-An error is fatal (a person must act), transient (the same call may succeed later) or a skip (this item can
-never succeed; go on with the next). Each carries what a person needs in order to act.
+::
+
+    ParallelixError
+      |-- UserError        the user's input or environment is wrong; the CLI prints one line and exits with 2
+      |-- FatalError       going on would be wrong; the process stops and a person must act
+      |-- TransientError   the outside world failed for now; the same call may succeed later
+      `-- SkipError        this item can never succeed; go on with the next
+
+The message of each says what a person needs in order to act. Rooms derive their own from these, e.g.
+`chain.rpc.BlockUnknownError` from TransientError.
 """
 
 

@@ -1,16 +1,20 @@
 """What all scripts share: the command class that turns every failure into one line, and the sentence for a revert."""
 
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from ape.cli import ConnectedProviderCommand
-from ape.exceptions import ApeException, ContractLogicError
+from ape.exceptions import ApeException, ContractLogicError, CustomError
+from eth_abi.abi import encode
 
+from offchain.chain.revert_words import RevertDecoder
+from offchain.domain.eip712 import keccak256
 from offchain.errors import UserError
+from offchain.runtime.redaction import redact_urls
 
-INTERFACES = Path(__file__).resolve().parents[1] / "contracts"
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class NetworkCommand(ConnectedProviderCommand):
@@ -25,28 +29,30 @@ class NetworkCommand(ConnectedProviderCommand):
             message = f"the transaction would fail: {sentence(error)}"
         except (ApeException, OSError) as error:
             message = f"{str(error).strip().splitlines()[0]}; check --network and that the RPC answers"
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"error: {redact_urls(message)}", err=True)
         raise SystemExit(2)
 
 
+def sender_options(who: str) -> Callable[[Command], Command]:
+    """The options that `scripts.deploy.open_account` takes: `keystore`, `password_file`, `alias`. `who` names the sender."""
+    file = click.Path(path_type=Path, dir_okay=False)
+    options = (
+        click.option("--keystore", type=file, help=f"{who}'s encrypted key file."),
+        click.option("--password-file", type=file, help="File with its password."),
+        click.option("--account", "alias", help=f"{who}, an account of Ape's."),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def sentence(error: ContractLogicError) -> str:
-    """A custom error in words: what its NatSpec says, and the values that explain it."""
-    name = type(error).__name__
-    values = ", ".join(f"{key} {value}" for key, value in getattr(error, "inputs", {}).items())
-    notice = _notices().get(name)
-    if notice is None:
-        return f"{name}: {values}" if values else str(error) or name
-    return f"{notice.rstrip('.')} ({name}{': ' + values if values else ''})"
-
-
-def _notices() -> dict[str, str]:
-    """Custom error -> its notice, from the sources."""
-    found = {}
-    pattern = re.compile(r"((?:[ \t]*///[^\n]*\n)+)\s*error (\w+)\(")
-    for path in sorted(INTERFACES.rglob("*.sol")):
-        if ".cache" in path.parts:
-            continue
-        for comment, name in pattern.findall(path.read_text()):
-            text = " ".join(line.strip().removeprefix("///").strip() for line in comment.strip().splitlines())
-            found[name] = text.removeprefix("@notice ")
-    return found
+    """A revert in words; Ape decodes custom errors, so they are encoded once more for the one body of words."""
+    if not isinstance(error, CustomError):
+        return str(error) or type(error).__name__
+    arguments = encode([item.canonical_type for item in error.abi.inputs], list(error.inputs.values()))
+    return str(RevertDecoder().decode(keccak256(error.abi.selector.encode())[:4] + arguments))

@@ -1,13 +1,12 @@
 """The deployment manifest `deployments/<chain_id>.json`: what every other part reads its addresses and ABIs from."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from offchain.domain.eip712 import keccak256
+from offchain.runtime.files import write_atomically
 
 MANIFEST_VERSION = 1
 
@@ -30,16 +29,4 @@ def contract_entry(
 
 def write(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(manifest, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(path, json.dumps(manifest, indent=1) + "\n", mode=0o644)

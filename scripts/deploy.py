@@ -17,7 +17,7 @@ from ape_accounts import KeyfileAccount
 from offchain.domain.eip712 import keccak256
 from offchain.errors import UserError
 from scripts import _compile, _manifest, _params
-from scripts._cli import NetworkCommand
+from scripts._cli import NetworkCommand, sender_options
 
 ADMIN_ROLE = 0
 LOCAL_CHAIN_ID = 31337
@@ -230,13 +230,7 @@ def _selector(instance: Any, function: str) -> bytes:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Manifest to write.  [default: deployments/<chain id>.json]",
 )
-@click.option(
-    "--keystore", type=click.Path(path_type=Path, dir_okay=False), help="Deployer's encrypted key file."
-)
-@click.option(
-    "--password-file", type=click.Path(path_type=Path, dir_okay=False), help="File with its password."
-)
-@click.option("--account", "alias", help="Deployer, an account of Ape's.")
+@sender_options("Deployer")
 def cli(
     params_path: Path,
     overrides: tuple[str, ...],

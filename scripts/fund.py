@@ -11,7 +11,7 @@ from offchain.domain.amounts import parse_prlx
 from offchain.domain.amounts import prlx as in_words
 from offchain.errors import UserError
 from scripts import _compile
-from scripts._cli import NetworkCommand
+from scripts._cli import NetworkCommand, sender_options
 from scripts.deploy import connected_chain_id, open_account
 
 
@@ -22,13 +22,7 @@ from scripts.deploy import connected_chain_id, open_account
 @click.option(
     "--deployment", type=click.Path(path_type=Path, dir_okay=False), help="Manifest of the network."
 )
-@click.option(
-    "--keystore", type=click.Path(path_type=Path, dir_okay=False), help="Sender's encrypted key file."
-)
-@click.option(
-    "--password-file", type=click.Path(path_type=Path, dir_okay=False), help="File with its password."
-)
-@click.option("--account", "alias", help="Sender, an account of Ape's.")
+@sender_options("Sender")
 def cli(
     receivers: tuple[str, ...],
     prlx: str,

@@ -15,7 +15,7 @@ from ape import project
 
 from offchain.errors import UserError
 from scripts import _compile
-from scripts._cli import NetworkCommand
+from scripts._cli import NetworkCommand, sender_options
 from scripts.deploy import connected_chain_id, open_account
 
 ADMIN_ROLE = 0
@@ -82,13 +82,7 @@ STEPS = {"propose": propose, "execute": execute, "propose-end": propose_end, "ac
 @click.option(
     "--deployment", type=click.Path(path_type=Path, dir_okay=False), help="Manifest of the network."
 )
-@click.option(
-    "--keystore", type=click.Path(path_type=Path, dir_okay=False), help="Proposer's encrypted key file."
-)
-@click.option(
-    "--password-file", type=click.Path(path_type=Path, dir_okay=False), help="File with its password."
-)
-@click.option("--account", "alias", help="Proposer, an account of Ape's.")
+@sender_options("Proposer")
 def cli(
     step: str,
     new_timelock: str,

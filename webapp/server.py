@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 from gunicorn.app.base import BaseApplication
 
+from offchain.runtime.files import write_atomically
 from webapp.app import create_app
 from webapp.settings import DashboardSettings
 
@@ -65,7 +65,7 @@ class DashboardServer(BaseApplication):
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         ready = {"url": url, "pid": os.getppid()}
         if self._settings.ready_file is not None:
-            write_ready(self._settings.ready_file, ready)
+            write_atomically(self._settings.ready_file, json.dumps(ready))
         click.echo(json.dumps(ready) if self._announce else f"dashboard ready {url}")
 
     def _warm(self) -> None:
@@ -74,12 +74,3 @@ class DashboardServer(BaseApplication):
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-
-
-def write_ready(path: Path, ready: dict[str, Any]) -> None:
-    """Write the ready file in one step, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        json.dump(ready, file)
-    Path(name).replace(path)

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from offchain.demo.processes import descendants
+from offchain.runtime.child_processes import descendants
 from tests.support.services.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

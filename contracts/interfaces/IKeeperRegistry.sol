@@ -106,6 +106,8 @@ interface IKeeperRegistry {
 
     /// @notice A constructor argument or parameter is outside its bound.
     error InvalidParameter(bytes32 name, uint256 value, uint256 min, uint256 max);
+    /// @notice The address that a constructor argument names has no code.
+    error NotAContract(bytes32 name, address account);
     /// @notice The bond is below the minimum, or above what a uint128 holds.
     error BondOutOfRange(uint256 bond, uint256 min, uint256 max);
     /// @notice The signer is zero or was used by a keeper before.

@@ -83,6 +83,8 @@ interface INodeRegistryLocker {
 
     /// @notice A constructor argument or parameter is outside its bound.
     error InvalidParameter(bytes32 name, uint256 value, uint256 min, uint256 max);
+    /// @notice The address that a constructor argument names has no code.
+    error NotAContract(bytes32 name, address account);
     /// @notice The stake is below the minimum, or above what a uint128 holds.
     error StakeOutOfRange(uint256 stake, uint256 min, uint256 max);
     /// @notice Tiers are 1 to 4.

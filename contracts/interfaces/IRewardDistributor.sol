@@ -47,8 +47,10 @@ interface IRewardDistributor {
 
     // ----------------------------------------------------------------- errors
 
-    /// @notice A constructor argument is outside its bound.
+    /// @notice A constructor argument, or the number of epochs of a schedule, is outside its bound.
     error InvalidParameter(bytes32 name, uint256 value, uint256 min, uint256 max);
+    /// @notice The address that a constructor argument names has no code.
+    error NotAContract(bytes32 name, address account);
     /// @notice An address must not be zero.
     error ZeroAddress();
     /// @notice An amount must not be zero.

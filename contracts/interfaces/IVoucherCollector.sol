@@ -43,8 +43,8 @@ interface IVoucherCollector {
 
     // ----------------------------------------------------------------- errors
 
-    /// @notice An address must not be zero.
-    error ZeroAddress();
+    /// @notice The address that a constructor argument names has no code.
+    error NotAContract(bytes32 name, address account);
     /// @notice There is no such node.
     error UnknownNode(uint32 nodeId);
     /// @notice All that the voucher states was collected, or the signer's cap or the payer's balance is used up.

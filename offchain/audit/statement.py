@@ -7,11 +7,11 @@ from typing import Any
 
 from offchain.audit.verify_epoch import Audit, NodeResult
 from offchain.domain.evidence_entries import AnswerEntry, Miss
+from offchain.domain.measurement.uptime import SlotState
 from offchain.domain.messages import MissReason
 from offchain.domain.payout import reward
 from offchain.domain.tiers import MULTIPLIER_BPS, Tier
 from offchain.domain.types import FULL_BPS, Bps, NodeId, Wei
-from offchain.domain.uptime import SlotState
 from offchain.errors import UserError
 
 

@@ -1,1 +1,1 @@
-"""The chain, read side: deployment, keys, pinned reads, log scan, index. Nothing here sends a transaction."""
+"""Reading the chain: deployment file, ABIs, pinned reads, reverts in words, log scan and index. Nothing here sends a transaction."""

@@ -17,18 +17,9 @@ from offchain.domain.eip712 import keccak256
 
 AbiEntry: TypeAlias = Mapping[str, Any]
 
-_ERROR_STRING = keccak256(b"Error(string)")[:4]
-_PANIC = keccak256(b"Panic(uint256)")[:4]
-_PANICS = {
-    0x01: "assertion failed",
-    0x11: "arithmetic overflow",
-    0x12: "division by zero",
-    0x32: "index out of range",
-}
-
 
 class MalformedDataError(ValueError):
-    """Bytes that do not fit the ABI that they are said to have."""
+    """Bytes that do not fit the type under which they were to be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +36,10 @@ WordReader: TypeAlias = Callable[[bytes], Any]
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """An event's form. `words` reads its data when that is single words only, as in most events: an index is filled
-    with millions of them, and the general decoder takes ten times as long.
+    """How an event's log is read.
+
+    `words` has a reader for each 32-byte word of the data, or is None when an argument takes more than one word. Most
+    events have single words only; the general decoder takes ten times as long, and an index reads millions of events.
     """
 
     name: str
@@ -58,7 +51,10 @@ class _Event:
 
 
 class ContractAbi:
-    """The ABI of one contract."""
+    """The ABI of one contract.
+
+    Example: `ContractAbi(ref.abi).encode("requestUnstake", [7])` gives the call data of `requestUnstake(7)`.
+    """
 
     def __init__(self, entries: Iterable[AbiEntry]) -> None:
         self._functions: dict[str, AbiEntry] = {}
@@ -68,9 +64,9 @@ class ContractAbi:
             if entry["type"] == "function":
                 self._functions[entry["name"]] = entry
             elif entry["type"] == "event" and not entry.get("anonymous"):
-                self._events[keccak256(_signature(entry).encode())] = _event(entry)
+                self._events[keccak256(signature(entry).encode())] = _event(entry)
             elif entry["type"] == "error":
-                self.errors[keccak256(_signature(entry).encode())[:4]] = entry
+                self.errors[keccak256(signature(entry).encode())[:4]] = entry
 
     def encode(self, function: str, args: Sequence[Any] = ()) -> bytes:
         """Call data of a function; a struct may be a sequence or a dict by field name.
@@ -84,10 +80,10 @@ class ContractAbi:
             raise ValueError(f"{function} takes {len(inputs)} arguments, not {len(args)}")
         ordered = [_ordered(item, value) for item, value in zip(inputs, args, strict=True)]
         try:
-            body = encode([_type(item) for item in inputs], ordered)
+            body = encode([type_text(item) for item in inputs], ordered)
         except (EncodingError, TypeError, ValueError) as error:
-            raise ValueError(f"arguments do not fit {_signature(entry)}: {error}") from error
-        return keccak256(_signature(entry).encode())[:4] + body
+            raise ValueError(f"arguments do not fit {signature(entry)}: {error}") from error
+        return keccak256(signature(entry).encode())[:4] + body
 
     def decode_result(self, function: str, data: bytes) -> Any:
         """The result of a function: one value, or a tuple when it returns several.
@@ -97,7 +93,7 @@ class ContractAbi:
         """
         outputs = self._function(function)["outputs"]
         try:
-            values = decode([_type(item) for item in outputs], data)
+            values = decode([type_text(item) for item in outputs], data)
         except (DecodingError, ValueError, OverflowError) as error:
             raise MalformedDataError(f"not a result of {function}: {error}") from error
         named = tuple(_named(item, value) for item, value in zip(outputs, values, strict=True))
@@ -133,35 +129,6 @@ class ContractAbi:
             raise ValueError(f"the ABI has no function {name}") from None
 
 
-class ErrorDecoder:
-    """Custom errors of all contracts of a deployment: one contract's call may revert with another's error."""
-
-    def __init__(self, abis: Iterable[ContractAbi]) -> None:
-        self._errors: dict[bytes, AbiEntry] = {}
-        for abi in abis:
-            self._errors.update(abi.errors)
-
-    def decode(self, data: bytes | None) -> str:
-        """What a revert says, for people and for rules: `AlreadyFinal(42)`, `reverted: text`, `reverted`."""
-        if not data:
-            return "reverted without a reason"
-        selector, body = data[:4], data[4:]
-        try:
-            if selector == _ERROR_STRING:
-                return f"reverted: {decode(['string'], body)[0]}"
-            if selector == _PANIC:
-                code = decode(["uint256"], body)[0]
-                return f"panic {code:#04x}: {_PANICS.get(code, 'see the Solidity manual')}"
-            entry = self._errors.get(selector)
-            if entry is None:
-                return f"reverted with unknown error 0x{selector.hex()}"
-            values = decode([_type(item) for item in entry["inputs"]], body)
-        except (DecodingError, ValueError, OverflowError):
-            return f"reverted with malformed error 0x{selector.hex()}"
-        shown = (str(_json(item, value)) for item, value in zip(entry["inputs"], values, strict=True))
-        return f"{entry['name']}({', '.join(shown)})"
-
-
 @lru_cache(maxsize=65_536)
 def _address(value: str) -> str:
     return checksum(value)
@@ -177,7 +144,7 @@ def _event(entry: AbiEntry) -> _Event:
             (item["name"], _word_reader(item["type"]) or _hex) for item in entry["inputs"] if item["indexed"]
         ),
         plain=plain,
-        plain_types=tuple(_type(item) for item in plain),
+        plain_types=tuple(type_text(item) for item in plain),
         words=None if None in readers else tuple(reader for reader in readers if reader is not None),
         order=tuple(item["name"] for item in entry["inputs"]),
     )
@@ -186,7 +153,9 @@ def _event(entry: AbiEntry) -> _Event:
 def _event_data(event: _Event, data: bytes) -> dict[str, Any]:
     if event.words is None:
         values = decode(event.plain_types, data)
-        return {item["name"]: _json(item, value) for item, value in zip(event.plain, values, strict=True)}
+        return {
+            item["name"]: json_value(item, value) for item, value in zip(event.plain, values, strict=True)
+        }
     if len(data) != 32 * len(event.words):
         raise ValueError(f"{len(data)} bytes")
     return {
@@ -233,15 +202,17 @@ def _hex(word: bytes) -> str:
     return "0x" + word.hex()
 
 
-def _type(item: AbiEntry) -> str:
+def type_text(item: AbiEntry) -> str:
+    """The canonical type of a parameter: a struct is its fields' types in brackets."""
     kind: str = item["type"]
     if not kind.startswith("tuple"):
         return kind
-    return f"({','.join(_type(part) for part in item['components'])}){kind[5:]}"
+    return f"({','.join(type_text(part) for part in item['components'])}){kind[5:]}"
 
 
-def _signature(entry: AbiEntry) -> str:
-    return f"{entry['name']}({','.join(_type(item) for item in entry['inputs'])})"
+def signature(entry: AbiEntry) -> str:
+    """The canonical signature that a selector or topic is the hash of, e.g. `UnknownNode(uint32)`."""
+    return f"{entry['name']}({','.join(type_text(item) for item in entry['inputs'])})"
 
 
 def _ordered(item: AbiEntry, value: Any) -> Any:
@@ -271,7 +242,8 @@ def _named(item: AbiEntry, value: Any) -> Any:
     return _address(value) if kind == "address" else value
 
 
-def _json(item: AbiEntry, value: Any) -> Any:
+def json_value(item: AbiEntry, value: Any) -> Any:
+    """A decoded value as JSON: integers as decimal text, bytes as 0x-hex, structs by field name."""
     return _plain(_named(item, value))
 
 

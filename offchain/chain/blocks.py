@@ -1,4 +1,4 @@
-"""Headers, and which of them are final."""
+"""Block headers, and the rule by which a block counts as final."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class Blocks:
     """Headers of one chain under a finality policy."""
 
     def __init__(self, rpc: Rpc, confirmations: int) -> None:
-        """Read through `rpc`; `confirmations` is the depth that counts as final, 0 the chain's `finalized` tag."""
+        """Read through `rpc`. `confirmations`: blocks below the newest that count as final; 0 asks for the `finalized` tag."""
         self._rpc = rpc
         self._confirmations = confirmations
 
@@ -50,10 +50,10 @@ class Blocks:
         """
         tag = "latest" if self._confirmations else "finalized"
         answers = self._rpc.batch_each([("eth_getBlockByNumber", [tag, False])])
-        heights = [self._final_height(_header(values[0], tag)) for values in answers.values()]
+        heights = [self._final_height(_header(answer, tag)) for (answer,) in answers.values()]
         number = hex(min(heights))
         answers = self._rpc.batch_each([("eth_getBlockByNumber", [number, False])])
-        headers = {name: _header(values[0], number) for name, values in answers.items()}
+        headers = {name: _header(answer, number) for name, (answer,) in answers.items()}
         if len({header.hash for header in headers.values()}) > 1:
             raise DisagreementError(
                 f"RPC endpoints {' and '.join(headers)} have different final blocks at height {int(number, 16)}; "

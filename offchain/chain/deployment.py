@@ -1,23 +1,17 @@
-"""The deployment file: which chain, which contracts, from which block, and whether a chain really carries them."""
+"""The deployment file: which chain, which contracts, and from which block on. `ChainReader.check` compares a chain with it."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
-
-import requests
+from typing import Any
 
 from offchain.crypto.addresses import checksum
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain
 from offchain.domain.epochs import EpochClock
 from offchain.domain.types import Address
-from offchain.errors import FatalError, TransientError, UserError
-
-if TYPE_CHECKING:
-    from eth_typing import ChecksumAddress
-    from web3 import Web3
+from offchain.errors import UserError
 
 FORMAT_VERSION = 1
 
@@ -125,35 +119,6 @@ class Deployment:
     def signing_domain(self, contract_name: str) -> SigningDomain:
         """EIP-712 domain whose verifying contract is the one named."""
         return SigningDomain(self.chain_id, self.contract(contract_name).address)
-
-    def check(self, web3: "Web3") -> None:
-        """Make sure that an RPC endpoint serves this very deployment.
-
-        Raises:
-            FatalError: another chain id, or a contract whose code is missing or not the recorded one.
-            TransientError: the endpoint did not answer.
-        """
-        from web3.exceptions import Web3Exception  # noqa: PLC0415  half a second that few processes need
-
-        try:
-            chain_id = web3.eth.chain_id
-            if chain_id != self.chain_id:
-                raise FatalError(
-                    f"the RPC endpoint serves chain {chain_id}, but {self.path} is of chain {self.chain_id}; "
-                    "point rpc_url at the right chain or name its deployment file"
-                )
-            for ref in self.contracts.values():
-                code = bytes(web3.eth.get_code(cast("ChecksumAddress", ref.address)))
-                if not code:
-                    raise FatalError(
-                        f"there is no code at {ref.name} {ref.address}; {self.path} is not of this chain's state"
-                    )
-                if "0x" + keccak256(code).hex() != ref.code_hash:
-                    raise FatalError(
-                        f"the code at {ref.name} {ref.address} is not the one that {self.path} records"
-                    )
-        except (requests.RequestException, Web3Exception, ConnectionError, TimeoutError) as error:
-            raise TransientError(f"the RPC endpoint does not answer: {type(error).__name__}") from error
 
 
 def _natural(value: object) -> int:

@@ -232,7 +232,7 @@ class Indexer:
 
     def _refuse_deep_fork(self, finalized: BlockRef) -> None:
         answers = self._chain.rpc.batch_each([("eth_getBlockByNumber", [hex(finalized.number), False])])
-        hashes = {values[0].get("hash") for values in answers.values() if isinstance(values[0], dict)}
+        hashes = {answer.get("hash") for (answer,) in answers.values() if isinstance(answer, dict)}
         if finalized.hash in hashes:
             raise DisagreementError(
                 f"RPC endpoints {' and '.join(answers)} disagree about final block {finalized.number}"
@@ -264,10 +264,10 @@ class Indexer:
         self._reached("final-moved")
 
     def _cross_check(self, done: BlockRef | None, target: BlockRef) -> None:
-        """With several endpoints, what becomes final is compared with two of them first.
+        """With several endpoints, compare the logs that become final with two of them first.
 
-        When they agree with each other and not with the index, the index was told less than the truth before: it goes
-        back to the last final block and reads again.
+        When the two agree with each other and not with the index, an endpoint gave the index too few or false logs before:
+        the index goes back to the last final block and reads again.
         """
         if len(self._chain.rpc.endpoints) < 2:
             return
@@ -284,12 +284,12 @@ class Indexer:
                     Event.block_number.between(first, last)
                 )
                 ours = {(block_hash, index) for block_hash, index in session.execute(query)}
-            told = list(answers.values())
-            if any(other != told[0] for other in told):
+            theirs, *others = answers.values()
+            if any(other != theirs for other in others):
                 raise DisagreementError(
                     f"RPC endpoints {' and '.join(answers)} disagree about logs {first}..{last}"
                 )
-            if ours != told[0]:
+            if ours != theirs:
                 self._read_again(done)
                 raise DisagreementError(
                     f"the index lacked or invented logs in {first}..{last}; it reads them again"

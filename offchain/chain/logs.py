@@ -113,10 +113,10 @@ class LogSource:
         return {
             name: {
                 (log.block_hash, log.index)
-                for log in self._parse(values[0], first, last)
+                for log in self._parse(answer, first, last)
                 if self._abis[log.contract].knows(log.topics)
             }
-            for name, values in answers.items()
+            for name, (answer,) in answers.items()
         }
 
     def _filter(self, first: int, last: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Events into the tables that people and decisions read.
+"""Applies events to the tables that pages and decisions read.
 
 Each event bears on at most one *entity* (`node:5`, `report:42`, ...), and an entity's rows follow from its own events in
 chain order. So a reorganisation is undone by dropping the rows of the entities it touched and replaying what is left.
@@ -91,21 +91,6 @@ def undo(session: Session, above_block: int) -> int:
     for entity in entities:
         _replay(session, str(entity))
     return deleted
-
-
-def rebuild(session: Session) -> None:
-    """Make all projections anew from the events."""
-    for table in (Node, NodeInterval, Keeper, Gateway, Report, Claim, MarketRequest):
-        session.execute(delete(table))
-    rows = session.scalars(
-        select(Event)
-        .where(Event.entity.is_not(None))
-        .order_by(Event.block_number, Event.log_index)
-        .execution_options(yield_per=5_000)
-    )
-    for part in rows.partitions():
-        project(session, [_from_row(row) for row in part])
-        session.expunge_all()
 
 
 def _replay(session: Session, entity: str) -> None:

@@ -10,9 +10,10 @@ from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
-from offchain.chain.abi import ContractAbi, ErrorDecoder, MalformedDataError
+from offchain.chain.abi import ContractAbi, MalformedDataError
 from offchain.chain.blocks import Blocks
 from offchain.chain.deployment import Deployment
+from offchain.chain.revert_words import RevertDecoder
 from offchain.chain.rpc import Rpc, RpcError
 from offchain.domain.eip712 import keccak256
 from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei, Weight
@@ -130,9 +131,9 @@ class ChainReader:
         return self._abis[contract]
 
     @cached_property
-    def errors(self) -> ErrorDecoder:
-        """Decoder of all custom errors of the deployment."""
-        return ErrorDecoder(self._abis.values())
+    def errors(self) -> RevertDecoder:
+        """Decoder of every revert of the deployment's contracts."""
+        return RevertDecoder(self._abis.values())
 
     def head_block(self) -> BlockRef:
         """The newest block, which may still be reorganised away."""
@@ -142,9 +143,9 @@ class ChainReader:
         """The newest block that decisions about money may be read from."""
         return self.blocks.finalized()
 
-    def at(self, block: BlockRef, *, agreed: bool = False) -> "PinnedReads":
-        """Reads at one block; `agreed` asks two endpoints, if there are two, and refuses different answers."""
-        return PinnedReads(self, block, agreed=agreed)
+    def at(self, block: BlockRef) -> "PinnedReads":
+        """Reads at one block."""
+        return PinnedReads(self, block)
 
     def check(self) -> None:
         """Make sure that the endpoint serves this very deployment.
@@ -178,9 +179,8 @@ class ChainReader:
 class PinnedReads:
     """All reads of one decision, at one block."""
 
-    def __init__(self, chain: ChainReader, block: BlockRef, *, agreed: bool = False) -> None:
+    def __init__(self, chain: ChainReader, block: BlockRef) -> None:
         self._chain = chain
-        self._agreed = agreed
         self.block = block
 
     def many(self, reads: Iterable[Read]) -> list[Any]:
@@ -190,7 +190,6 @@ class PinnedReads:
             SkipError: a call reverted; the reason is decoded.
             BlockUnknownError: the block is gone or not there yet.
             TransientError: no endpoint answered properly.
-            DisagreementError: two endpoints differ (agreed reads only).
         """
         listed = list(reads)
         where = {"blockHash": self.block.hash, "requireCanonical": True}
@@ -199,8 +198,7 @@ class PinnedReads:
             data = self._chain.abi(read.contract).encode(read.function, read.args)
             to = self._chain.deployment.contract(read.contract).address
             calls.append(("eth_call", [{"to": to, "data": "0x" + data.hex()}, where]))
-        rpc = self._chain.rpc
-        answers = rpc.batch_agreed(calls) if self._agreed else rpc.batch(calls)
+        answers = self._chain.rpc.batch(calls)
         return [self._decode(read, answer) for read, answer in zip(listed, answers, strict=True)]
 
     def one(self, contract: str, function: str, *args: Any) -> Any:
@@ -306,11 +304,6 @@ class PinnedReads:
     def paid(self, epoch: Epoch) -> Wei:
         """What was claimed of an epoch's pool."""
         return Wei(self.one("RewardDistributor", "paidOf", epoch))
-
-    def claim_deadline(self, epoch: Epoch) -> int:
-        """Unix seconds after which an epoch's rewards can no longer be claimed."""
-        deadline: int = self.one("RewardDistributor", "claimDeadline", epoch)
-        return deadline
 
     def claimed(self, pairs: Iterable[tuple[NodeId, Epoch]]) -> dict[tuple[NodeId, Epoch], bool]:
         """Whether each (node, epoch) was paid."""

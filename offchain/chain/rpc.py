@@ -162,26 +162,6 @@ class Rpc:
             raise problems[0]
         return answers
 
-    def batch_agreed(self, calls: Sequence[Call]) -> list[Any]:
-        """Results of pinned calls on which two endpoints agree, or one endpoint's when only one answers.
-
-        Raises:
-            DisagreementError: two endpoints gave different answers.
-            TransientError: no endpoint answered properly.
-        """
-        if len(self._endpoints) == 1:
-            return self.batch(calls)
-        answers = self.batch_each(calls)
-        names = list(answers)
-        first = answers[names[0]]
-        for name in names[1:]:
-            for call, ours, theirs in zip(calls, first, answers[name], strict=True):
-                if _comparable(ours) != _comparable(theirs):
-                    raise DisagreementError(
-                        f"RPC endpoints {names[0]} and {name} disagree about {call[0]}; check both, nothing was used"
-                    )
-        return first
-
     def close(self) -> None:
         """Close pooled connections."""
         self._http.close()
@@ -293,7 +273,3 @@ def _revert_data(data: Any) -> bytes | None:
         except ValueError:
             return None
     return None
-
-
-def _comparable(value: Any) -> Any:
-    return (value.code, value.data) if isinstance(value, RpcError) else value

@@ -26,7 +26,7 @@ _PRIVATE_BITS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class TransactionSigner(Protocol):
-    """A key that signs messages and transactions, wherever it is kept: `Signer` or `web3signer.Web3Signer`."""
+    """A key that signs messages and transactions: `Signer` holds it in memory, `web3signer.Web3Signer` asks a service."""
 
     @property
     def address(self) -> Address:

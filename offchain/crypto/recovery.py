@@ -1,4 +1,4 @@
-"""Which signatures are valid, and whose they are. The one rule for everybody who reads a signature."""
+"""Which signatures are valid, and who made them. Gateway, node, keeper and audit all read signatures through this module."""
 
 from coincurve import PublicKey
 from coincurve._libsecp256k1 import ffi, lib
@@ -8,15 +8,26 @@ from offchain.crypto.addresses import address_of
 from offchain.domain.types import Address
 
 SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-
-
 _HALF_ORDER = (SECP256K1_ORDER // 2).to_bytes(32, "big")
-
-
 _POINT = ffi.typeof("secp256k1_pubkey *")
-
-
 _RECOVERABLE = ffi.typeof("secp256k1_ecdsa_recoverable_signature *")
+
+
+def check_form(signature: bytes) -> None:
+    """The form that every signature must have: 65 bytes, v of 27 or 28, s in the lower half of the curve's order.
+
+    The contracts refuse all others (OpenZeppelin's ECDSA). Two byte forms of one signature would let anybody change the
+    hash of a signed document.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    if len(signature) != 65:
+        raise ValueError("a signature is 65 bytes")
+    if signature[64] not in (27, 28):
+        raise ValueError("v is not 27 or 28")
+    if signature[32:64] > _HALF_ORDER:
+        raise ValueError("s is in the upper half of the order")
 
 
 def recover(digest: bytes, signature: bytes) -> Address:
@@ -37,12 +48,9 @@ def recover_point(digest: bytes, signature: bytes) -> bytes:
     Raises:
         ValueError: wrong length, s in the upper half, v not 27 or 28, or no point on the curve.
     """
-    if len(digest) != 32 or len(signature) != 65:
-        raise ValueError("a digest is 32 bytes and a signature 65")
-    if signature[64] not in (27, 28):
-        raise ValueError("v is not 27 or 28")
-    if signature[32:64] > _HALF_ORDER:
-        raise ValueError("s is in the upper half of the order")
+    if len(digest) != 32:
+        raise ValueError("a digest is 32 bytes")
+    check_form(signature)
     context, parsed, point = GLOBAL_CONTEXT.ctx, ffi.new(_RECOVERABLE), ffi.new(_POINT)
     if not (
         lib.secp256k1_ecdsa_recoverable_signature_parse_compact(

@@ -1,4 +1,4 @@
-"""Signature recovery for the hot path: keys that were seen before are remembered, with their addresses."""
+"""Signature recovery for the hot path: the address of a public key is computed once and remembered."""
 
 from offchain.crypto.addresses import address_of
 from offchain.crypto.recovery import key_of_point, recover_point
@@ -6,7 +6,7 @@ from offchain.domain.types import MAX_NODES, Address
 
 
 class CachedRecovery:
-    """`offchain.crypto.keys.recover`, without encoding and hashing the same key again for each receipt."""
+    """`offchain.crypto.recovery.recover`, without encoding and hashing the same key again for each receipt."""
 
     def __init__(self) -> None:
         self._addresses: dict[bytes, Address] = {}

@@ -1,7 +1,7 @@
 """A key that never enters this process: a Web3Signer service holds it and signs over HTTP.
 
 Its `POST /api/v1/eth1/sign/{public key}` takes the message, not its hash, and signs the Keccak-256 of it; it answers with
-65 bytes of 0x-hex. So whoever signs here hands over messages: `0x1901 || ...` of EIP-712, `0x02 || rlp(...)` of a
+65 bytes of 0x-hex. So callers hand over messages, not digests: `0x1901 || ...` of EIP-712, `0x02 || rlp(...)` of a
 transaction. Every answer is checked against the address before it is used.
 https://docs.web3signer.consensys.io/reference/api/rest
 """
@@ -37,7 +37,8 @@ class Web3Signer:
         self.address: Address = public_key_address(bytes.fromhex(public_key.removeprefix("0x")))
         self._label = endpoint_label(url, "web3signer_url")
         self._url = f"{url.rstrip('/')}/api/v1/eth1/sign/{quote(public_key)}"
-        self._client: tuple[int, httpx.Client] | None = None
+        self._client: httpx.Client | None = None
+        self._client_pid = 0
 
     @classmethod
     def connect(cls, url: str, address: str) -> "Web3Signer":
@@ -51,23 +52,25 @@ class Web3Signer:
         try:
             answer = httpx.get(f"{url.rstrip('/')}/api/v1/eth1/publicKeys", timeout=TIMEOUT_SECONDS)
             names = [str(name) for name in answer.raise_for_status().json()]
-            found = [made for made in (cls(url, name) for name in names) if made.address == wanted]
+            signer = next(
+                (made for made in (cls(url, name) for name in names) if made.address == wanted), None
+            )
         except (httpx.HTTPError, ValueError, TypeError) as error:
             raise UserError(f"web3signer at {label} does not list its keys: {type(error).__name__}") from None
-        if not found:
+        if signer is None:
             raise UserError(f"web3signer at {label} has no key of {wanted}; it has {len(names)} others")
         try:
-            first, second = found[0].sign(_PROBE), found[0].sign(_PROBE)
+            first, second = signer.sign(_PROBE), signer.sign(_PROBE)
         except TransientError as error:
             raise UserError(str(error)) from None
         finally:
-            found[0].close()
+            signer.close()
         if first != second:
             raise UserError(
                 f"web3signer at {label} signs the same message differently each time; keep this key in a file or a "
                 "vault that signs deterministically (RFC 6979)"
             )
-        return found[0]
+        return signer
 
     def sign(self, message: bytes) -> bytes:
         """65 bytes over the Keccak-256 of a message. Raises TransientError when there is no such answer."""
@@ -108,17 +111,18 @@ class Web3Signer:
 
     def close(self) -> None:
         """Close this process's connections; the next signature opens new ones."""
-        if self._client is not None and self._client[0] == os.getpid():
-            self._client[1].close()
+        if self._client is not None and self._client_pid == os.getpid():
+            self._client.close()
         self._client = None
 
     def __repr__(self) -> str:
         return f"Web3Signer({self.address} at {self._label})"
 
     def _http(self) -> httpx.Client:
-        if self._client is None or self._client[0] != os.getpid():
-            self._client = os.getpid(), httpx.Client(timeout=TIMEOUT_SECONDS)
-        return self._client[1]
+        # A forked child must not share its parent's connections.
+        if self._client is None or self._client_pid != os.getpid():
+            self._client, self._client_pid = httpx.Client(timeout=TIMEOUT_SECONDS), os.getpid()
+        return self._client
 
 
 def rlp(item: int | bytes | Sequence[Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Durable work. The rows are the truth; the broker only carries the news that one is due.
+"""Durable work. The rows of `jobs` are the truth; the broker only carries the news that a job is due.
 
 ::
 
@@ -27,7 +27,7 @@ def enqueue(session: Session, kind: str, ref: str, now: int) -> bool:
 
 
 def due(session: Session, kind: str, now: int, limit: int = 100) -> Sequence[str]:
-    """Refs of the jobs of a kind that nobody works on: ready, or leased by a worker that vanished; oldest first."""
+    """Refs of the jobs of a kind that no worker holds: ready, or with a lease that has run out. Oldest first."""
     query = (
         select(Job.ref)
         .where(

@@ -1,4 +1,4 @@
-"""Rights that one process holds at a time, kept in the database so that they also work between machines."""
+"""Rights that one process holds at a time, e.g. to send for a signer. They are rows, so they also work between machines."""
 
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ def acquire(session: Session, name: str, holder: str, now_ms: int, for_ms: int) 
 
 
 def held(session: Session, name: str, holder: str) -> bool:
-    """Whether `holder` still has the lease; locks its row to the end of the transaction, so that it stays so."""
+    """Whether `holder` still has the lease. The row stays locked to the end of the transaction, so the answer stays true."""
     return (
         session.scalar(select(ProcessLease.holder).where(ProcessLease.name == name).with_for_update())
         == holder
@@ -36,7 +36,7 @@ def held(session: Session, name: str, holder: str) -> bool:
 
 
 def fence(session: Session, name: str, holder: str) -> None:
-    """First in a write transaction that only the lease's holder may complete. Raises LeaseLostError."""
+    """Call this first in a write transaction that only the lease's holder may complete. Raises LeaseLostError."""
     if not held(session, name, holder):
         raise LeaseLostError(f"another process holds the lease {name} now")
 

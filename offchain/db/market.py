@@ -28,13 +28,3 @@ def open_requests(
         .limit(limit)
     )
     return session.scalars(query).all()
-
-
-def recent(session: Session, limit: int = 50) -> Sequence[MarketRequest]:
-    """The newest requests, newest first."""
-    query = (
-        select(MarketRequest)
-        .order_by(MarketRequest.requested_block.desc(), MarketRequest.request_id)
-        .limit(limit)
-    )
-    return session.scalars(query).all()

@@ -135,7 +135,7 @@ class NodeInterval(Base):
 
 
 class Keeper(Base):
-    """A bonded keeper; index in the signer set of an epoch is the contract's business."""
+    """A bonded keeper; its index in an epoch's signer set is read from the contract."""
 
     __tablename__ = "keepers"
 

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from offchain.db.database import Database
 from offchain.db.models import Job, SlotRecord
 from offchain.domain.epochs import EpochClock
-from offchain.domain.reputation import Record
+from offchain.domain.measurement.reputation import Record
 from offchain.domain.types import NodeId
 
 VALIDATE: Final = "validate"
@@ -17,11 +17,11 @@ VALIDATION_SECONDS: Final = 90 * 86_400
 
 
 def reputations(database: Database, clock: EpochClock, now: int) -> dict[NodeId, Record]:
-    """Record of every node that anything is known of, at a Unix second. The slots are added up by the database."""
+    """Record of every node with slots or validations, at a Unix second. The database adds up the slots."""
     since = clock.epoch_at(max(clock.genesis, now - UPTIME_SECONDS)) if now >= clock.genesis else 0
     letters = func.length(SlotRecord.states)
     missed = letters - func.length(func.replace(SlotRecord.states, "m", ""))
-    checks: dict[int, list[int]] = {}
+    checks: dict[int, tuple[int, int]] = {}
     with database.read() as session:
         slots = {
             node: (int(total), int(lost))
@@ -39,9 +39,8 @@ def reputations(database: Database, clock: EpochClock, now: int) -> dict[NodeId,
         for result in results:
             for name, held in (("agreed", 1), ("flagged", 0)):
                 for node in (result or {}).get(name, ()):
-                    found = checks.setdefault(node, [0, 0])
-                    found[0] += 1
-                    found[1] += held
+                    validated, agreed = checks.get(node, (0, 0))
+                    checks[node] = validated + 1, agreed + held
     return {
         NodeId(node): Record(*slots.get(node, (0, 0)), *checks.get(node, (0, 0)))
         for node in sorted({*slots, *checks})

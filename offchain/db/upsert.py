@@ -1,4 +1,4 @@
-"""INSERT ... ON CONFLICT, which SQLite and PostgreSQL spell alike and SQLAlchemy keeps in their dialects."""
+"""INSERT ... ON CONFLICT, which is the same in SQLite and PostgreSQL; SQLAlchemy has it in each dialect only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""How the demo speaks: one line a step with the time since the start, and a moving line for what takes long."""
+"""How the demo speaks: one line a step with the time since the start, and a moving line while something takes long."""
 
 import json
 import time

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from typing import Any, Self
 import tomli_w
 
 from offchain.chain.deployment import Deployment
+from offchain.chain.rpc import Rpc
 from offchain.demo.narrator import Narrator
 from offchain.demo.ports import free_port
 from offchain.demo.processes import MARKER, DemoProcess, stop
@@ -76,7 +78,7 @@ class DemoNode:
     """One node of the demo: who owns it, its key, its agent.
 
     Attributes:
-        dials: it opens the connections that requests come down, as behind a router; otherwise it is connected to.
+        dials: the agent opens the connections to gateways, as a node behind a router does; False: gateways connect to it.
     """
 
     name: str
@@ -101,6 +103,7 @@ class LocalNetwork:
     children: list[DemoProcess] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
     stubborn: list[str] = field(default_factory=list)
+    resources: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         self.places.check()
@@ -108,6 +111,7 @@ class LocalNetwork:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.resources.close()
         self.stubborn = stop(self.children, self.run_id)
 
     # ------------------------------------------------------------------------------------------------ chain
@@ -120,8 +124,8 @@ class LocalNetwork:
             "--chain-id", str(CHAIN_ID), "--block-time", "1", "--slots-in-an-epoch", "1", "--mixed-mining", "--silent",
         ]  # fmt: skip
         self._spawn("chain", argv)
-        self.chain = LocalChain(self.rpc_url)
-        until("the local chain", self.chain.web3.is_connected, 20)
+        self.chain = LocalChain(self.resources.enter_context(closing(Rpc(self.rpc_url))))
+        until("the local chain", self.chain.is_up, 20)
         keys = self.places.run / "keys"
         self.deployer = create(keys, "deployer")
         self.treasury = create(keys, "treasury")
@@ -162,6 +166,7 @@ class LocalNetwork:
             raise UserError(f"the deployment failed: {' '.join(last)} (whole log: {log})")
         self.deployment = Deployment.load(path)
         self.clock = self.deployment.clock()
+        self.chain.use(self.deployment)
 
     # ----------------------------------------------------------------------------------------------- actors
 
@@ -187,44 +192,35 @@ class LocalNetwork:
         owners = [node.owner for node in self.nodes]
         for wallet in (*owners, *self.keeper_owners, *self.keeper_signers, self.requester):
             self.chain.endow(wallet)
-        token = self.chain.contract(self.deployment, "ParallelixToken")
         shares = [(wallet, STAKE_WEI) for wallet in owners]
         shares += [(wallet, BOND_WEI) for wallet in self.keeper_owners] + [(self.requester, 1_000 * ETHER)]
         self.chain.wait(
             [
-                self.chain.send(self.deployer, token.functions.transfer(w.address, amount))
+                self.chain.send(self.deployer, "ParallelixToken", "transfer", w.address, amount)
                 for w, amount in shares
             ]
         )
 
     def bond_keepers(self) -> None:
         """Three keepers post their bonds, and list the keys that may sign tickets."""
-        registry = self.chain.contract(self.deployment, "KeeperRegistry")
-        token = self.chain.contract(self.deployment, "ParallelixToken")
-        hashes = []
+        registry = self.deployment.contract("KeeperRegistry").address
         for owner, signer, region, url in zip(
             self.keeper_owners, self.keeper_signers, REGIONS, self.keeper_urls, strict=True
         ):
-            hashes.append(self.chain.send(owner, token.functions.approve(registry.address, BOND_WEI)))
-            region_word = region.encode().ljust(32, b"\0")
-            hashes.append(
-                self.chain.send(owner, registry.functions.join(BOND_WEI, signer.address, region_word, url))
-            )
-            # ids are given in the order of joining, so the next keeper waits for this one
-            self.chain.wait(hashes[-2:])
+            approved = self.chain.send(owner, "ParallelixToken", "approve", registry, BOND_WEI)
+            word = region.encode().ljust(32, b"\0")
+            joined = self.chain.send(owner, "KeeperRegistry", "join", BOND_WEI, signer.address, word, url)
+            # Ids are given in the order of joining, so the next keeper waits for this one.
+            self.chain.wait([approved, joined])
+        listed = []
         for index, (owner, signer, url) in enumerate(
             zip(self.keeper_owners, self.keeper_signers, self.keeper_urls, strict=True)
         ):
-            hashes.append(
-                self.chain.send(owner, registry.functions.setGateway(index + 1, signer.address, url))
-            )
-        hashes.append(
-            self.chain.send(
-                self.keeper_owners[0],
-                registry.functions.setGateway(1, self.gateway_signer.address, self.gateway_url),
-            )
-        )
-        self.chain.wait(hashes)
+            arguments = (index + 1, signer.address, url)
+            listed.append(self.chain.send(owner, "KeeperRegistry", "setGateway", *arguments))
+        arguments = (1, self.gateway_signer.address, self.gateway_url)
+        listed.append(self.chain.send(self.keeper_owners[0], "KeeperRegistry", "setGateway", *arguments))
+        self.chain.wait(listed)
 
     def register_nodes(self) -> None:
         """Both operators register with stake by permit, through the command that an operator uses."""
@@ -307,7 +303,7 @@ class LocalNetwork:
         return next(child for child in self.children if child.name == name)
 
     def port(self, name: str) -> int:
-        """The loopback port of a part, chosen free at the first call and the same ever after."""
+        """The loopback port of a part: a free one is chosen at the first call and kept."""
         if name not in self.ports:
             self.ports[name] = free_port()
         return self.ports[name]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offchain.errors import UserError
-from offchain.runtime.child_processes import signal_when_parent_ends
+from offchain.runtime.child_processes import descendants, signal_process, signal_when_parent_ends
 
 MARKER = "PARALLELIX_RUN_ID"
 
@@ -36,22 +36,6 @@ def marked(run_id: str) -> list[int]:
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
     return found
-
-
-def descendants(pid: int) -> list[int]:
-    """`pid` and all processes below it, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    tree = [pid]
-    for parent in tree:
-        tree.extend(children.get(parent, []))
-    return tree
 
 
 def memory_mib(pids: Sequence[int]) -> int:
@@ -130,7 +114,7 @@ class DemoProcess:
         """SIGKILL to the process and everything below it, at once; the ids that were killed."""
         pids = descendants(self.pid)
         for pid in pids:
-            _signal(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
         if self.process is not None:
             self.process.wait(timeout=10)
         return pids
@@ -144,7 +128,7 @@ def stop(children: Sequence[DemoProcess], run_id: str, patience_seconds: float =
     """
     for child in reversed(children):
         if child.alive():
-            _signal(child.pid, signal.SIGTERM)
+            signal_process(child.pid, signal.SIGTERM)
     deadline = time.monotonic() + patience_seconds
     for child in reversed(children):
         if child.process is not None:
@@ -157,7 +141,7 @@ def stop(children: Sequence[DemoProcess], run_id: str, patience_seconds: float =
     stubborn = [f"{pid} {_command(pid)}" for pid in marked(run_id)]
     while left := marked(run_id):
         for pid in left:
-            _signal(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
         for child in children:
             child.alive()
         time.sleep(0.05)
@@ -169,10 +153,3 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except (FileNotFoundError, ProcessLookupError):
         return "(ended meanwhile)"
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return

@@ -9,15 +9,16 @@ from typing import Any
 
 import httpx
 from openai import OpenAI, OpenAIError
-from web3.logs import DISCARD
 
+from offchain.chain.reader import EpochStatus, RequestStatus
 from offchain.demo.narrator import Narrator
 from offchain.demo.network import MODEL, DemoNode, LocalNetwork
 from offchain.demo.processes import marked, memory_mib
 from offchain.demo.waiting import until
 from offchain.demo.wallets import ETHER
+from offchain.domain.eip712 import keccak256
 from offchain.domain.payout import reward
-from offchain.domain.types import Bps, Epoch, Wei, Weight
+from offchain.domain.types import FULL_BPS, Bps, Epoch, Wei, Weight
 from offchain.errors import UserError
 
 QUESTION = "What is the capital of France?"
@@ -93,10 +94,9 @@ class Story:
         self.say.step("three keepers posted their bonds, in three regions")
         with self.say.waiting("operators register their nodes"):
             net.register_nodes()
-        registry = net.chain.contract(net.deployment, "NodeRegistryLocker")
         for node in net.nodes:
-            view = registry.functions.nodes(node.node_id).call()
-            self._hold(node.owner.address in view, f"{node.name} is not registered to its owner")
+            view = net.chain.read("NodeRegistryLocker", "nodes", node.node_id)
+            self._hold(node.owner.address == view["owner"], f"{node.name} is not registered to its owner")
             self.say.step(
                 f"{node.name} is node {node.node_id}: stake by permit, one transaction, from {node.owner.address}"
             )
@@ -157,15 +157,13 @@ class Story:
         wait = clock.start(self.epoch) - now
         with self.say.waiting(f"epoch {self.epoch}, in which the stakes count, begins in {wait} s"):
             until(f"epoch {self.epoch}", lambda: self._chain_time() >= clock.start(self.epoch), wait + 20)
-        registry = self.net.chain.contract(self.net.deployment, "NodeRegistryLocker")
-        total = registry.functions.totalWeightAt(self.epoch).call()
+        total = self.net.chain.read("NodeRegistryLocker", "totalWeightAt", self.epoch)
         self._hold(total > 0, "no stake counts in the epoch")
         self.say.step(f"epoch {self.epoch} began: {clock.length_seconds} s, {clock.slots} probe slots a node")
 
     def _on_chain_request(self) -> None:
-        net = self.net
-        market = net.chain.contract(net.deployment, "InferenceMarket")
-        token = net.chain.contract(net.deployment, "ParallelixToken")
+        net, chain = self.net, self.net.chain
+        market = net.deployment.contract("InferenceMarket").address
         body = {
             "model": MODEL,
             "messages": [{"role": "user", "content": QUESTION}],
@@ -174,29 +172,24 @@ class Story:
         }
         payload = json.dumps(body, separators=(",", ":")).encode()
         ceiling = ETHER
-        net.chain.send(net.requester, token.functions.approve(market.address, ceiling))
+        chain.send(net.requester, "ParallelixToken", "approve", market, ceiling)
         started = time.monotonic()
-        model_hash = net.chain.web3.keccak(text=MODEL)
-        call = market.functions.request(
-            model_hash, payload, ceiling, self._chain_time() + 300, "0x" + "00" * 20
-        )
-        receipt = net.chain.transact(net.requester, call)
-        asked = market.events.InferenceRequested().process_receipt(receipt, errors=DISCARD)[0]["args"]
-        self.say.step(
-            f"on-chain request 0x{asked['requestId'].hex()[:16]}… in escrow with {ceiling // ETHER} PRLX"
-        )
+        arguments = (keccak256(MODEL.encode()), payload, ceiling, chain.time() + 300, "0x" + "00" * 20)
+        block = chain.transact(net.requester, "InferenceMarket", "request", *arguments)
+        asked, *_ = chain.events("InferenceMarket", "InferenceRequested", block)
+        request_id: str = asked["requestId"]
+        self.say.step(f"on-chain request {request_id[:18]}… in escrow with {ceiling // ETHER} PRLX")
 
         def answer() -> Any:
-            logs = market.events.InferenceFulfilled().get_logs(
-                from_block=receipt["blockNumber"], argument_filters={"requestId": asked["requestId"]}
-            )
-            return logs[0]["args"] if logs else None
+            fulfilled = chain.events("InferenceMarket", "InferenceFulfilled", block, requestId=request_id)
+            return fulfilled[0] if fulfilled else None
 
         with self.say.waiting("keepers dispatch it and settle the answer"):
             done = until("the on-chain answer", answer, 45)
-        text = done["result"].decode()
+        text = bytes.fromhex(done["result"][2:]).decode()
         self._hold("Paris" in text, f"the chain carries {text!r}, without Paris")
-        self._hold(market.functions.requests(asked["requestId"]).call()[3] == 2, "the request is not settled")
+        request = chain.read("InferenceMarket", "requests", bytes.fromhex(request_id[2:]))
+        self._hold(request["status"] == RequestStatus.FULFILLED, "the request is not settled")
         self.figures.facts["on_chain_answer_s"] = round(time.monotonic() - started, 1)
         self.say.step(
             f"answered on chain by node {done['nodeId']} for {done['priceWei']} wei: {text!r}; "
@@ -300,61 +293,60 @@ class Story:
     def _earn(self) -> None:
         net, epoch = self.net, self.epoch
         self.say.chapter("The epoch closes, the quorum attests, both claim")
-        attestation = net.chain.contract(net.deployment, "UptimeAttestation")
         left = max(0, net.clock.end(epoch) - self._chain_time())
+
+        def status() -> EpochStatus:
+            return EpochStatus(net.chain.read("UptimeAttestation", "status", epoch))
+
         with self.say.waiting(f"epoch {epoch} ends in {left} s"):
             until("the epoch's end", lambda: self._chain_time() >= net.clock.end(epoch), left + 20)
         with self.say.waiting("keepers exchange evidence, rebuild the table and sign"):
-            until("a report with a quorum", lambda: attestation.functions.status(epoch).call() >= 1, 60)
-        report = attestation.functions.reports(epoch).call()
-        signers = report[4].bit_count()
+            until("a report with a quorum", lambda: status() is not EpochStatus.OPEN, 60)
+        report = net.chain.read("UptimeAttestation", "reports", epoch)
+        signers = report["signerBitmap"].bit_count()
         self._hold(signers >= 3, f"only {signers} keepers signed")
         self.say.step(
-            f"{signers} of 3 keepers signed the report of epoch {epoch}; root 0x{report[0].hex()[:16]}…"
+            f"{signers} of 3 keepers signed the report of epoch {epoch}; root 0x{report['uptimeRoot'].hex()[:16]}…"
         )
         with self.say.waiting("the challenge window passes"):
-            until("a final report", lambda: attestation.functions.isFinal(epoch).call(), 60)
+            until("a final report", lambda: status() is EpochStatus.FINAL, 60)
         uptimes = self._claim()
         self._hold(
             uptimes[self.victim.node_id] < max(uptimes.values()),
             "the killed node did not lose by its downtime",
         )
         with self.say.waiting("the claims become final"):
-            claimed_at = net.chain.web3.eth.block_number
-            until(
-                "final claims", lambda: net.chain.web3.eth.get_block("finalized")["number"] >= claimed_at, 60
-            )
+            reader = net.chain.reader
+            claimed_at = reader.head_block().number
+            until("final claims", lambda: reader.finalized_block().number >= claimed_at, 60)
         self._verify()
 
-    def _claim(self) -> dict[int, int]:
-        net, epoch = self.net, self.epoch
-        distributor = net.chain.contract(net.deployment, "RewardDistributor")
-        registry = net.chain.contract(net.deployment, "NodeRegistryLocker")
-        token = net.chain.contract(net.deployment, "ParallelixToken")
-        pool = distributor.functions.poolOf(epoch).call()
-        total = registry.functions.totalWeightAt(epoch).call()
+    def _claim(self) -> dict[int, Bps]:
+        net, chain, epoch = self.net, self.net.chain, self.epoch
+        pool = chain.read("RewardDistributor", "poolOf", epoch)
+        total = chain.read("NodeRegistryLocker", "totalWeightAt", epoch)
         uptimes = {}
         for node in net.nodes:
-            before = token.functions.balanceOf(node.owner.address).call()
+            before = chain.read("ParallelixToken", "balanceOf", node.owner.address)
             out = self._command(
                 "node", "claim", "--config", str(net.places.run / f"{node.name}.toml"),
                 "--epoch", str(epoch), "--keeper-url", net.keeper_urls[0],
                 "--owner-keystore", str(node.owner.keystore),
                 "--owner-password-file", str(node.owner.password_file), "--yes", "--json",
             )  # fmt: skip
-            claimed = distributor.events.RewardClaimed().get_logs(
-                from_block=0, argument_filters={"nodeId": node.node_id, "epoch": epoch}
-            )
+            wanted = {"nodeId": str(node.node_id), "epoch": str(epoch)}
+            claimed = chain.events("RewardDistributor", "RewardClaimed", 0, **wanted)
             self._hold(len(claimed) == 1, f"{node.name} has no claim on chain; the command said {out}")
-            args = claimed[0]["args"]
-            uptimes[node.node_id] = args["uptimeBps"]
-            weight = registry.functions.weightAt(node.node_id, epoch).call()
-            due = reward(Wei(pool), Weight(weight), Weight(total), Bps(args["uptimeBps"]))
-            gained = token.functions.balanceOf(node.owner.address).call() - before
-            self._hold(due == args["amount"] == gained, f"{node.name} got {gained} wei, due {due} wei")
-            lost = net.clock.slots - args["uptimeBps"] * net.clock.slots // 10_000
+            uptime, amount = Bps(int(claimed[0]["uptimeBps"])), int(claimed[0]["amount"])
+            uptimes[node.node_id] = uptime
+            weight = chain.read("NodeRegistryLocker", "weightAt", node.node_id, epoch)
+            due = reward(Wei(pool), Weight(weight), Weight(total), uptime)
+            gained = chain.read("ParallelixToken", "balanceOf", node.owner.address) - before
+            self._hold(due == amount == gained, f"{node.name} got {gained} wei, due {due} wei")
+            slots = net.clock.slots
+            lost = slots - uptime * slots // FULL_BPS
             self.say.step(
-                f"{node.name} claimed {gained} wei at {args['uptimeBps'] / 100:.2f} % uptime ({lost} of {net.clock.slots} slots lost)"
+                f"{node.name} claimed {gained} wei at {uptime / 100:.2f} % uptime ({lost} of {slots} slots lost)"
             )
         return uptimes
 
@@ -417,7 +409,7 @@ class Story:
         return done.stdout
 
     def _chain_time(self) -> int:
-        return int(self.net.chain.web3.eth.get_block("latest")["timestamp"])
+        return self.net.chain.time()
 
     def _hold(self, condition: object, otherwise: str) -> None:
         if not condition:

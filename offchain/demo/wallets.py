@@ -6,19 +6,18 @@ their own code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from web3 import Web3
-from web3.contract import Contract
-from web3.contract.contract import ContractFunction
-from web3.types import Nonce, TxParams, TxReceipt
-
 from offchain.chain.deployment import Deployment
+from offchain.chain.reader import ChainReader
+from offchain.chain.rpc import Rpc
 from offchain.crypto.keys import Signer, create_keystore
-from offchain.errors import UserError
+from offchain.demo.waiting import until
+from offchain.errors import TransientError, UserError
 
-ETHER = 10**18
+ETHER, GWEI = 10**18, 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,56 +51,87 @@ def create(folder: Path, name: str) -> Wallet:
 class LocalChain:
     """The demo's chain: gives ether away and sends the actors' transactions.
 
+    Example: `chain.transact(wallet, "ParallelixToken", "approve", spender, amount)` after `chain.use(deployment)`.
+
     Args:
-        rpc_url: the local chain's RPC.
+        rpc: of the local chain; the caller closes it.
     """
 
-    def __init__(self, rpc_url: str) -> None:
-        self.web3 = Web3(Web3.HTTPProvider(rpc_url, request_kwargs={"timeout": 10}))
-        self._nonces: dict[str, int] = {}
+    reader: ChainReader
+    """Of the contracts; set by `use`."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self.rpc = rpc
+
+    def use(self, deployment: Deployment) -> None:
+        """Take the contracts of a deployment: what follows calls them by name."""
+        self.reader = ChainReader(self.rpc, deployment)
+
+    def is_up(self) -> bool:
+        """Whether the chain answers."""
+        try:
+            self.rpc.call("eth_blockNumber")
+        except TransientError:
+            return False
+        return True
+
+    def time(self) -> int:
+        """Unix seconds of the newest block."""
+        return self.reader.head_block().timestamp
 
     def endow(self, wallet: Wallet, ether: int = 100) -> None:
         """Set a wallet's ether, as only a local chain lets one."""
-        self.web3.provider.make_request("anvil_setBalance", [wallet.address, hex(ether * ETHER)])  # type: ignore[arg-type]
+        self.rpc.call("anvil_setBalance", wallet.address, hex(ether * ETHER))
 
-    def contract(self, deployment: Deployment, name: str) -> Contract:
-        """A contract of the deployment, bound to this chain."""
-        found = deployment.contract(name)
-        return self.web3.eth.contract(
-            address=Web3.to_checksum_address(found.address), abi=[dict(item) for item in found.abi]
+    def read(self, contract: str, function: str, *args: Any) -> Any:
+        """Result of a call at the newest block; a struct is a dict by field name."""
+        return self.reader.at(self.reader.head_block()).one(contract, function, *args)
+
+    def events(self, contract: str, name: str, from_block: int = 0, **wanted: str) -> list[dict[str, Any]]:
+        """Arguments of a contract's events from a block on, those only whose arguments are as wanted (in JSON form)."""
+        abi, address = self.reader.abi(contract), self.reader.deployment.contract(contract).address
+        found = []
+        for log in self.rpc.call("eth_getLogs", {"address": address, "fromBlock": hex(from_block)}):
+            topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
+            event = abi.decode_event(topics, bytes.fromhex(log["data"][2:]))
+            if event is not None and event.name == name and wanted.items() <= event.args.items():
+                found.append(event.args)
+        return found
+
+    def send(self, wallet: Wallet, contract: str, function: str, *args: Any) -> str:
+        """Broadcast a call without waiting for it; the transaction's hash."""
+        raw, tx_hash = wallet.signer.sign_transaction(
+            {
+                "type": 2,
+                "chainId": self.reader.deployment.chain_id,
+                "nonce": int(self.rpc.call("eth_getTransactionCount", wallet.address, "pending"), 16),
+                "to": self.reader.deployment.contract(contract).address,
+                "value": 0,
+                "data": self.reader.abi(contract).encode(function, args),
+                "gas": 3_000_000,
+                "maxFeePerGas": 20 * GWEI,
+                "maxPriorityFeePerGas": GWEI,
+            }
         )
-
-    def send(self, wallet: Wallet, call: ContractFunction) -> str:
-        """Broadcast a call without waiting for it; the transaction's hash. Raises UserError when it would revert."""
-        nonce = self._nonces.get(wallet.address)
-        if nonce is None:
-            nonce = self.web3.eth.get_transaction_count(Web3.to_checksum_address(wallet.address))
-        fields: TxParams = {
-            "from": Web3.to_checksum_address(wallet.address),
-            "nonce": Nonce(nonce),
-            "gas": 3_000_000,
-            "maxFeePerGas": Web3.to_wei(20, "gwei"),
-            "maxPriorityFeePerGas": Web3.to_wei(1, "gwei"),
-            "chainId": self.web3.eth.chain_id,
-        }
-        transaction: dict[str, Any] = dict(call.build_transaction(fields))
-        raw, tx_hash = wallet.signer.sign_transaction(transaction)
-        self.web3.eth.send_raw_transaction(raw)
-        self._nonces[wallet.address] = nonce + 1
+        self.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
         return tx_hash
 
-    def wait(self, hashes: Sequence[str], seconds: float = 30.0) -> list[TxReceipt]:
-        """Receipts of transactions. Raises UserError when one reverted."""
-        receipts = []
+    def wait(self, hashes: Sequence[str], seconds: float = 30.0) -> int:
+        """Wait until transactions are mined; the newest of their blocks. Raises UserError when one reverted."""
+        block = 0
         for tx_hash in hashes:
-            receipt = self.web3.eth.wait_for_transaction_receipt(tx_hash, timeout=seconds, poll_latency=0.1)  # type: ignore[arg-type]
-            if receipt["status"] != 1:
+            receipt = until(
+                f"transaction {tx_hash}",
+                partial(self.rpc.call, "eth_getTransactionReceipt", tx_hash),
+                seconds,
+            )
+            if receipt["status"] != "0x1":
                 raise UserError(
                     f"transaction {tx_hash} reverted; this is a fault of the demo or its contracts"
                 )
-            receipts.append(receipt)
-        return receipts
+            block = max(block, int(receipt["blockNumber"], 16))
+        return block
 
-    def transact(self, wallet: Wallet, call: ContractFunction) -> TxReceipt:
-        """Broadcast a call and wait for it."""
-        return self.wait([self.send(wallet, call)])[0]
+    def transact(self, wallet: Wallet, contract: str, function: str, *args: Any) -> int:
+        """Broadcast a call and wait for it; the block that it is in."""
+        return self.wait([self.send(wallet, contract, function, *args)])

@@ -55,12 +55,17 @@ class SigningDomain:
 
     def message(self, struct_hash: bytes) -> bytes:
         """The 66 bytes whose hash is signed: `0x1901 || separator || structHash`."""
-        return b"\x19\x01" + self.separator() + struct_hash
+        return signing_prefix(self.separator()) + struct_hash
 
 
 _DOMAIN_TYPEHASH = keccak256(
     b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 )
+
+
+def signing_prefix(separator: bytes) -> bytes:
+    """What stands before each struct hash that is signed in a domain: `0x1901 || separator`, 34 bytes."""
+    return b"\x19\x01" + separator
 
 
 class DigestMaker:
@@ -69,7 +74,7 @@ class DigestMaker:
     __slots__ = ("_prefix",)
 
     def __init__(self, domain: SigningDomain) -> None:
-        self._prefix = b"\x19\x01" + domain.separator()
+        self._prefix = signing_prefix(domain.separator())
 
     def __call__(self, struct_hash: bytes) -> bytes:
         return keccak256(self._prefix + struct_hash)

@@ -49,7 +49,7 @@ class EvidenceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class AnswerEntry:
-    """A dual-signed receipt: the node signed what it answered, the keeper when it was asked."""
+    """A dual-signed receipt: the node signed its answer, and the keeper signed in which slot that answer came."""
 
     slot: int
     receipt: ServiceReceipt

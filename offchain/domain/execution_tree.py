@@ -32,7 +32,7 @@ BATCH = keccak256(b"parallelix.execution-batch.v1")
 
 @dataclass(frozen=True, slots=True)
 class ExecutionProof:
-    """Where a record stands and the hashes beside its way up.
+    """A record's index in the tree and its Merkle proof, bottom up.
 
     Attributes:
         index: place of the record, from 0.
@@ -96,7 +96,7 @@ class ExecutionTree:
 
 
 def beside(index: int, count: int) -> Iterator[tuple[int, int]]:
-    """Where the hashes beside a record's way up stand, as (level, place), lowest first."""
+    """Positions of a record's Merkle proof in the tree, as (level, index in the level), bottom up."""
     level, place, width = 0, index, count
     while width > 1:
         if place ^ 1 < width:

@@ -240,7 +240,7 @@ class ExecutionBatch:
     Attributes:
         epoch: at whose end the batch was made.
         count: receipts in it, at least one.
-        root: of their tree, `domain.records` with the tag `BATCH`.
+        root: of their tree, `domain.execution_tree` with the tag `BATCH`.
     """
 
     epoch: Epoch
@@ -258,7 +258,7 @@ TICKET_TYPEHASH = typehash(
 
 
 class Ticket(NamedTuple):
-    """A front's permission for one node to serve one request body once, before it expires (Unix ms)."""
+    """A gateway's permission for one node to serve one request body once, before it expires (Unix ms)."""
 
     request_id: bytes
     node_id: NodeId

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from offchain.domain.eip712 import address_bytes, keccak256
+from offchain.domain.eip712 import address_bytes, keccak256, signing_prefix
 from offchain.domain.evidence_entries import EvidenceError, Execution, Miss, SignedExecutionBatch
 from offchain.domain.execution_tree import ExecutionTree
+from offchain.domain.measurement.network_event import NetworkEvent, network_events, regions_of, without
+from offchain.domain.measurement.schedule import ProbeSchedule, probe_challenge, seed_of
+from offchain.domain.measurement.uptime import Observation, UptimeTable, tabulate
 from offchain.domain.messages import EpochReport
-from offchain.domain.network_event import NetworkEvent, network_events, regions_of, without
-from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Epoch, NodeId
-from offchain.domain.uptime import Observation, UptimeTable, tabulate
 from offchain.domain.uptime_tree import UptimeTree
 from offchain.evidence.canonical_json import canonical, content_hash, parse
 from offchain.evidence.document import Evidence
@@ -54,7 +54,7 @@ class BundleVerdict:
         tree: packed uptime tree.
         executions: tree of the epoch's execution records and of gateways' batches of them.
         report: what keepers sign.
-        suspended: where and when the network failed and not the nodes; see `domain.network_event`.
+        suspended: where and when the network failed and not the nodes; see `domain.measurement.network_event`.
         batches: each batch in the tree, by each gateway that signed it, ascending by (gateway, epoch, root).
     """
 
@@ -307,4 +307,4 @@ def signed_by(address: bytes, digest: bytes, signature: bytes) -> bool:
 
 
 def _digest(separator: bytes, struct_hash: bytes) -> bytes:
-    return keccak256(b"\x19\x01" + separator + struct_hash)
+    return keccak256(signing_prefix(separator) + struct_hash)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from coincurve import PublicKey
 
-from offchain.domain.eip712 import keccak256, word
+from offchain.domain.eip712 import keccak256, signing_prefix, word
 from offchain.domain.evidence_entries import answer_bytes, receipt_hash
+from offchain.domain.measurement.schedule import ProbeSchedule
 from offchain.domain.messages import SLOT_RECEIPT_TYPEHASH
-from offchain.domain.schedule import ProbeSchedule
 from offchain.domain.types import Epoch, NodeId
 from offchain.runtime.child_processes import die_with
 
@@ -88,7 +88,7 @@ def signers_of(
     Hashes are taken over slices of the packed bytes, which hold the very words that EIP-712 hashes: a third of the time
     that objects in between would cost.
     """
-    market_head, attestation_head = b"\x19\x01" + market, b"\x19\x01" + attestation
+    market_head, attestation_head = signing_prefix(market), signing_prefix(attestation)
     slot_head = SLOT_RECEIPT_TYPEHASH + word(epoch)
     found = bytearray()
     for text in texts:

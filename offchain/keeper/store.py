@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from offchain.db.models import Bundle, Job, Probe, ReportSignature, SlotRecord
 from offchain.db.upsert import insert_or_ignore, upsert
+from offchain.domain.measurement.uptime import SlotState, UptimeTable
 from offchain.domain.types import Epoch, NodeId
-from offchain.domain.uptime import SlotState, UptimeTable
 
 _BATCH = 5_000
 BATCHES = "batches"

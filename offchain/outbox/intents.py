@@ -10,9 +10,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from offchain.chain.abi import ContractAbi
@@ -27,7 +27,7 @@ LIVE = (PENDING, SENT, MINED)
 
 
 class Outbox:
-    """Where the rest of a keeper puts transactions. Every method works in the caller's transaction."""
+    """Takes the keeper's intended calls, which the `Sender` sends. Every method works in the caller's database transaction."""
 
     def __init__(self, deployment: Deployment, signer: str, *, now: Callable[[], float] = time.time) -> None:
         """Intents for one signer (EIP-55) on one deployment; `now` gives Unix seconds."""
@@ -81,15 +81,6 @@ class Outbox:
             "updated_at": now,
         }
         return insert_or_ignore(session, Intent, row)
-
-    def supersede(self, session: Session, key: str, reason: str) -> bool:
-        """Drop an intent that was not sent yet, because somebody else did it. Returns whether it was dropped."""
-        statement = (
-            update(Intent)
-            .where(Intent.key == key, Intent.status == PENDING)
-            .values(status=SUPERSEDED, error=reason, updated_at=int(self._now()))
-        )
-        return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
 
     def retry(self, session: Session, key: str) -> None:
         """Put a fault back to pending; its transaction, if there was one, has failed for good.

@@ -18,7 +18,7 @@ class Journal:
     """Intents and transactions of one signer, as one would-be sender sees them."""
 
     def __init__(self, database: Database, signer: str, lease_ms: int, now: Callable[[], float]) -> None:
-        """For a signer (EIP-55); the lease lasts `lease_ms` after each renewal; `now` gives Unix seconds."""
+        """Of one signer (EIP-55). The lease lasts `lease_ms` milliseconds after each renewal; `now` gives Unix seconds."""
         self._database = database
         self._signer = signer
         self._lease_ms = lease_ms

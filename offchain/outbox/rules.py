@@ -1,4 +1,4 @@
-"""What a revert means for an intent: somebody else did it, it is too early, or a person must look."""
+"""What a revert means for an intent: another keeper did the same first, it is too early, or a person must look."""
 
 import re
 from collections.abc import Mapping
@@ -16,16 +16,17 @@ class RevertVerdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RevertRule:
-    """Patterns over the decoded error, e.g. `WrongStatus(42, 1)`; they match the whole text. Others are faults."""
+    """Patterns over the code of the decoded error, e.g. `WrongStatus(42, 1)`; they match all of it. Others are faults."""
 
     superseded: tuple[str, ...] = ()
     retry: tuple[str, ...] = ()
 
     def verdict(self, reason: str) -> RevertVerdict:
-        """The verdict on a decoded error."""
-        if any(re.fullmatch(pattern, reason) for pattern in self.superseded):
+        """The verdict on a decoded error, `str(Revert)`: its code, then perhaps a colon and its words."""
+        code = reason.partition(": ")[0]
+        if any(re.fullmatch(pattern, code) for pattern in self.superseded):
             return RevertVerdict.SUPERSEDED
-        if any(re.fullmatch(pattern, reason) for pattern in self.retry):
+        if any(re.fullmatch(pattern, code) for pattern in self.retry):
             return RevertVerdict.RETRY
         return RevertVerdict.FAULT
 

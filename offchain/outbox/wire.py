@@ -1,11 +1,11 @@
-"""What the sender asks of the chain and tells it."""
+"""The sender's calls to the chain: account, simulation, fees, receipts, broadcast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offchain.chain.abi import ErrorDecoder
 from offchain.chain.reader import ChainReader
+from offchain.chain.revert_words import RevertDecoder
 from offchain.chain.rpc import Call, RpcError
 from offchain.domain.types import BlockRef
 from offchain.errors import TransientError
@@ -18,7 +18,7 @@ _CHEAP_WORDS = ("underpriced", "base fee", "basefee", "fee too low", "gas price 
 
 
 class RevertedError(Exception):
-    """A call would revert; `reason` is the decoded error."""
+    """A call would revert; `reason` is the decoded error, `str(Revert)`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -63,8 +63,8 @@ class Wire:
         self.chain_id = chain.deployment.chain_id
 
     @property
-    def errors(self) -> ErrorDecoder:
-        """Decoder of the deployment's custom errors."""
+    def errors(self) -> RevertDecoder:
+        """Decoder of every revert of the deployment's contracts."""
         return self._chain.errors
 
     def account(self, signer: str) -> AccountState:
@@ -86,7 +86,7 @@ class Wire:
 
         Raises:
             RevertedError: it would revert.
-            RefusedError: the endpoint does not run it.
+            TransactionRefusedError: the endpoint does not run it.
             TransientError: no endpoint answered.
         """
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}
@@ -96,7 +96,7 @@ class Wire:
             if isinstance(answer, RpcError):
                 if answer.data is None and "revert" not in answer.message.lower():
                     raise TransactionRefusedError(f"the RPC endpoint refuses to simulate: {answer.message}")
-                raise RevertedError(self.errors.decode(answer.data))
+                raise RevertedError(str(self.errors.decode(answer.data)))
         return _quantity(gas)
 
     def why_it_reverted(self, signer: str, to: str, data: bytes, block: BlockRef) -> str:
@@ -104,10 +104,10 @@ class Wire:
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}
         answer = self._rpc.batch([("eth_call", [call, hex(max(0, block.number - 1))])])[0]
         if isinstance(answer, RpcError):
-            return self.errors.decode(answer.data)
+            return str(self.errors.decode(answer.data))
         answer = self._rpc.batch([("eth_call", [call, hex(block.number)])])[0]
         if isinstance(answer, RpcError):
-            return self.errors.decode(answer.data)
+            return str(self.errors.decode(answer.data))
         return "reverted in its block, though not when called alone; another transaction came first or gas ran out"
 
     def fee_history(self) -> FeeHistory:

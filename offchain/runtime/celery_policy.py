@@ -1,4 +1,4 @@
-"""Celery settings under which a task outlives its worker: shared by keepers and by the gateway's batch workers."""
+"""Celery settings with which a task survives the death of its worker. Keepers and the gateway's batch workers share them."""
 
 from typing import Any
 

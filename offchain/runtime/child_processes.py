@@ -1,4 +1,8 @@
-"""Child processes that never outlive their parent: the few Linux calls that whoever starts processes needs.
+"""Child processes that never outlive their parent: the Linux calls and /proc reads that every supervisor shares.
+
+The supervisors themselves differ in what a child is, so each stays in its room: the keeper forks functions
+(`keeper/process/supervisor.py`), the agent runs model servers in sessions (`node/engines/`), the gateway starts a worker
+with pipes (`gateway/records/`), the demo starts commands with log files (`demo/processes.py`).
 
 Only the standard library: `offchain/node/engines/launcher.py` runs in an interpreter without any package.
 """
@@ -7,6 +11,10 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -35,6 +43,48 @@ def adopt_orphans() -> None:
 def name_process(name: str) -> None:
     """Set the name that `ps -o comm` shows, cut to 15 bytes."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]))
+
+
+class ProcessState(NamedTuple):
+    """A process as /proc/<pid>/stat shows it; `state` is a letter, `Z` for one that ended and was not collected."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+
+
+def processes() -> Iterator[ProcessState]:
+    """All processes of this machine that can be read."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            # proc_pid_stat(5): the command's name, in brackets, may itself hold spaces and brackets.
+            state, parent, _group, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            yield ProcessState(int(entry.name), state, int(parent), int(session))
+
+
+def descendants(pid: int) -> list[int]:
+    """`pid` and all processes below it, parents first."""
+    children: dict[int, list[int]] = {}
+    for process in processes():
+        children.setdefault(process.parent, []).append(process.pid)
+    tree = [pid]
+    for parent in tree:
+        tree.extend(children.get(parent, []))
+    return tree
+
+
+def kill_session(session: int) -> None:
+    """SIGKILL to every process of a session; nothing happens when there is none."""
+    for process in processes():
+        if process.session == session and process.state != "Z":
+            signal_process(process.pid, signal.SIGKILL)
+
+
+def signal_process(pid: int, number: signal.Signals) -> None:
+    """Send a signal; nothing happens when the process has ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _prctl(option: int, value: "int | ctypes.c_char_p") -> None:

@@ -1,4 +1,4 @@
-"""Time as services see it; tests hand in their own."""
+"""The clock that services take through their constructors; tests pass one of their own."""
 
 import time
 from typing import Protocol

@@ -6,7 +6,10 @@ _PAGE = 4096
 
 
 class Entropy:
-    """Fetches a page at a time: one system call for a hundred requests instead of two for each. Not for a process that forks."""
+    """Fetches a page of random bytes at a time: one system call for a hundred requests instead of two for each.
+
+    A process that forks must not use it: both processes would go on with the same bytes.
+    """
 
     __slots__ = ("_at", "_page")
 

@@ -1,17 +1,17 @@
 """Structured logs: one JSON object a line on stderr, with ids; never a secret, a prompt or RPC credentials."""
 
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
+from offchain.runtime.redaction import REDACTED, redact_urls
+
 _SECRET_KEYS = frozenset(
     {"password", "secret", "api_key", "authorization", "private_key", "prompt", "messages"}
 )
-_CREDENTIALS = re.compile(r"(?<=://)[^\s/'\"]*@")
 _NOISY = (
     "urllib3",
     "web3",
@@ -39,7 +39,7 @@ def configure_logs(level: str, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.ExceptionRenderer(
-            # A frame's local variables may be keys and prompts: places are told, values never.
+            # A frame's local variables may be keys and prompts: log where it failed, never with which values.
             structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
         ),
         redact,
@@ -68,23 +68,20 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     """Replace what must not be logged, however deep: secrets by their key's name, credentials inside URLs."""
     for key, value in event.items():
         if key != "_record":
-            event[key] = "[redacted]" if key.lower() in _SECRET_KEYS else _redacted(value)
+            event[key] = _without_secrets(key, value)
     return event
 
 
-def _redacted(value: Any) -> Any:
+def _without_secrets(key: object, value: Any) -> Any:
+    if str(key).lower() in _SECRET_KEYS:
+        return REDACTED
     if isinstance(value, str):
-        return without_credentials(value)
+        return redact_urls(value)
     if isinstance(value, dict):
-        return {k: "[redacted]" if str(k).lower() in _SECRET_KEYS else _redacted(v) for k, v in value.items()}
+        return {name: _without_secrets(name, part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(item) for item in value]
+        return [_without_secrets("", part) for part in value]
     return value
-
-
-def without_credentials(text: str) -> str:
-    """The text, its URLs without user and password."""
-    return _CREDENTIALS.sub("", text)
 
 
 def _drop_meta(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,6 +1,6 @@
-"""The gateway's hot path as native code, made by tools/compile.py from the very same sources (docs/adr/0088).
+"""Imports the gateway's hot path as native code, which tools/compile.py makes from the same sources (docs/adr/0088).
 
-It lies in a folder that is named by the sources, so that native code of other sources is never found.
+The folder of the native code is named by a hash of the sources, so code of other sources is never loaded.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from types import ModuleType
 
 VARIABLE = "PARALLELIX_INTERPRETED"
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARY = "parallelix__mypyc"  # what all the others are entrances to
+LIBRARY = "parallelix__mypyc"  # the shared library; the module files only load it
 MODULES = (
     "offchain.crypto.addresses",
     "offchain.crypto.keys",
@@ -77,9 +77,9 @@ def source_of(module: str) -> str:
 
 
 def folder(root: Path = ROOT) -> Path:
-    """Where native code of these sources lies, if it was made.
+    """The folder of the native code of these sources, whether or not it exists.
 
-    The name covers the modules and all beside them, whose types and constants are part of the native code.
+    The hash covers all files of the modules' packages: their types and constants are compiled in.
     """
     digest = hashlib.sha256(f"{sys.implementation.cache_tag} {_mypy()} {MODULES}".encode())
     for package in sorted({(root / source_of(module)).parent for module in MODULES}):
@@ -110,7 +110,7 @@ class _Finder(MetaPathFinder):
 
 
 def use(root: Path = ROOT) -> str | None:
-    """Have the modules imported as native code from now on. Returns why not, None when they are."""
+    """Import the modules as native code from now on. Returns None, or the reason why they stay interpreted."""
     if os.environ.get(VARIABLE, "0") != "0":
         return f"switched off by {VARIABLE}"
     imported = next((module for module in MODULES if module in sys.modules), None)

@@ -1,10 +1,12 @@
-"""The file and the line that say: this process accepts traffic."""
+"""Says that this process accepts traffic: in the ready file and in one line on standard output."""
 
 import json
 import os
 from pathlib import Path
 
 import click
+
+from offchain.runtime.files import write_atomically
 
 
 def announce_ready(what: str, url: str, ready_file: Path | None, *, as_json: bool) -> None:
@@ -16,8 +18,5 @@ def announce_ready(what: str, url: str, ready_file: Path | None, *, as_json: boo
     """
     facts = {"url": url, "pid": os.getpid()}
     if ready_file is not None:
-        ready_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = ready_file.with_name(ready_file.name + ".new")
-        temporary.write_text(json.dumps(facts) + "\n")
-        temporary.replace(ready_file)
+        write_atomically(ready_file, json.dumps(facts) + "\n", mode=0o644)
     click.echo(json.dumps(facts) if as_json else f"{what} ready {url}")

@@ -405,6 +405,7 @@ def test_constructors__argument_out_of_range__revert(ready: World, thaw: int) ->
     error, values = constructor_error(ready, "CreditVault", ready.token, thaw, someone, someone, manager)
     assert (error, values["value"]) == ("InvalidParameter", thaw)
     error, _ = constructor_error(ready, "CreditVault", someone, THAW, someone, someone, manager)
-    assert error == "InvalidParameter"
-    error, _ = constructor_error(ready, "VoucherCollector", someone, ready.locker)
-    assert error == "ZeroAddress"
+    assert error == "NotAContract"
+    for arguments in ((someone, ready.locker), (ready.vault, someone)):
+        error, _ = constructor_error(ready, "VoucherCollector", *arguments)
+        assert error == "NotAContract"

@@ -247,6 +247,12 @@ def test_constructor__argument_out_of_range__reverts(world: World, position: int
     assert values["value"] == value
 
 
+def test_constructor__token_without_code__reverts(world: World) -> None:
+    args = [world.users[0], world.locker, MIN_BOND, LEAVE_DELAY, world.manager]
+    error, values = constructor_error(world, "KeeperRegistry", *args)
+    assert (error, values["account"]) == ("NotAContract", str(world.users[0]).lower())
+
+
 def test_submit__no_keepers__is_never_a_quorum(world: World) -> None:
     world.enter(2)
     report = world.report(UptimeTree(1, 0, {}))

@@ -396,13 +396,19 @@ def test_register__more_than_the_tree_holds__reverts(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("position", "value"),
-    [(0, "users"), (1, 0), (2, 0), (2, 30 * 86_400 + 1), (3, 0), (4, EPOCH - 1)],
+    [(1, 0), (2, 0), (2, 30 * 86_400 + 1), (3, 0), (4, EPOCH - 1)],
 )
-def test_constructor__argument_out_of_range__reverts(world: World, position: int, value: object) -> None:
+def test_constructor__argument_out_of_range__reverts(world: World, position: int, value: int) -> None:
     args = [world.token, now(), EPOCH, MIN_STAKE, COOLDOWN, world.manager]
-    args[position] = world.users[0] if value == "users" else value
-    error, _ = constructor_error(world, "NodeRegistryLocker", *args)
-    assert error == "InvalidParameter"
+    args[position] = value
+    error, values = constructor_error(world, "NodeRegistryLocker", *args)
+    assert (error, values["value"]) == ("InvalidParameter", value)
+
+
+def test_constructor__token_without_code__reverts(world: World) -> None:
+    args = [world.users[0], now(), EPOCH, MIN_STAKE, COOLDOWN, world.manager]
+    error, values = constructor_error(world, "NodeRegistryLocker", *args)
+    assert (error, values["account"]) == ("NotAContract", str(world.users[0]).lower())
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,8 @@ def test_recipients__zero__reverts(ready: World) -> None:
             ready.market.setRecipients(*args, sender=ready.deployer)
     receipt = ready.market.setRecipients(ready.users[1], ready.users[2], sender=ready.deployer)
     assert ready.market.RecipientsSet(ready.users[1].address, ready.users[2].address) in receipt.events
-    error, _ = constructor_error(
-        ready, "InferenceMarket", ready.users[0], ready.locker, ready.deployer, ready.deployer, ready.manager
-    )
-    assert error == "ZeroAddress"
+    for token, nodes in ((ready.users[0], ready.locker), (ready.token, ready.users[0])):
+        error, _ = constructor_error(
+            ready, "InferenceMarket", token, nodes, ready.deployer, ready.deployer, ready.manager
+        )
+        assert error == "NotAContract"

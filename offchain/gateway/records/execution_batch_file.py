@@ -28,6 +28,7 @@ from offchain.domain.evidence_entries import (
 from offchain.domain.execution_tree import BATCH, ExecutionProof, ExecutionTree, beside
 from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
+from offchain.runtime.files import replacing
 
 _RECORD = EXECUTION_SIZE + 4
 _SUFFIX = ".batch"
@@ -80,18 +81,13 @@ def draft(folder: Path, epoch: Epoch, records: Iterable[bytes]) -> Iterator[Draf
 
 def write(folder: Path, made: Draft, signed: SignedExecutionBatch) -> None:
     """Write the file of a batch."""
-    path = _path(folder, signed)
-    fresh = path.with_suffix(".new")
-    with made.raw.open("rb") as raw, fresh.open("wb") as file:
+    with made.raw.open("rb") as raw, replacing(_path(folder, signed), mode=0o644) as file:
         file.write(signed.to_bytes())
         for key in made.keys:
             record = os.pread(raw.fileno(), EXECUTION_SIZE, int.from_bytes(key[32:], "big") * EXECUTION_SIZE)
             file.write(record + made.tree.index(_hash(made.hashes, key)).to_bytes(4, "big"))
         for level in made.tree.levels:
             file.write(level)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def stored(folder: Path) -> dict[Epoch, SignedExecutionBatch]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from offchain.errors import UserError
+from offchain.runtime.files import write_atomically
 
 PREFIX = "sk-plx-"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9._\-]{0,63}")
@@ -68,12 +69,7 @@ def create_key(path: Path, tenant: str) -> str:
         with _alone(path.parent):
             keys = read_keys(path) if path.exists() else {}
             keys[hash_of(key)] = tenant
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "w") as file:
-                json.dump(keys, file, indent=1)
-                file.write("\n")
-            temporary.replace(path)
+            write_atomically(path, json.dumps(keys, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"API key file {path} cannot be written: {error}") from None
     return key

@@ -27,10 +27,10 @@ from offchain.db.cursors import position
 from offchain.db.database import Database
 from offchain.db.models import Event, Job, MarketRequest, Node, Probe
 from offchain.db.reputation import VALIDATE
-from offchain.domain.answer_sampling import Outcome, SampleFinding, compare, drawn, rate
 from offchain.domain.answer_text import answer_texts
 from offchain.domain.eip712 import keccak256
 from offchain.domain.epochs import EpochClock
+from offchain.domain.measurement.answer_sampling import Outcome, SampleFinding, compare, drawn, rate
 from offchain.domain.types import Bps, Epoch, NodeId
 from offchain.evidence.chain_view import ChainView
 from offchain.keeper import store

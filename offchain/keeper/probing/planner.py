@@ -12,7 +12,7 @@ import structlog
 
 from offchain.db.cursors import position
 from offchain.db.database import Database
-from offchain.domain.schedule import ProbeSchedule, probe_message, seed_of
+from offchain.domain.measurement.schedule import ProbeSchedule, probe_message, seed_of
 from offchain.domain.types import Epoch
 from offchain.evidence.chain_view import ChainView
 from offchain.evidence.document import MessageSigner

@@ -20,6 +20,7 @@ from offchain.domain.answer_text import answer_result
 from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256
 from offchain.domain.epochs import EpochClock
 from offchain.domain.evidence_entries import AnswerEntry, Miss
+from offchain.domain.measurement.tier_floors import FLOORS
 from offchain.domain.messages import (
     MissReason,
     ServiceReceipt,
@@ -27,7 +28,6 @@ from offchain.domain.messages import (
     SlotReceipt,
     proof_of_execution,
 )
-from offchain.domain.tier_floors import FLOORS
 from offchain.domain.tiers import Tier
 from offchain.domain.types import NodeId
 from offchain.errors import TransientError

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 import structlog
@@ -37,6 +36,7 @@ from offchain.node.machine.manifest import Manifest, manifest_of
 from offchain.node.machine.tls import Certificate
 from offchain.node.settings import NodeSettings
 from offchain.protocol.openai_errors import server_error_body
+from offchain.runtime.files import write_atomically
 from offchain.transport.server import HttpLimits, HttpServer, Request, ServerConnection
 
 _log = structlog.get_logger(__name__)
@@ -324,7 +324,7 @@ class Agent:
         ready_file = self._settings.ready_file
         if ready_file is not None:
             found = {"url": self.url, "pid": os.getpid(), "local_url": self.local_url, "since_ms": now_ms()}
-            write_atomically(ready_file, json.dumps(found))
+            write_atomically(ready_file, json.dumps(found), mode=0o644)
         self._on_ready(self.url)
 
 
@@ -354,11 +354,3 @@ def _certificate_of(settings: NodeSettings) -> Certificate | None:
 
 def _handler_failed(error: BaseException) -> None:
     _log.error("request failed", exc_info=error)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + f".{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from offchain.crypto.keys import Signer
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, keccak256, signing_prefix
 from offchain.domain.messages import ServiceReceipt, Ticket, proof_of_execution
 from offchain.domain.types import NodeId, Wei
 
@@ -46,7 +46,7 @@ class ReceiptMaker:
         """
         self._node_id = node_id
         self._signer = signer
-        self._prefix = b"\x19\x01" + domain.separator()
+        self._prefix = signing_prefix(domain.separator())
         self._price_per_token_wei = price_per_token_wei
         self._now_ms = now_ms
         self._keep = keep

@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 from offchain.crypto.addresses import address_of
 from offchain.crypto.recovery import recover
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, keccak256, signing_prefix
 from offchain.domain.messages import Ticket
 from offchain.domain.types import Address, NodeId
 from offchain.node.agent.replay_guard import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
@@ -37,7 +37,7 @@ class TicketGate:
             agree: of the node key; see `pair_mac`.
         """
         self._node_id = node_id
-        self._prefix = b"\x19\x01" + domain.separator()
+        self._prefix = signing_prefix(domain.separator())
         self._is_gateway = is_gateway
         self._guard = guard
         self._now_ms = now_ms

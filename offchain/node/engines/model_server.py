@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -23,6 +22,7 @@ import aiohttp
 import structlog
 
 from offchain.node.engines import launcher
+from offchain.runtime.child_processes import kill_session
 
 _log = structlog.get_logger(__name__)
 
@@ -312,15 +312,6 @@ class SupervisedEngine:
         self.state, self.reason = state, reason
         if changed:
             self.on_change(self)
-
-
-def kill_session(session: int) -> None:
-    """SIGKILL every process of a session (Linux); silently nothing where there is none."""
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = entry.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import orjson
 
-from offchain.domain.tier_floors import FLOORS
+from offchain.domain.measurement.tier_floors import FLOORS
 from offchain.domain.tiers import Tier
 from offchain.node.machine.findings import CheckVerdict, MachineFinding
 from offchain.node.machine.status import agent_state

@@ -9,6 +9,7 @@ from offchain.crypto.keys import Signer, create_keystore
 from offchain.errors import UserError
 from offchain.node.machine.hardware import Hardware
 from offchain.node.owner.node_key import node_key_hash
+from offchain.runtime.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,8 @@ def initialise(wanted: Wanted, machine: Hardware) -> Made:
             fields["engine_url"] = wanted.engine_url
         if wanted.model_revision is not None:
             fields["model_revision"] = wanted.model_revision
-        part = config.with_suffix(".part")
-        part.write_text(
-            "# Every field: offchain/runtime/settings.py, NodeSettings; docs/operators.md\n"
-            + tomli_w.dumps(fields)
-        )
-        part.chmod(0o600)
-        part.replace(config)
+        comment = "# Every field: offchain/node/settings.py, NodeSettings; docs/operators.md\n"
+        write_atomically(config, comment + tomli_w.dumps(fields))
     signer = Signer.load(keystore, password)
     return Made(config, keystore, signer.address, "0x" + node_key_hash(signer).hex(), created)
 

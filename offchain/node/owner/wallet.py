@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
-from eth_abi.abi import decode as abi_decode
-from eth_abi.exceptions import DecodingError
 from web3 import HTTPProvider, Web3
 from web3.contract.contract import Contract, ContractFunction
 from web3.exceptions import ContractCustomError, ContractLogicError, TimeExhausted, Web3Exception
 from web3.types import TxReceipt
 
 from offchain.chain.deployment import Deployment
+from offchain.chain.reader import ChainReader
+from offchain.chain.revert_words import RevertDecoder
+from offchain.chain.rpc import Rpc
 from offchain.crypto.keys import Signer
 from offchain.domain.amounts import ETHER
-from offchain.domain.eip712 import keccak256
+from offchain.domain.eip712 import keccak256, signing_prefix
 from offchain.errors import TransientError, UserError
+from offchain.runtime.redaction import endpoint_label
 
 _RPC_TIMEOUT_SECONDS = 10
 _RECEIPT_TIMEOUT_SECONDS = 180
@@ -44,10 +46,10 @@ class Chain:
         """
         web3 = Web3(HTTPProvider(rpc_url, request_kwargs={"timeout": _RPC_TIMEOUT_SECONDS}))
         try:
-            deployment.check(web3)
+            ChainReader(Rpc(rpc_url, timeout_seconds=_RPC_TIMEOUT_SECONDS), deployment).check()
         except TransientError:
             raise TransientError(
-                f"the RPC endpoint {_redacted(rpc_url)} does not answer; check rpc_url"
+                f"the RPC endpoint {endpoint_label(rpc_url)} does not answer; check rpc_url"
             ) from None
         return cls(web3, deployment)
 
@@ -77,26 +79,10 @@ class Chain:
             ) from error
 
     def explain(self, error: ContractLogicError) -> str:
-        """A revert in words: the custom error's name and arguments, or the reason text."""
+        """A revert in words, or the endpoint's text when it gives no revert data."""
         data = error.data if isinstance(error.data, str) else str(error.message or "")
         if data.startswith("0x") and len(data) >= 10:
-            selector, arguments = bytes.fromhex(data[2:10]), bytes.fromhex(data[10:])
-            for ref in self.deployment.contracts.values():
-                for item in ref.abi:
-                    if item.get("type") != "error":
-                        continue
-                    types = [str(field["type"]) for field in item["inputs"]]
-                    if keccak256(f"{item['name']}({','.join(types)})".encode())[:4] != selector:
-                        continue
-                    try:
-                        values = abi_decode(types, arguments)
-                    except (DecodingError, ValueError):
-                        return str(item["name"])
-                    named = ", ".join(
-                        f"{field['name'] or field['type']} {_show(value)}"
-                        for field, value in zip(item["inputs"], values, strict=True)
-                    )
-                    return f"{item['name']}({named})"
+            return str(RevertDecoder().decode(bytes.fromhex(data[2:])))
         return str(error.message or error)
 
 
@@ -192,7 +178,7 @@ class Owner:
             _word(nonce),
             _word(deadline),
         )
-        digest = keccak256(b"\x19\x01" + separator + keccak256(_PERMIT_TYPEHASH + b"".join(words)))
+        digest = keccak256(signing_prefix(separator) + keccak256(_PERMIT_TYPEHASH + b"".join(words)))
         signature = self.signer.sign_digest(digest)
         return signature[64], signature[:32], signature[32:64]
 
@@ -212,13 +198,3 @@ def _word(value: int) -> bytes:
 
 def _address_word(address: str) -> bytes:
     return bytes.fromhex(address.removeprefix("0x")).rjust(32, b"\0")
-
-
-def _show(value: object) -> str:
-    return "0x" + value.hex() if isinstance(value, bytes) else str(value)
-
-
-def _redacted(url: str) -> str:
-    """An RPC URL without user, path and query, which may hold credentials."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].split('/')[0]}"

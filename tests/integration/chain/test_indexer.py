@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from offchain.chain.indexer import Indexer
-from offchain.chain.projection import rebuild
 from offchain.chain.ranges import AdaptiveRange
 from offchain.chain.reader import ChainReader
 from offchain.crypto.addresses import checksum
-from offchain.db import cursors, keepers, market, nodes, rewards
+from offchain.db import cursors, market
 from offchain.db.database import Database
-from offchain.db.models import Base, Block, Event
+from offchain.db.models import Base, Block, Event, Gateway, Keeper, MarketRequest, Node, NodeInterval
 from offchain.domain.eip712 import keccak256
-from offchain.domain.types import Epoch, NodeId
+from offchain.domain.tiers import Tier, weight
+from offchain.domain.types import Epoch, NodeId, Wei, Weight
 from offchain.errors import FatalError, TransientError
 from tests.support.services.contracts import BOND, STAKE, Network
 
@@ -40,6 +41,22 @@ def advance_fully(indexer: Indexer) -> int:
         rolled_back += progress.rolled_back
         if progress.behind == 0:
             return rolled_back
+
+
+def indexed_weights(session: Session, epoch: Epoch) -> dict[NodeId, Weight]:
+    """Weight of each node that the index has as active in an epoch."""
+    past = session.execute(
+        select(NodeInterval.node_id).where(
+            NodeInterval.active_from <= epoch, NodeInterval.active_until > epoch
+        )
+    )
+    active = {node for (node,) in past}
+    return {
+        NodeId(node.node_id): weight(Wei(node.stake_wei), Tier(node.tier))
+        for node in session.scalars(select(Node))
+        if node.node_id in active
+        or (node.active_from <= epoch and (node.active_until is None or epoch < node.active_until))
+    }
 
 
 def contents(database: Database) -> dict[str, Sequence[Any]]:
@@ -68,31 +85,28 @@ def test_indexer__a_networks_life__is_in_the_tables(network: Network, database: 
     indexer = make_indexer(network, database)
     advance_fully(indexer)
     with database.read() as session:
-        found = nodes.by_owner(session, owner)[0]
+        found = session.scalars(select(Node).where(Node.owner == owner)).one()
         assert (found.node_id, found.tier, found.stake_wei) == (node, 2, STAKE)
         assert found.key_address == network.signers[2].address
         assert found.beneficiary == network.signers[5].address
         assert (found.manifest_hash, found.manifest_uri) == ("0x" + "07" * 32, "http://manifest")
-        keeper = keepers.by_signer(session, network.signers[3].address)
-        assert keeper is not None
+        keeper = session.scalars(select(Keeper).where(Keeper.signer == network.signers[3].address)).one()
         assert (keeper.region, keeper.url, keeper.bond_wei) == ("us", "http://keeper", BOND)
-        listed = keepers.gateway(session, gateway)
-        assert listed is not None
+        listed = session.get_one(Gateway, gateway)
         assert (listed.keeper_id, listed.url) == (1, "http://gateway")
-        request = market.recent(session)[0]
+        request = session.scalars(select(MarketRequest)).one()
         assert (request.payload, request.status, request.price_ceiling_wei) == (payload, "open", 10**18)
         assert market.open_requests(session, up_to_block=network.anvil.height, now=deadline - 1) == [request]
         assert market.open_requests(session, up_to_block=network.anvil.height, now=deadline) == []
-        assert [e.name for e in rewards.events_of_node(session, NodeId(node))] == [
-            "CapabilitiesSet", "BeneficiarySet", "NodeRegistered",
-        ]  # fmt: skip
+        events = session.scalars(select(Event).where(Event.node_id == node).order_by(Event.block_number))
+        assert [event.name for event in events] == ["NodeRegistered", "BeneficiarySet", "CapabilitiesSet"]
     network.send(3, "KeeperRegistry", "removeGateway", 1, gateway)
     network.anvil.set_time(deadline + 1)
     network.send(0, "InferenceMarket", "refund", bytes.fromhex(request.request_id[2:]))
     advance_fully(indexer)
     with database.read() as session:
-        assert keepers.gateway(session, gateway) is None
-        assert market.recent(session)[0].status == "refunded"
+        assert session.get(Gateway, gateway) is None
+        assert session.scalars(select(MarketRequest.status)).all() == ["refunded"]
 
 
 def test_indexer__active_sets_and_weights__equal_the_registrys(network: Network, database: Database) -> None:
@@ -114,11 +128,10 @@ def test_indexer__active_sets_and_weights__equal_the_registrys(network: Network,
     with database.read() as session:
         for number in range(last + 1):
             epoch = Epoch(number)
-            ours = nodes.weights(session, epoch)
+            ours = indexed_weights(session, epoch)
             theirs = reads.weights(epoch, [NodeId(node) for node in (1, 2, 3, 4)])
             assert ours == {node: weight for node, weight in theirs.items() if weight}
             assert sum(ours.values()) == reads.total_weight(epoch)
-            assert [node.node_id for node in nodes.active_in(session, epoch)] == list(ours)
 
 
 def test_indexer__final_only__knows_nothing_of_blocks_that_may_change(
@@ -133,11 +146,11 @@ def test_indexer__final_only__knows_nothing_of_blocks_that_may_change(
     progress = indexer.backfill(lambda _: None)
     assert (progress.head, progress.finalized, progress.behind) == (final, final, 0)
     with database.read() as session:
-        assert [node.tier for node in nodes.active_in(session, Epoch(2**31))] == [1]
+        assert session.scalars(select(Node.tier).order_by(Node.node_id)).all() == [1]
     network.anvil.mine(3)
     indexer.advance()
     with database.read() as session:
-        assert [node.tier for node in nodes.active_in(session, Epoch(2**31))] == [1, 2]
+        assert session.scalars(select(Node.tier).order_by(Node.node_id)).all() == [1, 2]
 
 
 @pytest.mark.parametrize("depth", [1, 5, 20])
@@ -165,7 +178,9 @@ def test_indexer__reorganisation__is_as_if_it_had_never_happened(
     network.register_node(tier=4)
     advance_fully(indexer)
     with database.read() as session:
-        assert [(node.node_id, node.tier) for node in nodes.page(session)] == [(1, 1), (2, 4)]
+        assert [
+            (node.node_id, node.tier) for node in session.scalars(select(Node).order_by(Node.node_id))
+        ] == [(1, 1), (2, 4)]
         head = cursors.position(session, "head")
     assert head is not None
     assert head.hash == network.anvil.block()["hash"]
@@ -213,7 +228,7 @@ def test_indexer__interrupted_and_started_again__goes_on_where_it_stopped(
     make_indexer(network, database).backfill(lambda progress: steps.append(progress.behind))
     assert steps[-1] == 0
     with database.read() as session:
-        assert nodes.count(session) == 3
+        assert session.scalar(select(func.count()).select_from(Node)) == 3
 
 
 def test_indexer__four_workers_at_once__same_rows_as_one(network: Network, database: Database) -> None:
@@ -237,21 +252,9 @@ def test_indexer__four_workers_at_once__same_rows_as_one(network: Network, datab
         worker.join(60)
     assert failures == []
     with database.read() as session:
-        assert nodes.count(session) == 8
+        assert session.scalar(select(func.count()).select_from(Node)) == 8
         events = session.scalars(select(Event.name).where(Event.name == "NodeRegistered")).all()
     assert len(events) == 8
-
-
-def test_rebuild__from_the_events__gives_the_same_rows(network: Network, database: Database) -> None:
-    network.register_node(tier=2)
-    network.join_keeper(3)
-    network.send(3, "KeeperRegistry", "setGateway", 1, network.signers[6].address, "http://gateway")
-    network.send(0, "NodeRegistryLocker", "requestUnstake", 1)
-    advance_fully(make_indexer(network, database))
-    before = contents(database)
-    with database.write() as session:
-        rebuild(session)
-    assert contents(database) == before
 
 
 def test_indexer__database_of_another_chain__says_so(network: Network, database: Database) -> None:

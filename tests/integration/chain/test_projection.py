@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete, insert, select
 
 from offchain.chain.logs import ChainEvent
-from offchain.chain.projection import event_row, project, rebuild, undo
+from offchain.chain.projection import event_row, project, undo
 from offchain.crypto.addresses import checksum
 from offchain.db.database import Database
 from offchain.db.models import Base, Event, Keeper
@@ -177,9 +177,6 @@ def test_undo__any_history_and_any_block__leaves_what_the_older_blocks_give(
     assert gone == sum(event.block_number > block for event in events)
     assert contents(database) == expected
     store(database, [event for event in events if event.block_number > block])
-    assert contents(database) == everything
-    with database.write() as session:
-        rebuild(session)
     assert contents(database) == everything
 
 

@@ -6,15 +6,20 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
 
-from offchain.db import cursors, jobs, leases, nodes
+from offchain.db import cursors, jobs, leases
 from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
-from offchain.db.models import Base, Cursor, Node, NodeInterval
-from offchain.domain.types import BlockRef, Epoch
+from offchain.db.models import Base, Cursor, Node
+from offchain.domain.types import BlockRef
 from offchain.errors import FatalError, TransientError, UserError
-from tests.support.factories import OWNER, make_node
+from tests.support.factories import make_node
+
+
+def count_nodes(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Node)) or 0
 
 
 def test_upgrade__empty_database__equals_the_models(database: Database) -> None:
@@ -57,7 +62,7 @@ def test_write__error_inside__keeps_nothing(database: Database) -> None:
     with pytest.raises(RuntimeError, match="half-way"):
         fail_half_way()
     with database.read() as session:
-        assert nodes.count(session) == 0
+        assert count_nodes(session) == 0
 
 
 def test_write__two_increments_from_many_threads__none_is_lost(database: Database) -> None:
@@ -81,12 +86,12 @@ def test_write__two_increments_from_many_threads__none_is_lost(database: Databas
 
 def test_read__a_write_between_two_reads__is_not_seen(database: Database) -> None:
     with database.read() as reader:
-        assert nodes.count(reader) == 0
+        assert count_nodes(reader) == 0
         with database.write() as writer:
             writer.add(make_node(1))
-        assert nodes.count(reader) == 0
+        assert count_nodes(reader) == 0
     with database.read() as reader:
-        assert nodes.count(reader) == 1
+        assert count_nodes(reader) == 1
 
 
 def test_open_database__read_only__sees_commits_and_cannot_write(
@@ -96,7 +101,7 @@ def test_open_database__read_only__sees_commits_and_cannot_write(
         session.add(make_node(1))
     reader = open_database(database_url, read_only=True)
     with reader.read() as session:
-        assert nodes.count(session) == 1
+        assert count_nodes(session) == 1
         with pytest.raises(Exception, match=r"(?i)read-?only"):
             session.execute(text("DELETE FROM nodes"))
     with pytest.raises(RuntimeError, match="read-only"), reader.write():
@@ -109,7 +114,7 @@ def test_open_database__read_only_after_the_writer_has_gone__still_reads(tmp_pat
     upgrade(url)
     reader = open_database(url, read_only=True)
     with reader.read() as session:
-        assert nodes.count(session) == 0
+        assert count_nodes(session) == 0
     reader.close()
 
 
@@ -176,24 +181,3 @@ def test_jobs__worker_vanishes__job_is_due_again_and_the_late_worker_writes_noth
         assert third == 3
         assert jobs.finish(session, "fulfil", "0x1", 3, {"a": 1})
         assert jobs.due(session, "fulfil", now=99) == []
-
-
-def test_nodes__intervals_and_withdrawals__active_set_of_each_epoch(database: Database) -> None:
-    with database.write() as session:
-        session.add(make_node(1))
-        session.add(make_node(2, active_from=3, active_until=5, tier=3))
-        session.add(make_node(3, active_from=6, owner="0x" + "1" * 40))
-        session.add(NodeInterval(node_id=3, active_from=1, active_until=2))
-        session.add(make_node(4, active_from=1, active_until=3, withdrawn=True))
-    with database.read() as session:
-        active = {e: [int(n.node_id) for n in nodes.active_in(session, Epoch(e))] for e in range(8)}
-        assert active == {
-            0: [], 1: [1, 3, 4], 2: [1, 4], 3: [1, 2], 4: [1, 2], 5: [1], 6: [1, 3], 7: [1, 3],
-        }  # fmt: skip
-        assert nodes.weights(session, Epoch(3)) == {1: 100 * 10**22, 2: 250 * 10**22}
-        assert [n.node_id for n in nodes.by_owner(session, OWNER)] == [1, 2, 4]
-        assert nodes.by_key(session, make_node(4).key_address) is None
-        found = nodes.by_key(session, make_node(3).key_address)
-        assert isinstance(found, Node)
-        assert nodes.count_before(session, 1_003) == 2
-        assert nodes.count_before(session, 1_000) == 0

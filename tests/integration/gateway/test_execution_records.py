@@ -14,13 +14,13 @@ import redis
 from offchain.audit.execution_proof import ServedRecord
 from offchain.chain.deployment import Deployment
 from offchain.crypto.recovery import recover
-from offchain.demo.processes import descendants
 from offchain.domain.eip712 import SigningDomain
 from offchain.domain.evidence_entries import Execution, SignedExecutionBatch, request_of
 from offchain.domain.execution_tree import BATCH, ExecutionProof, verify
 from offchain.domain.messages import ServiceReceipt
 from offchain.gateway.records.execution_log import CLOSE_SECONDS, WRITE_SECONDS
 from offchain.gateway.records.pending_executions import PENDING, SIGNED, TAKEN, FilePending, RedisPending
+from offchain.runtime.child_processes import descendants
 from tests.support.gateway.processes import CHAIN_ID, CONTRACTS, Process, Rig, wait_for
 from tests.support.keeper.epoch_factory import receipt_of
 from tests.support.node.processes import command_line

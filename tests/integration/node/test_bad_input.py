@@ -110,28 +110,28 @@ def test_register__owners_wrong_password__nothing_is_sent(
     other = network.nodes[1]
     wrong = _wrong_password(tmp_path, network)["password_file"]
     config = settings_of(network, other, tmp_path)
-    before = network.chain.web3.eth.get_transaction_count(other.owner.address)
+    before = _sent(network, other)
     done = command(
         network, "register", "--config", str(config), "--stake", "50000", "--yes",
         "--owner-keystore", str(other.owner.keystore), "--owner-password-file", str(wrong),
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert network.chain.web3.eth.get_transaction_count(other.owner.address) == before
+    assert _sent(network, other) == before
 
 
 def test_register__not_confirmed__nothing_is_sent(
     network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
     other = network.nodes[1]
-    before = network.chain.web3.eth.get_transaction_count(other.owner.address)
+    before = _sent(network, other)
     done = command(
         network, "register", "--config", str(settings_of(network, other, tmp_path)), "--stake", "50000",
         "--owner-keystore", str(other.owner.keystore), "--owner-password-file", str(other.owner.password_file),
     )  # fmt: skip
     assert done.returncode != 0
     assert "Locks 50,000 PRLX" in done.stderr
-    assert network.chain.web3.eth.get_transaction_count(other.owner.address) == before
+    assert _sent(network, other) == before
 
 
 def test_stake_commands__in_the_wrong_state__one_line(
@@ -194,7 +194,7 @@ def _owner(node: DemoNode, **changes: Path) -> tuple[str, ...]:
 
 
 def _sent(network: LocalNetwork, node: DemoNode) -> int:
-    return int(network.chain.web3.eth.get_transaction_count(node.owner.address))
+    return int(network.chain.rpc.call("eth_getTransactionCount", node.owner.address, "latest"), 16)
 
 
 @pytest.mark.parametrize("name", ["no keystore", "damaged keystore", "readable key", "wrong password"])
@@ -306,8 +306,7 @@ def test_register__killed_between_its_two_transactions__goes_on_and_cannot_take_
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["tx_hashes"]) == 1
     assert _sent(network, other) == before + 1
-    registry = network.chain.contract(network.deployment, "NodeRegistryLocker")
-    assert registry.functions.nodeCount().call() == 2
+    assert network.chain.read("NodeRegistryLocker", "nodeCount") == 2
     foreign = "0x" + node_key_hash(node.key.signer).hex()
     done = command(
         network, "rotate-key", "--config", str(config), *_owner(other), "--new-key-hash", foreign, "--yes"

@@ -65,9 +65,8 @@ def test_register__changed_manifest__only_the_manifest_is_sent(
     done = register(network, registered, settings_of(network, registered, folder, slots=9))
     assert len(json.loads(done.stdout)["tx_hashes"]) == 1
     done = register(network, registered, settings_of(network, registered, folder))
-    registry = network.chain.contract(network.deployment, "NodeRegistryLocker")
-    manifest_hash = json.loads(done.stdout)["manifest_hash"]
-    assert "0x" + bytes(registry.functions.nodes(registered.node_id).call()[9]).hex() == manifest_hash
+    on_chain = network.chain.read("NodeRegistryLocker", "nodes", registered.node_id)["capabilityHash"]
+    assert "0x" + on_chain.hex() == json.loads(done.stdout)["manifest_hash"]
 
 
 def test_register__other_owners_key__one_line_and_nothing_sent(

@@ -74,25 +74,22 @@ def keeper() -> Iterator[Keeper]:
 def close_epoch(network: LocalNetwork, keeper: Keeper, node_id: int) -> int:
     """The node's first epoch passes, the quorum signs 90 % for it, and the report becomes final."""
     chain, deployment = network.chain, network.deployment
-    registry = chain.contract(deployment, "NodeRegistryLocker")
-    attestation = chain.contract(deployment, "UptimeAttestation")
-    keepers = chain.contract(deployment, "KeeperRegistry")
-    epoch = registry.functions.nodes(node_id).call()[6]
+    epoch = chain.read("NodeRegistryLocker", "nodes", node_id)["activeFrom"]
     clock = deployment.clock()
-    make = chain.web3.provider.make_request
-    make("evm_setNextBlockTimestamp", [clock.end(Epoch(epoch)) + 1])
-    make("evm_mine", [])
-    tree = UptimeTree(Epoch(epoch), registry.functions.nodeCount().call(), {NodeId(node_id): Bps(9_000)})
+    chain.rpc.call("evm_setNextBlockTimestamp", clock.end(Epoch(epoch)) + 1)
+    chain.rpc.call("evm_mine")
+    node_count = chain.read("NodeRegistryLocker", "nodeCount")
+    tree = UptimeTree(Epoch(epoch), node_count, {NodeId(node_id): Bps(9_000)})
     report = EpochReport(
         Epoch(epoch),
         tree.root,
         tree.node_count,
         bytes(32),
         b"\x01" * 32,
-        bytes(keepers.functions.setDigestAt(epoch).call()),
+        chain.read("KeeperRegistry", "setDigestAt", epoch),
     )
     digest = deployment.signing_domain("UptimeAttestation").digest(report.struct_hash())
-    order = keepers.functions.signersAt(epoch).call()
+    order = chain.read("KeeperRegistry", "signersAt", epoch)
     by_address = {wallet.address: wallet.signer for wallet in network.keeper_signers}
     signatures = b"".join(by_address[address].sign_digest(digest) for address in order)
     fields = (
@@ -103,9 +100,11 @@ def close_epoch(network: LocalNetwork, keeper: Keeper, node_id: int) -> int:
         report.bundle_hash,
         report.keeper_set_digest,
     )
-    chain.transact(network.deployer, attestation.functions.submit(fields, (1 << len(order)) - 1, signatures))
-    make("evm_setNextBlockTimestamp", [attestation.functions.finalAt(epoch).call() + 1])
-    make("evm_mine", [])
+    arguments = (fields, (1 << len(order)) - 1, signatures)
+    chain.transact(network.deployer, "UptimeAttestation", "submit", *arguments)
+    final_at = chain.read("UptimeAttestation", "finalAt", epoch)
+    chain.rpc.call("evm_setNextBlockTimestamp", final_at + 1)
+    chain.rpc.call("evm_mine")
     document = {"epoch": epoch, "nodes": [{"nodeId": node_id, "uptimeBps": 9_000, "slots": ""}]}
     keeper.documents[f"/v1/epochs/{epoch}"] = json.dumps(document).encode()
     return int(epoch)
@@ -180,5 +179,4 @@ def test_operator_path__every_line_of_the_guide__from_bare_machine_to_claim(
     for part in ("50,000 PRLX", "active on chain", "90.00 %", "claimed"):
         assert part in panel
     assert "claimed" in said["claim"]
-    token = network.chain.contract(network.deployment, "ParallelixToken")
-    assert token.functions.balanceOf(operator.address).call() > 0
+    assert network.chain.read("ParallelixToken", "balanceOf", operator.address) > 0

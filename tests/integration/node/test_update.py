@@ -97,9 +97,8 @@ def test_update__other_settings_under_load__manifest_is_published_and_no_request
         assert agents[0].process.poll() is None
         manifest = HTTP.get(f"{found['url']}/manifest").json()
         assert (manifest["slots"], manifest["models"][0]["context_length"]) == (3, 256)
-        registry = network.chain.contract(network.deployment, "NodeRegistryLocker")
-        on_chain = "0x" + bytes(registry.functions.nodes(node.node_id).call()[9]).hex()
-        assert on_chain == found["manifest_hash"]
+        on_chain = network.chain.read("NodeRegistryLocker", "nodes", node.node_id)["capabilityHash"]
+        assert "0x" + on_chain.hex() == found["manifest_hash"]
 
 
 def test_update__settings_that_cannot_start__one_line_and_the_agent_serves_on(

@@ -117,8 +117,8 @@ def test_sender__call_that_reverts__is_a_fault_with_its_reason_and_is_not_sent(d
     nonce = desk.network.anvil.rpc("eth_getTransactionCount", desk.signer.address, "latest")
     desk.enqueue("unstake:77", "NodeRegistryLocker", "requestUnstake", 77)
     result = desk.sender.run_once()
-    assert result.faults == {"unstake:77": "UnknownNode(77)"}
-    assert desk.intent("unstake:77").error == "UnknownNode(77)"
+    assert result.faults == {"unstake:77": "UnknownNode(77): There is no node 77; check the id."}
+    assert desk.intent("unstake:77").error == "UnknownNode(77): There is no node 77; check the id."
     assert desk.broadcasts() == []
     assert desk.network.anvil.rpc("eth_getTransactionCount", desk.signer.address, "latest") == nonce
     desk.network.register_node()
@@ -138,8 +138,8 @@ def test_sender__somebody_else_did_it__is_superseded_and_too_early_is_tried_agai
     desk.enqueue("a:gone", "NodeRegistryLocker", "requestUnstake", 77)
     desk.enqueue("a:early", "NodeRegistryLocker", "requestUnstake", 1)
     result = desk.sender.run_once()
-    assert result.superseded == {"a:gone": "UnknownNode(77)"}
-    assert result.blocked == {"a:early": "UnknownNode(1)"}
+    assert result.superseded == {"a:gone": "UnknownNode(77): There is no node 77; check the id."}
+    assert result.blocked == {"a:early": "UnknownNode(1): There is no node 1; check the id."}
     assert desk.intent("a:gone").status == "superseded"
     network.register_node()
     assert desk.sender.run_once().sent == []
@@ -306,15 +306,6 @@ def test_sender__no_money_for_gas__says_whom_to_pay_and_goes_on_later(desk: Desk
     desk.seconds += desk.settings.retry_seconds
     desk.finish("pay:1")
     assert desk.paid == 1
-
-
-def test_supersede__before_it_is_sent__drops_it(desk: Desk) -> None:
-    desk.pay("pay:1")
-    with desk.database.write() as session:
-        assert desk.outbox.supersede(session, "pay:1", "done by another keeper")
-        assert not desk.outbox.supersede(session, "pay:1", "done by another keeper")
-    assert desk.sender.run_once() == Round()
-    assert desk.intent("pay:1").status == "superseded"
 
 
 def test_sender__second_sender_while_one_holds_the_lease__does_nothing(desk: Desk) -> None:

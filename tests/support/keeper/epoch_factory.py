@@ -14,8 +14,8 @@ from offchain.domain.evidence_entries import (
     misses_in_order,
 )
 from offchain.domain.execution_tree import BATCH, ExecutionTree
+from offchain.domain.measurement.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.messages import ExecutionBatch, MissReason, ServiceReceipt, proof_of_execution
-from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, Epoch, KeeperId, NodeId, Wei
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo, NodeInfo, SeedBlock

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from offchain.demo.narrator import Narrator
 from offchain.demo.network import LocalNetwork, Places
-from offchain.demo.wallets import LocalChain
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,12 +23,10 @@ def chain_with_actors(run: Path) -> Iterator[LocalNetwork]:
 @contextlib.contextmanager
 def taken_back(network: LocalNetwork) -> Iterator[LocalNetwork]:
     """The network for one test: afterwards its chain is as it was, and its nodes are unregistered."""
-    provider = network.chain.web3.provider
-    snapshot = provider.make_request("evm_snapshot", [])["result"]  # type: ignore[arg-type]
+    snapshot = network.chain.rpc.call("evm_snapshot")
     try:
         yield network
     finally:
-        assert provider.make_request("evm_revert", [snapshot])["result"] is True  # type: ignore[arg-type]
-        network.chain = LocalChain(network.rpc_url)
+        assert network.chain.rpc.call("evm_revert", snapshot) is True
         for node in network.nodes:
             node.node_id = 0

@@ -13,7 +13,7 @@ import aiohttp
 import tomli_w
 
 from offchain.demo.network import DemoNode, LocalNetwork
-from offchain.demo.processes import descendants
+from offchain.runtime.child_processes import descendants
 from tests.support.fakes.vllm_server import VLLM
 from tests.support.node.requests import STUB, ticket_headers, until
 

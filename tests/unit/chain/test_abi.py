@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offchain.chain.abi import ContractAbi, ErrorDecoder, MalformedDataError
+from offchain.chain.abi import ContractAbi, MalformedDataError
 from offchain.chain.ranges import AdaptiveRange
 from offchain.domain.eip712 import keccak256, word
 
@@ -37,7 +37,6 @@ ABI: list[dict[str, Any]] = [
             {"name": "note", "type": "string", "indexed": True},
         ],
     },
-    {"type": "error", "name": "TooFar", "inputs": [{"name": "id", "type": "uint32"}, {"name": "why", "type": "bytes"}]},
 ]  # fmt: skip
 
 
@@ -87,18 +86,6 @@ def test_abi__event__is_json_in_the_abis_order() -> None:
     ]:
         with pytest.raises(MalformedDataError):
             abi.decode_event(bad_topics, bad_data)
-
-
-def test_errors__every_form__is_named() -> None:
-    decoder = ErrorDecoder([ContractAbi(ABI)])
-    custom = keccak256(b"TooFar(uint32,bytes)")[:4] + word(7) + word(64) + word(1) + b"a".ljust(32, b"\0")
-    assert decoder.decode(custom) == "TooFar(7, 0x61)"
-    assert decoder.decode(custom[:40]) == f"reverted with malformed error 0x{custom[:4].hex()}"
-    text = keccak256(b"Error(string)")[:4] + word(32) + word(2) + b"no".ljust(32, b"\0")
-    assert decoder.decode(text) == "reverted: no"
-    assert decoder.decode(keccak256(b"Panic(uint256)")[:4] + word(0x11)) == "panic 0x11: arithmetic overflow"
-    assert decoder.decode(b"\1\2\3\4") == "reverted with unknown error 0x01020304"
-    assert decoder.decode(None) == "reverted without a reason"
 
 
 def test_adaptive_range__quick_slow_large_failed__doubles_and_halves_within_bounds() -> None:

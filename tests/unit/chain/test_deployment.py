@@ -1,6 +1,7 @@
 """The deployment file: what is refused, and with which line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from offchain.chain.deployment import Deployment
 from offchain.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[3]
 HASH = "0x" + "ab" * 32
 
 
@@ -63,3 +65,14 @@ def test_deployment__bad_file__is_one_line(tmp_path: Path, content: Any, line: s
 def test_deployment__missing_file__says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="deploy first"):
         Deployment.load(tmp_path / "none.json")
+
+
+def test_check_of_a_chain__in_the_tree__has_one_body() -> None:
+    pattern = re.compile(r"\.code_hash\b|eth_getCode|eth_chainId")
+    found = {
+        str(path.relative_to(ROOT))
+        for room in ("offchain", "webapp")
+        for path in (ROOT / room).rglob("*.py")
+        if pattern.search(path.read_text())
+    }
+    assert found - {"offchain/node/agent/registry.py"} == {"offchain/chain/reader.py"}

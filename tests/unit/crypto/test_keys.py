@@ -1,5 +1,6 @@
 """Keys: file permissions, signatures that the contracts accept, recovery that refuses what they refuse."""
 
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from offchain.crypto.keys import Signer, create_keystore
 from offchain.crypto.recovery import SECP256K1_ORDER, recover
 from offchain.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[3]
 KEY = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 
@@ -99,3 +101,15 @@ def test_checksum__any_case__is_eip55() -> None:
     for bad in ("0x12", "0x" + "g" * 40):
         with pytest.raises(ValueError, match=r"address|base 16"):
             checksum(bad)
+
+
+def test_signature_rule__in_the_tree__has_one_body() -> None:
+    pattern = re.compile(r"\(27, 28\)|HALF_ORDER|5D576E7357A4501D|from_signature_and_message")
+    rooms = [path for path in (ROOT / "offchain").iterdir() if path.is_dir() and path.name != "evidence"]
+    found = {
+        str(path.relative_to(ROOT))
+        for room in (*rooms, ROOT / "scripts", ROOT / "webapp")  # evidence: tests/unit/evidence holds it
+        for path in room.rglob("*.py")
+        if pattern.search(path.read_text())
+    }
+    assert found == {"offchain/crypto/recovery.py"}

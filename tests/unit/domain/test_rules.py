@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from offchain.domain import uptime_tree
 from offchain.domain.epochs import EpochClock
+from offchain.domain.measurement.uptime import Observation, SlotState, tabulate
 from offchain.domain.payout import reward, settle
 from offchain.domain.types import Bps, Epoch, NodeId, Wei, Weight
-from offchain.domain.uptime import Observation, SlotState, tabulate
 
 
 @given(st.integers(1, 10_000), st.data())

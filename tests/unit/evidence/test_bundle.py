@@ -14,9 +14,9 @@ from offchain.domain.evidence_entries import (
     answer_bytes,
     receipt_hash,
 )
-from offchain.domain.network_event import NetworkEvent, regions_of
+from offchain.domain.measurement.network_event import NetworkEvent, regions_of
+from offchain.domain.measurement.uptime import SlotState
 from offchain.domain.types import Address, NodeId, Wei
-from offchain.domain.uptime import SlotState
 from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, assemble, judge, read
 from offchain.evidence.canonical_json import canonical, parse
 from offchain.evidence.document import Evidence

@@ -16,10 +16,18 @@ from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job, MarketRequest, SlotRecord
 from offchain.db.reputation import VALIDATE, reputations
-from offchain.domain.answer_sampling import BASE_RATE_BPS, MAX_RATE_BPS, Outcome, agree, compare, drawn, rate
 from offchain.domain.eip712 import keccak256
 from offchain.domain.epochs import EpochClock
-from offchain.domain.reputation import MIN_SLOTS, Band, Record
+from offchain.domain.measurement.answer_sampling import (
+    BASE_RATE_BPS,
+    MAX_RATE_BPS,
+    Outcome,
+    agree,
+    compare,
+    drawn,
+    rate,
+)
+from offchain.domain.measurement.reputation import MIN_SLOTS, Band, Record
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId
 from offchain.keeper import store
 from offchain.keeper.market.answer_sampling import LEASE_SECONDS, ValidateService, comparable

@@ -5,10 +5,6 @@ import logging
 import subprocess
 import sys
 
-import pytest
-
-from offchain.runtime.logs import without_credentials
-
 SCRIPT = """
 import logging
 import structlog
@@ -43,25 +39,6 @@ def test_logs__exceptions_and_nested_values__hold_no_secret() -> None:
         assert told["exc_value"] == "cannot reach redis://localhost:1/0 now"
         assert told["frames"][-1]["name"] == "sign"
     assert lines[2]["nested"]["urls"] == ["http://b/c"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://h/p", "http://h/p"),
-        ("http://u@h/p", "http://h/p"),
-        ("redis://:p@ss@h:1/0", "redis://h:1/0"),
-        (
-            "a https://k:v@h/x?y=1 and postgresql+psycopg://u:p@h/db",
-            "a https://h/x?y=1 and postgresql+psycopg://h/db",
-        ),
-        ("mail me@here, see http://h/@name", "mail me@here, see http://h/@name"),
-    ],
-)
-def test_without_credentials__text_with_urls__keeps_all_but_users_and_passwords(
-    text: str, expected: str
-) -> None:
-    assert without_credentials(text) == expected
 
 
 def test_configure_logs__unknown_level__means_info() -> None:

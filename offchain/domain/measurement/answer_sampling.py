@@ -36,8 +36,8 @@ def agree(first: Sequence[str], second: Sequence[str]) -> bool:
     if longer == 0:
         return True
     common = 0
-    for mine, theirs in zip(first, second, strict=False):
-        if mine != theirs:
+    for one, other in zip(first, second, strict=False):
+        if one != other:
             break
         common += 1
     return common * FULL_BPS >= longer * AGREEMENT_BPS

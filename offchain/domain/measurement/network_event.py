@@ -1,4 +1,4 @@
-"""When many nodes seem to vanish at once but only few places see it, the network between them failed, not the nodes.
+"""Network events: many nodes seem down at once, but only from few places. Then the network between failed, not the nodes.
 
 Looked at are the whole network and each region of nodes. In a slot such a group has a network event when all three hold:
 
@@ -14,8 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from offchain.domain.measurement.uptime import REGIONS_FOR_A_MISS, Observation
 from offchain.domain.types import Address, NodeId
-from offchain.domain.uptime import REGIONS_FOR_A_MISS, Observation
 
 MIN_NODES = 10
 EVERYWHERE = ""
@@ -33,17 +33,19 @@ class NetworkEvent:
 
 
 def regions_of(
-    told: Iterable[Mapping[str, Sequence[int]]], owners: Mapping[NodeId, Address]
+    published: Iterable[Mapping[str, Sequence[int]]], owners: Mapping[NodeId, Address]
 ) -> dict[NodeId, str]:
-    """Region of each node, from what several keepers tell; a node without a strict majority, or in a region that is too
-    small or mostly one owner's, has none.
+    """Region of each node, by majority of the keepers.
+
+    A node has no region without a strict majority, in a region of fewer than `MIN_NODES` nodes, or in one that is mostly
+    one owner's.
 
     Args:
-        told: for each keeper, nodes by region.
+        published: for each keeper, nodes by region.
         owners: owner of every node of the epoch.
     """
     votes: dict[NodeId, list[str]] = defaultdict(list)
-    for regions in told:
+    for regions in published:
         for region, nodes in regions.items():
             for node in nodes:
                 votes[NodeId(node)].append(region)

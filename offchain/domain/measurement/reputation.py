@@ -1,4 +1,4 @@
-"""How much a node's word is worth: 30 days of uptime and 90 days of validated work. It never touches stake.
+"""A node's reputation factor, from 30 days of uptime and 90 days of validated work. It never touches stake.
 
 ====================  ==========  ==========================
 worst of the two      factor      means

@@ -1,4 +1,4 @@
-"""From signed evidence to an uptime: who was up, who was missed, who was never asked.
+"""From signed evidence to uptimes: the state of each slot of each node.
 
 A slot is *up* when any keeper holds a dual-signed receipt for it, *missed* when keepers of at least two regions signed a
 miss and nobody holds a receipt, *unconfirmed* when misses come from one region only, and *abstained* when nobody probed.
