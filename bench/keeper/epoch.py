@@ -29,6 +29,7 @@ from offchain.db.cursors import move
 from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
 from offchain.domain.evidence_entries import AnswerEntry
@@ -37,7 +38,6 @@ from offchain.domain.payout import reward, settle
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, BlockRef, Epoch, NodeId, Wei, Weight
 from offchain.evidence.bundle import judge, read
-from offchain.evidence.canonical_json import canonical
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, SeedBlock
 from offchain.evidence.epoch_context_reader import EpochContextReader

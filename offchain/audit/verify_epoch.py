@@ -25,13 +25,13 @@ from offchain.db.cursors import position
 from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Report
+from offchain.domain.canonical_json import content_hash
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.messages import EpochReport
 from offchain.domain.payout import EpochAccount, reward, settle
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import ParallelixError, TransientError, UserError
 from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, judge, read
-from offchain.evidence.canonical_json import content_hash
 from offchain.evidence.chain_view import ReaderView
 from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError, node_histories

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from offchain.domain.canonical_json import canonical, content_hash, parse
 from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.domain.evidence_entries import EvidenceError, Execution, Miss, SignedExecutionBatch
 from offchain.domain.execution_tree import ExecutionTree
@@ -21,11 +22,10 @@ from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Epoch, NodeId
 from offchain.domain.uptime import Observation, UptimeTable, tabulate
 from offchain.domain.uptime_tree import UptimeTree
-from offchain.evidence.canonical_json import canonical, content_hash, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
 from offchain.evidence.execution_batches import MAX_BATCHES, ListedBatch, check_batch
-from offchain.evidence.signature_pool import Recovery, Signed, recovered
+from offchain.evidence.signature_pool import Recovery, Signed, account_of
 
 VERSION = 1
 CLOCK_TOLERANCE_MS = 5_000
@@ -295,7 +295,7 @@ class Checker:
         if node is None:
             raise EvidenceError(f"{where}: the node has no weight in epoch {self._context.epoch}")
         struct_hash = receipt.struct_hash()
-        address = recovered(_digest(self._market, struct_hash), execution.node_signature)
+        address = account_of(_digest(self._market, struct_hash), execution.node_signature)
         if address not in node.keys:
             raise EvidenceError(f"{where}: the node did not sign it")
         return struct_hash
@@ -303,7 +303,7 @@ class Checker:
 
 def signed_by(address: bytes, digest: bytes, signature: bytes) -> bool:
     """Whether the account with these 20 bytes signed the digest."""
-    return recovered(digest, signature) == address
+    return account_of(digest, signature) == address
 
 
 def _digest(separator: bytes, struct_hash: bytes) -> bytes:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.types import Address, Epoch
-from offchain.evidence.canonical_json import canonical
 from offchain.evidence.epoch_context import SeedBlock
 
 VERSION, WITHOUT_BATCHES = 3, 2

@@ -11,7 +11,6 @@ from offchain.chain.deployment import Deployment
 from offchain.db.database import Database
 from offchain.db.models import Event
 from offchain.domain.eip712 import address_bytes
-from offchain.domain.epochs import EpochClock
 from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei
 from offchain.errors import TransientError
 from offchain.evidence.chain_view import ChainView, last_block_until
@@ -194,11 +193,6 @@ def region_name(word: str) -> str:
     if word.startswith("0x") and len(word) == 66:
         return bytes.fromhex(word[2:]).rstrip(b"\0").decode(errors="replace")
     return word
-
-
-def clock_epoch(clock: EpochClock, timestamp: int) -> Epoch | None:
-    """Epoch at a Unix second, None before genesis."""
-    return None if timestamp < clock.genesis else clock.epoch_at(timestamp)
 
 
 def _place(index: int, signer: Address, joined: Mapping[str, Mapping[str, Any]]) -> KeeperInfo:

@@ -9,8 +9,8 @@ import httpx
 import orjson
 import structlog
 
+from offchain.domain.canonical_json import content_hash
 from offchain.domain.types import Epoch
-from offchain.evidence.canonical_json import content_hash
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from coincurve import PublicKey
-
+from offchain.crypto.recovery import recover_key
 from offchain.domain.eip712 import keccak256, word
 from offchain.domain.evidence_entries import answer_bytes, receipt_hash
 from offchain.domain.messages import SLOT_RECEIPT_TYPEHASH
@@ -20,7 +19,6 @@ from offchain.runtime.child_processes import die_with
 ALONE_BELOW = 20_000
 """Fewer answers than this are not worth the start of processes (about a second)."""
 CHUNK = 2_000
-_HALF_ORDER = bytes.fromhex("7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0")
 _PAD28 = bytes(28)
 _TIMES = slice(176, 192)
 _FOUND = struct.Struct(">32s20s20sII32sQQQ")
@@ -102,8 +100,8 @@ def signers_of(
         found += b"".join(
             (
                 struct_hash,
-                recovered(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY,
-                recovered(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY,
+                account_of(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY,
+                account_of(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY,
                 raw[:40],
                 raw[_TIMES],
                 due_ms.to_bytes(8, "big"),
@@ -112,18 +110,12 @@ def signers_of(
     return bytes(found)
 
 
-def recovered(digest: bytes, signature: bytes) -> bytes | None:
-    """The 20 bytes of the account that signed, or None for a malformed signature (high s, odd v, no point)."""
-    if len(signature) != 65 or signature[64] not in (27, 28):
-        return None
-    if signature[32:64] > _HALF_ORDER:
-        return None
-    raw = signature[:64] + bytes((signature[64] - 27,))
+def account_of(digest: bytes, signature: bytes) -> bytes | None:
+    """The 20 bytes of the account that signed a digest; None for a signature that `recover_key` refuses."""
     try:
-        point = PublicKey.from_signature_and_message(raw, digest, hasher=None)
-    except Exception:  # noqa: BLE001 - coincurve raises bare Exception for a signature that is no point
+        return keccak256(recover_key(digest, signature))[12:]
+    except ValueError:
         return None
-    return keccak256(point.format(compressed=False)[1:])[12:]
 
 
 def _follow_parent() -> None:

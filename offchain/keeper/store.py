@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, and_, delete, func, select, update
+from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -131,13 +131,6 @@ def release_probes(session: Session, probes: Iterable[DueProbe], retry_at_ms: in
         )
 
 
-def next_due_ms(session: Session, after_ms: int) -> int | None:
-    """When the next probe is due, Unix milliseconds."""
-    return session.scalar(
-        select(func.min(Probe.due_at_ms)).where(Probe.outcome.is_(None), Probe.due_at_ms > after_ms)
-    )
-
-
 def record_probe(
     session: Session, probe: DueProbe, outcome: str, evidence: Mapping[str, Any], latency_ms: int | None
 ) -> bool:
@@ -258,13 +251,6 @@ def save_slots(session: Session, epoch: Epoch, table: UptimeTable) -> None:
     ]
     for start in range(0, len(rows), _BATCH):
         upsert(session, SlotRecord, rows[start : start + _BATCH])
-
-
-def extend_job(session: Session, kind: str, ref: str, attempt: int, until: int) -> bool:
-    """Keep a job's lease until a Unix second. False when the lease was lost to a later attempt."""
-    held = and_(Job.kind == kind, Job.ref == ref, Job.status == "leased", Job.attempts == attempt)
-    statement = update(Job).where(held).values(lease_until=until)
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
 
 
 def finished_jobs(session: Session, kind: str, since: int) -> Sequence[Job]:

@@ -22,7 +22,6 @@ from offchain.db.cursors import position
 from offchain.db.database import Database
 from offchain.db.models import Event, MarketRequest
 from offchain.errors import SkipError, TransientError
-from offchain.keeper import store
 from offchain.keeper.attestation.lease import renewed
 from offchain.keeper.attestation.own_executions import FULFIL
 from offchain.runtime.clock import Clock, seconds
@@ -173,4 +172,4 @@ class FulfilService:
     def _extend(self, request_id: str, attempt: int) -> bool:
         until = seconds(self._clock) + LEASE_SECONDS
         with self._database.write() as session:
-            return store.extend_job(session, FULFIL, request_id, attempt, until)
+            return jobs.extend(session, FULFIL, request_id, attempt, until)

@@ -11,9 +11,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from offchain.db.database import Database
 from offchain.dispatch.fleet_store import FleetStore
+from offchain.domain.canonical_json import canonical
 from offchain.domain.types import Address, Epoch
 from offchain.errors import TransientError
-from offchain.evidence.canonical_json import canonical
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.keeper import store
 from offchain.keeper.attestation.ballot import BallotRefusedError

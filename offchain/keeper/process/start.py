@@ -21,7 +21,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import click
 import redis
 import structlog
 from aiohttp import web
@@ -247,11 +246,6 @@ async def _problems(url: str) -> str:
             return "" if response.status == 200 else ", ".join(data.get("problems", ["not ready"]))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return f"the API does not answer: {type(error).__name__}"
-
-
-def echo_error(message: str) -> None:
-    """One line for a person."""
-    click.echo(f"error: {message}", err=True)
 
 
 def run_single_worker(

@@ -12,11 +12,11 @@ from offchain.chain.reader import EpochStatus, KeeperSet
 from offchain.db.cursors import move
 from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
+from offchain.domain.canonical_json import canonical, parse
 from offchain.domain.evidence_entries import AnswerEntry, Miss, SignedExecutionBatch
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
-from offchain.evidence.canonical_json import canonical, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.epoch_context_reader import NotReadyError

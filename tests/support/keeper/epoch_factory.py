@@ -10,8 +10,6 @@ from offchain.domain.evidence_entries import (
     Execution,
     Miss,
     SignedExecutionBatch,
-    in_order,
-    misses_in_order,
 )
 from offchain.domain.execution_tree import BATCH, ExecutionTree
 from offchain.domain.messages import ExecutionBatch, MissReason, ServiceReceipt, proof_of_execution
@@ -158,8 +156,8 @@ class EpochWorld:
             signer=Address(signer.address.lower()),
             seed_block=self.context.seed_block,
             seed_signature=self.seed_signature(keeper),
-            answers=in_order(answers),
-            misses=misses_in_order(misses),
+            answers=tuple(a.pack() for a in sorted(answers, key=lambda a: (a.slot, a.receipt.node_id))),
+            misses=tuple(m.pack() for m in sorted(misses, key=lambda m: (m.slot, m.node_id))),
             executions=(),
             regions=self.homes,
             batches=tuple(sorted(batch.pack() for batch in batches or [])),

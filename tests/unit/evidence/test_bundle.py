@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from offchain.domain.canonical_json import canonical, parse
 from offchain.domain.evidence_entries import (
     AnswerEntry,
     EvidenceError,
@@ -18,7 +19,6 @@ from offchain.domain.network_event import NetworkEvent, regions_of
 from offchain.domain.types import Address, NodeId, Wei
 from offchain.domain.uptime import SlotState
 from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, assemble, judge, read
-from offchain.evidence.canonical_json import canonical, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import SeedBlock, seed_time
 from tests.support.keeper.epoch_factory import ATTESTATION, EPOCH, MARKET, EpochWorld, key, receipt_of

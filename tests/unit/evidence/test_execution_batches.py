@@ -13,6 +13,7 @@ from sqlalchemy import select
 from offchain.audit.execution_proof import ServedRecord, fetch_record, read_record, record_proof, served_proof
 from offchain.audit.verify_epoch import Audit
 from offchain.db.models import Job
+from offchain.domain.canonical_json import canonical, parse
 from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.domain.evidence_entries import EvidenceError, Execution, SignedExecutionBatch
 from offchain.domain.execution_tree import BATCH, EXECUTIONS, ExecutionProof, verify
@@ -20,7 +21,6 @@ from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.errors import UserError
 from offchain.evidence.bundle import BundleVerdict, assemble, judge, read
-from offchain.evidence.canonical_json import canonical, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.execution_batches import GatewayAnswer, GatewayBatches, equivocations
