@@ -37,12 +37,13 @@ from offchain.domain.messages import ServiceReceipt, SlotReceipt, proof_of_execu
 from offchain.domain.payout import reward, settle
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, BlockRef, Epoch, NodeId, Wei, Weight
-from offchain.evidence.bundle import judge, read
+from offchain.evidence.bundle import read, verify_bundle
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, SeedBlock
 from offchain.evidence.epoch_context_reader import EpochContextReader
 from offchain.evidence.keeper_peers import ProposalReply
 from offchain.keeper import store
+from offchain.keeper.attestation.lease import alone
 from offchain.keeper.attestation.open_epochs import frozen_at
 from offchain.keeper.attestation.service import AttestService
 
@@ -260,9 +261,10 @@ def service(folder: Path, slots: int) -> tuple[AttestService, EpochContextReader
 def close(folder: Path, slots: int) -> dict[str, Any]:
     """Lead the epoch: from receipts to the signed report."""
     attest, _frames, database = service(folder, slots)
-    with Memory() as memory:
+    with Memory() as memory, alone(database, Still(slots), "attest") as fence:
+        assert fence is not None
         began = time.perf_counter()
-        attest.step()
+        attest.leader.step(fence)
         seconds = time.perf_counter() - began
     with database.read() as session:
         [signed] = store.signatures(session, EPOCH)
@@ -283,7 +285,7 @@ def verify(folder: Path, slots: int) -> dict[str, Any]:
     with Memory() as memory:
         began = time.perf_counter()
         context: EpochContext = frames.read(EPOCH, Network(slots).block(3))
-        verdict = judge(context, read(raw, context))
+        verdict = verify_bundle(context, read(raw, context))
         total = Weight(sum(node.weight for node in context.nodes.values()))
         uptimes = verdict.table.uptimes()
         earned = {n: reward(POOL, context.nodes[n].weight, total, uptimes[n]) for n in uptimes}

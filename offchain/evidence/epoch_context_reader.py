@@ -1,4 +1,4 @@
-"""Builds the `EpochContext` of an epoch from the index and the chain. Two keepers, or an auditor, get the same one."""
+"""Builds the `EpochContext` of an epoch from the index and the chain; all keepers and auditors get the same context."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ _KEPT = 4
 
 
 class NotReadyError(TransientError):
-    """The frame of the epoch is not settled yet: the chain's final part has not come far enough."""
+    """The epoch's context is not known yet: final blocks do not reach far enough."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _NodeHistory:
     stake: Wei
     intervals: list[list[int]]
     keys: list[tuple[int, bytes]] = field(default_factory=list)
-    """(timestamp from which it holds, address)"""
+    """(Unix second from which the key holds, 20-byte address), ascending"""
 
     def active(self, epoch: Epoch) -> bool:
         return any(begin <= epoch < end for begin, end in self.intervals)
@@ -56,7 +56,7 @@ class _NodeHistory:
 
 
 class EpochContextReader:
-    """Reads the frame of an epoch.
+    """Reads the contexts of epochs.
 
     Args:
         database: a keeper's index, or an auditor's own scan.
@@ -73,14 +73,14 @@ class EpochContextReader:
         self._known: dict[Epoch, EpochContext] = {}
 
     def read(self, epoch: Epoch, indexed: BlockRef, *, until: int | None = None) -> EpochContext:
-        """The frame of `epoch` as far as block `indexed`, which must be final and indexed.
+        """The context of `epoch` as of block `indexed`, which must be final and indexed.
 
         Args:
-            until: Unix second that final blocks must have reached; the epoch's end by default. Planning passes an
-                earlier one: who has weight in an epoch is settled before it begins.
+            until: Unix second that final blocks must have reached; by default the epoch's end. Planning passes an
+                earlier second, because nodes get their weight before the epoch begins.
 
         Raises:
-            NotReadyError: `indexed` lies before the time that the frame needs.
+            NotReadyError: `indexed` lies before `until`, or the seed block is not final.
             TransientError: the chain or the database does not answer.
         """
         if until is None and epoch in self._known:
@@ -166,9 +166,9 @@ def keeper_directory(session: Session, up_to_block: int) -> Mapping[str, Mapping
 
 
 def listed_gateways(session: Session, since: int, before: int, up_to_block: int) -> frozenset[bytes]:
-    """Ticket signers (20 bytes) that a keeper vouched for at some time in [since, before), Unix seconds.
+    """Ticket signers (20 bytes) that a keeper listed at some time in [since, before), Unix seconds.
 
-    A listing ends when it is removed, and when its keeper asks to leave or is ejected, as `isGateway` has it.
+    A listing ends when it is removed and when its keeper asks to leave or is ejected, as in `KeeperRegistry.isGateway`.
     """
     listed: dict[str, int] = {}
     found = set[str]()
@@ -210,7 +210,7 @@ def _place(index: int, signer: Address, joined: Mapping[str, Mapping[str, Any]])
 
 
 def _events(session: Session, names: Iterable[str], up_to_block: int) -> Iterable[Any]:
-    """Rows of (name, block_timestamp, args) in the chain's order; entities would cost as much again."""
+    """Rows of (name, block_timestamp, args) in the chain's order; ORM entities would take twice the time."""
     query = (
         select(Event.name, Event.block_timestamp, Event.args)
         .where(Event.name.in_(list(names)), Event.block_number <= up_to_block)

@@ -1,4 +1,4 @@
-"""The other keepers, over HTTP. Nothing they say is trusted: whoever calls checks signatures and content hashes."""
+"""The other keepers, over HTTP. Their answers are not trusted: callers check signatures and content hashes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class ProposalReply:
-    """What a keeper says to a proposed report: a signature, or why not."""
+    """A keeper's reply to a proposed report: its signature (0x-hex), or why it does not sign."""
 
     url: str
     signature: str | None
@@ -29,23 +29,23 @@ class ProposalReply:
 
 
 class Peers(Protocol):
-    """What attestation asks of other keepers. URLs are base URLs; an unreachable peer gives None."""
+    """What attestation asks of other keepers, by their base URLs. An unreachable peer is missing in the result."""
 
     def evidence(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
-        """Evidence documents (decoded JSON) by URL, of those that answer."""
+        """Evidence documents (decoded JSON) of the keepers that answer, by URL."""
 
     def epoch(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
-        """What each keeper says of an epoch, by URL."""
+        """Epoch summaries (decoded JSON) of the keepers that answer, by URL."""
 
     def bundle(self, urls: Sequence[str], bundle_hash: str) -> bytes | None:
-        """A bundle by its content address, from whoever has it."""
+        """A bundle by its content address, from the first keeper that has it; None when none has."""
 
     def propose(self, urls: Sequence[str], epoch: Epoch, proposal: Mapping[str, Any]) -> list[ProposalReply]:
-        """Show a report to keepers."""
+        """Propose a report to keepers, for them to sign."""
 
 
 def get_small(url: str, timeout_seconds: float) -> bytes:
-    """The body of one GET, from somebody who may send anything.
+    """The body of one GET from an untrusted server.
 
     Raises:
         httpx.HTTPError, httpx.InvalidURL: no answer, or another status than 200.
@@ -62,7 +62,7 @@ def get_small(url: str, timeout_seconds: float) -> bytes:
 
 
 class HttpPeers:
-    """`Peers` over HTTP, all peers at once, each with time and size limits."""
+    """`Peers` over HTTP. All peers are asked at once; each answer has a time and a size limit."""
 
     def __init__(self, *, timeout_seconds: float = 20.0, connect_seconds: float = 2.0) -> None:
         self._client = httpx.Client(timeout=httpx.Timeout(timeout_seconds, connect=connect_seconds))
@@ -85,7 +85,7 @@ class HttpPeers:
         return None
 
     def fetch(self, url: str) -> bytes | None:
-        """A document at a URL of its own, None when it cannot be had."""
+        """The document at a URL, None when it cannot be fetched."""
         return self._get(url, MAX_BUNDLE_BYTES)
 
     def propose(self, urls: Sequence[str], epoch: Epoch, proposal: Mapping[str, Any]) -> list[ProposalReply]:

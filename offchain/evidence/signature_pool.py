@@ -1,4 +1,6 @@
-"""Who signed an answer: by far the dearest part of judging evidence, so large documents are shared out to processes."""
+"""The signers of answers. Recovering them is by far the most expensive part of verifying evidence, so large documents are
+split among processes.
+"""
 
 import multiprocessing
 import os
@@ -17,7 +19,7 @@ from offchain.domain.types import Epoch, NodeId
 from offchain.runtime.child_processes import die_with
 
 ALONE_BELOW = 20_000
-"""Fewer answers than this are not worth the start of processes (about a second)."""
+"""A document with fewer answers is checked in this process: starting others takes about a second."""
 CHUNK = 2_000
 _PAD28 = bytes(28)
 _TIMES = slice(176, 192)
@@ -26,9 +28,9 @@ _NOBODY = bytes(20)
 
 
 class Signed(NamedTuple):
-    """What judging needs of an answer; addresses are 20 bytes, zero for a malformed signature.
+    """What verifying needs of an answer. Addresses are 20 bytes, all zero for a malformed signature.
 
-    `due_ms` is when the keeper's schedule wanted the probe, 0 for a slot that the epoch does not have.
+    `due_ms`: when the probe was due by the keeper's schedule, Unix milliseconds; 0 for a slot that the epoch lacks.
     """
 
     struct_hash: bytes
@@ -43,12 +45,12 @@ class Signed(NamedTuple):
 
 
 class Recovery:
-    """Recovers the signers of answers of one epoch. Close it when done: it may have started processes.
+    """Recovers the signers of one epoch's answers. Close it when done: it may have started processes.
 
     Args:
-        epoch: what keepers' signatures are bound to.
+        epoch: the epoch in the structs that keepers signed.
         attestation, market: EIP-712 domain separators.
-        processes: how many work on large documents; the machine's cores by default.
+        processes: how many work on large documents; by default one for each core.
     """
 
     def __init__(self, epoch: Epoch, attestation: bytes, market: bytes, processes: int | None = None) -> None:
@@ -65,7 +67,7 @@ class Recovery:
             yield from map(Signed._make, _FOUND.iter_unpack(found))
 
     def close(self) -> None:
-        """End the processes, also when they are still at a document that turned out false."""
+        """End the processes, even if they still work on a document that was rejected meanwhile."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
@@ -83,8 +85,8 @@ def signers_of(
 ) -> bytes:
     """`Signed` of each packed answer, packed. Raises EvidenceError for a malformed entry.
 
-    Hashes are taken over slices of the packed bytes, which hold the very words that EIP-712 hashes: a third of the time
-    that objects in between would cost.
+    Hashes are taken over slices of the packed bytes, which hold the very words that EIP-712 hashes. Decoding into objects
+    first would take three times as long.
     """
     market_head, attestation_head = b"\x19\x01" + market, b"\x19\x01" + attestation
     slot_head = SLOT_RECEIPT_TYPEHASH + word(epoch)
@@ -119,5 +121,5 @@ def account_of(digest: bytes, signature: bytes) -> bytes | None:
 
 
 def _follow_parent() -> None:
-    """In a pool's process: die with the fork server, which ends when the keeper's process does."""
+    """In a process of the pool: die with the fork server, which ends when the keeper's process ends."""
     die_with(os.getppid())

@@ -46,7 +46,7 @@ def start(config: Path, port: int | None, *, as_json: bool) -> None:
 @click.option("--name", default="extra", show_default=True, help="Name of the worker.")
 def worker(config: Path, queues: str | None, concurrency: int | None, name: str) -> None:
     """Run one more worker of a keeper that is started elsewhere with the same database and broker."""
-    from offchain.keeper.process.start import run_single_worker  # noqa: PLC0415 - as above
+    from offchain.keeper.process.roles import run_single_worker  # noqa: PLC0415 - as above
 
     chosen = None if queues is None else tuple(word.strip() for word in queues.split(",") if word.strip())
     run_single_worker(KeeperSettings.load(config), name, chosen, concurrency)
@@ -56,7 +56,7 @@ def worker(config: Path, queues: str | None, concurrency: int | None, name: str)
 @_CONFIG
 def beat(config: Path) -> None:
     """Run a schedule; a second one stands by until the first is gone."""
-    from offchain.keeper.process.start import run_single_beat  # noqa: PLC0415 - as above
+    from offchain.keeper.process.roles import run_single_beat  # noqa: PLC0415 - as above
 
     run_single_beat(KeeperSettings.load(config))
 
@@ -66,7 +66,7 @@ def beat(config: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 def api(config: Path, *, as_json: bool) -> None:
     """Run the HTTP API alone."""
-    from offchain.keeper.process.start import run_single_api  # noqa: PLC0415 - as above
+    from offchain.keeper.process.roles import run_single_api  # noqa: PLC0415 - as above
 
     run_single_api(KeeperSettings.load(config), as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""The keeper's transactions, as intents with unique keys."""
+"""The keeper's transactions, each an intent in the outbox with a unique key, such as `attest:12`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from offchain.outbox import Outbox
 
 
 class Intents:
-    """Writes them into the caller's transaction; a key that is there already is left as it is."""
+    """Writes intents in the caller's database transaction; an intent whose key exists already stays as it is."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox

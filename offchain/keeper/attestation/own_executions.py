@@ -15,7 +15,7 @@ _LONGEST_JOB_SECONDS = 3_600
 
 
 def executions_of(session: Session, context: EpochContext) -> list[str]:
-    """Packed executions that ended in the epoch, in ascending order; what others would not accept is left out."""
+    """Packed executions that ended in the epoch, ascending. Left out are those that other keepers would reject."""
     clock, epoch = context.clock, context.epoch
     found = set()
     for job in store.finished_jobs(session, FULFIL, clock.start(epoch) - _LONGEST_JOB_SECONDS):
@@ -32,7 +32,7 @@ def executions_of(session: Session, context: EpochContext) -> list[str]:
 
 
 def read_execution(result: Any) -> Execution | None:
-    """The execution in a finished job's result, None when it has none."""
+    """The execution in a finished job's result, None when the result holds none."""
     try:
         receipt = ServiceReceipt.from_json(result["receipt"])
         return Execution(receipt, bytes.fromhex(result["signature"].removeprefix("0x")))

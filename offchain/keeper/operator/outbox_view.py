@@ -1,4 +1,4 @@
-"""What the outbox commands show and do."""
+"""What `parallelix keeper outbox` shows and does."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +36,7 @@ def intents(settings: KeeperSettings, statuses: Sequence[str], limit: int) -> li
 
 
 def retry(settings: KeeperSettings, key: str) -> None:
-    """Put a fault back to pending. Raises UserError when it is none."""
+    """Put an intent with a fault back to pending. Raises UserError when the intent has no fault."""
     outbox = Outbox(Deployment.load(settings.deployment), "")
     database = open_database(settings.database_url)
     try:

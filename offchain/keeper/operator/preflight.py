@@ -1,4 +1,4 @@
-"""`parallelix keeper verify`: everything that would stop a keeper or cost it money, looked at before it starts."""
+"""The preflight behind `parallelix keeper verify`: checks everything that would stop a keeper or cost it money."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class Level(StrEnum):
-    """How bad a finding is; a keeper with a failure should not start."""
+    """How bad a finding is. A keeper with a failure should not start."""
 
     OK = "ok"
     WARNING = "warning"
@@ -44,7 +44,7 @@ class PreflightFinding:
 
 
 class KeeperPreflight:
-    """Runs the checks in an order in which each builds on those before."""
+    """Runs the checks, each of which builds on the ones before."""
 
     def __init__(self, settings: KeeperSettings, clock: Clock) -> None:
         self._settings = settings
@@ -52,7 +52,7 @@ class KeeperPreflight:
         self.findings: list[PreflightFinding] = []
 
     def run(self) -> list[PreflightFinding]:
-        """All findings. A check whose ground is missing is left out."""
+        """All findings. A check that needs what an earlier check did not find is left out."""
         deployment = self._try("deployment", lambda: Deployment.load(self._settings.deployment))
         signer = self._try("key", lambda: load_signer(self._settings))
         if deployment is not None:
@@ -87,19 +87,21 @@ class KeeperPreflight:
         final = self._try("finality", reader.finalized_block)
         if head is None:
             return
-        skew = seconds(self._clock) - head.timestamp
-        if skew < -BEHIND_MS // 1000:
-            self._note(
-                "clock", Level.FAILURE, f"this clock is {-skew} s behind the newest block; set it by NTP"
-            )
-        elif skew > MAX_BLOCK_AGE_SECONDS:
+        age_seconds = seconds(self._clock) - head.timestamp
+        if age_seconds < -BEHIND_MS // 1000:
             self._note(
                 "clock",
                 Level.FAILURE,
-                f"the newest block is {skew} s old: this clock is ahead (set it by NTP), or the RPC endpoint stands still",
+                f"this clock is {-age_seconds} s behind the newest block; set it by NTP",
+            )
+        elif age_seconds > MAX_BLOCK_AGE_SECONDS:
+            self._note(
+                "clock",
+                Level.FAILURE,
+                f"the newest block is {age_seconds} s old: this clock is ahead (set it by NTP), or the RPC endpoint stands still",
             )
         else:
-            self._note("clock", Level.OK, f"newest block {head.number} is {skew} s old")
+            self._note("clock", Level.OK, f"newest block {head.number} is {age_seconds} s old")
         if final is not None:
             self._note(
                 "finality", Level.OK, f"block {final.number} is final, {head.number - final.number} behind"

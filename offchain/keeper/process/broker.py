@@ -30,11 +30,11 @@ logfile ""
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is, and how to start it when it is ours.
+    """The broker's address, and how to start an embedded one.
 
     Attributes:
         url: redis:// URL, with the password; never logged.
-        command: words that start the embedded server; None when the operator runs one.
+        command: words that start the embedded server; None when the operator runs the broker.
         folder: the embedded server's data folder.
     """
 

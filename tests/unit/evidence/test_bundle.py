@@ -18,20 +18,20 @@ from offchain.domain.evidence_entries import (
 from offchain.domain.network_event import NetworkEvent, regions_of
 from offchain.domain.types import Address, NodeId, Wei
 from offchain.domain.uptime import SlotState
-from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, assemble, judge, read
+from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, assemble, read, verify_bundle
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import SeedBlock, seed_time
 from tests.support.keeper.epoch_factory import ATTESTATION, EPOCH, MARKET, EpochWorld, key, receipt_of
 
 
-def judged(world: EpochWorld, *documents: Evidence) -> BundleVerdict:
+def verdict_on(world: EpochWorld, *documents: Evidence) -> BundleVerdict:
     bundle = assemble(world.context, documents)
-    return judge(world.context, read(bundle.raw, world.context))
+    return verify_bundle(world.context, read(bundle.raw, world.context))
 
 
 def test_judge__all_answered__full_uptime_and_one_record_an_answer() -> None:
     world = EpochWorld()
-    verdict = judged(world, *(world.document(i) for i in range(3)))
+    verdict = verdict_on(world, *(world.document(i) for i in range(3)))
     assert verdict.table.uptimes() == {1: 10_000, 2: 10_000, 3: 10_000}
     assert verdict.table.covered()
     assert len(verdict.executions) == (2 + 3 + 3) * 4
@@ -40,7 +40,7 @@ def test_judge__all_answered__full_uptime_and_one_record_an_answer() -> None:
 
 def test_judge__missed_in_two_regions__slots_are_lost() -> None:
     world = EpochWorld(down={2: {1, 3}})
-    verdict = judged(world, *(world.document(i) for i in range(3)))
+    verdict = verdict_on(world, *(world.document(i) for i in range(3)))
     assert verdict.table.uptime(NodeId(2)) == 5_000
     assert verdict.table.missed(NodeId(2)) == (1, 3)
     assert verdict.tree.uptime(NodeId(2)) == 5_000
@@ -48,7 +48,7 @@ def test_judge__missed_in_two_regions__slots_are_lost() -> None:
 
 def test_judge__missed_in_one_region_only__counts_as_up() -> None:
     world = EpochWorld(down={2: {1}})
-    verdict = judged(world, world.document(0), world.document(2))  # both "eu"
+    verdict = verdict_on(world, world.document(0), world.document(2))  # both "eu"
     assert verdict.table.states[NodeId(2)][1] is SlotState.UNCONFIRMED
     assert verdict.table.uptime(NodeId(2)) == 10_000
 
@@ -57,7 +57,7 @@ def test_judge__one_keeper_holds_a_receipt__misses_of_others_do_not_count() -> N
     world = EpochWorld(down={2: {1}})
     third = replace(world).document(2, misses=[])
     answers = [*(AnswerEntry.unpack(text) for text in third.answers), world.answer(2, 2, 1)]
-    verdict = judged(world, world.document(0), world.document(1), world.document(2, answers, []))
+    verdict = verdict_on(world, world.document(0), world.document(1), world.document(2, answers, []))
     assert verdict.table.states[NodeId(2)][1] is SlotState.UP
 
 
@@ -69,7 +69,7 @@ def test_assemble__any_order_of_documents__same_bytes() -> None:
 
 def test_judge__one_document__abstained_slots_of_own_node_count_as_up() -> None:
     world = EpochWorld()
-    verdict = judged(world, world.document(0))
+    verdict = verdict_on(world, world.document(0))
     assert set(verdict.table.states[NodeId(1)]) == {SlotState.ABSTAINED}
     assert verdict.table.covered()
 
@@ -77,12 +77,12 @@ def test_judge__one_document__abstained_slots_of_own_node_count_as_up() -> None:
 def test_covered__less_than_two_thirds_probed__is_not_covered() -> None:
     world = EpochWorld()
     few = [world.answer(1, node, 0) for node in world.node_ids]
-    assert not judged(world, world.document(1, few)).table.covered()
+    assert not verdict_on(world, world.document(1, few)).table.covered()
 
 
 def rejected(world: EpochWorld, document: Evidence, reason: str) -> None:
     with pytest.raises(EvidenceError, match=reason):
-        judged(world, document)
+        verdict_on(world, document)
 
 
 def test_judge__tampered_answer__is_rejected() -> None:
@@ -119,13 +119,13 @@ def test_judge__one_receipt_for_two_slots__is_rejected() -> None:
     world = EpochWorld(slots=2)
     first = world.answer(1, 2, 0)
     documents = [world.document(1, [first]), world.document(2, [])]
-    judged(world, *documents)
+    verdict_on(world, *documents)
     twice = replace(world.answer(2, 2, 0), receipt=first.receipt, node_signature=first.node_signature)
     signature = world.keeper_keys[2].sign_struct(
         world.context.attestation, twice.slot_receipt(EPOCH).struct_hash()
     )
     with pytest.raises(EvidenceError, match=r"occurs twice|before it was due"):
-        judged(world, documents[0], world.document(2, [replace(twice, keeper_signature=signature)]))
+        verdict_on(world, documents[0], world.document(2, [replace(twice, keeper_signature=signature)]))
 
 
 def test_judge__miss_before_the_probe_was_due__is_rejected() -> None:
@@ -184,7 +184,7 @@ def test_judge__keeper_twice__is_rejected() -> None:
     world = EpochWorld()
     document = world.document(1)
     with pytest.raises(EvidenceError, match="occurs twice"):
-        judged(world, document, document)
+        verdict_on(world, document, document)
 
 
 def test_judge__execution_of_the_epoch__is_in_the_root() -> None:
@@ -194,7 +194,7 @@ def test_judge__execution_of_the_epoch__is_in_the_root() -> None:
     execution = Execution(receipt, world.node_keys[2].sign_struct(MARKET, receipt.struct_hash()))
     assert Execution.unpack(execution.pack()) == execution
     document = replace(world.document(1), executions=(execution.pack(),)).sign(world.keeper_keys[1])
-    verdict = judged(world, document)
+    verdict = verdict_on(world, document)
     assert verdict.executions.proof(receipt.struct_hash()).count == len(verdict.executions)
     stale = receipt._replace(started_at_ms=0, finished_at_ms=1)
     signed = Execution(stale, world.node_keys[2].sign_struct(MARKET, stale.struct_hash()))
@@ -251,10 +251,10 @@ def test_judge__shared_out_to_processes__same_verdict_and_same_refusals(
 ) -> None:
     world = EpochWorld(slots=8, down={2: {1}})
     documents = [world.document(i) for i in range(3)]
-    alone = judged(world, *documents)
+    alone = verdict_on(world, *documents)
     monkeypatch.setattr("offchain.evidence.signature_pool.ALONE_BELOW", 2)
     monkeypatch.setattr("offchain.evidence.signature_pool.CHUNK", 5)
-    shared = judged(world, *documents)
+    shared = verdict_on(world, *documents)
     assert shared.report == alone.report
     answers = [AnswerEntry.unpack(text) for text in documents[1].answers]
     forged = replace(answers[3], node_signature=answers[2].node_signature)
@@ -281,7 +281,7 @@ def crowd(*, witnesses: int) -> BundleVerdict:
         answers = [world.answer(keeper, node, slot) for node, slot in places]
         misses = [world.miss(keeper, node, 1) for node in nodes[:10]] if keeper < witnesses else []
         documents.append(world.document(keeper, answers, misses))
-    return judged(world, *documents)
+    return verdict_on(world, *documents)
 
 
 def test_judge__most_nodes_vanish_as_few_keepers_see_it__is_a_network_event() -> None:
@@ -315,7 +315,7 @@ def outage(
         answers = [world.answer(keeper, node, slot) for node, slot in places]
         misses = [world.miss(keeper, node, 1) for node in lost] if keeper in witnesses else []
         documents.append(world.document(keeper, answers, misses))
-    return judged(world, *documents)
+    return verdict_on(world, *documents)
 
 
 REST = tuple(node for node in NODES if node not in ASIAN)
