@@ -34,7 +34,7 @@ from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
 from offchain.domain.evidence_entries import AnswerEntry
 from offchain.domain.messages import ServiceReceipt, SlotReceipt, proof_of_execution
-from offchain.domain.payout import reward, settle
+from offchain.domain.payout import epoch_account, reward
 from offchain.domain.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.types import Address, BlockRef, Epoch, NodeId, Wei, Weight
 from offchain.evidence.bundle import read, verify_bundle
@@ -289,7 +289,7 @@ def verify(folder: Path, slots: int) -> dict[str, Any]:
         total = Weight(sum(node.weight for node in context.nodes.values()))
         uptimes = verdict.table.uptimes()
         earned = {n: reward(POOL, context.nodes[n].weight, total, uptimes[n]) for n in uptimes}
-        account = settle(POOL, earned, {})
+        account = epoch_account(POOL, earned, {})
         seconds = time.perf_counter() - began
     assert account.claimable + account.carried == POOL
     assert verdict.tree.uptime(NodeId(1)) == 10_000

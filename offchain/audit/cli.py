@@ -26,9 +26,15 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command of the group has: where chain, deployment and bundle are."""
     for option in (
         click.option(
-            "--keeper-url", multiple=True, help="Keeper to ask for the bundle; default: the registry's."
+            "--keeper-url",
+            multiple=True,
+            help="Base URL of a keeper to ask for the bundle; default: all keepers of the registry.",
         ),
-        click.option("--bundle", default=None, help="File or URL of the bundle; default: keepers are asked."),
+        click.option(
+            "--bundle",
+            default=None,
+            help="File or URL of the evidence bundle; default: keepers are asked for it.",
+        ),
         click.option(
             "--deployment",
             type=click.Path(path_type=Path),
@@ -46,15 +52,18 @@ _EPOCH = click.argument("epoch", type=click.IntRange(0, 2**32 - 1))
 
 @click.group()
 def cli() -> None:
-    """Verify what an epoch paid, from public data."""
+    """Verify what an epoch paid from public data, without trusting a keeper."""
 
 
 @cli.command()
 @_EPOCH
 @_common
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(epoch: int, *, as_json: bool, **where: Any) -> None:
-    """Rebuild every leaf and payout of an epoch and balance its account to the wei. Exit status 1: it does not hold."""
+    """Rebuild every leaf and payout of an epoch and balance its account to the wei.
+
+    The exit status is 1 if the chain and the recomputation differ.
+    """
     with _audited(epoch, as_json=as_json, **where) as audit:
         click.echo(json.dumps(audit.to_json()) if as_json else _table(audit))
 
@@ -64,10 +73,15 @@ def verify(epoch: int, *, as_json: bool, **where: Any) -> None:
 @_EPOCH
 @_common
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+    help="Form of the output.",
 )
 def statement(node: int, epoch: int, form: str, **where: Any) -> None:
-    """Why a node earned what it did: share, tier, uptime, and each lost slot with its evidence."""
+    """Show why a node earned what it did: share, tier, uptime, and each lost slot with its evidence."""
     from offchain.audit.statement import statement as state  # noqa: PLC0415 - `--help` must not load the chain
 
     with _audited(epoch, as_json=form == "json", **where) as audit:
@@ -84,20 +98,23 @@ def statement(node: int, epoch: int, form: str, **where: Any) -> None:
 @click.argument("request_id")
 @_common
 @click.option(
-    "--epoch", type=click.IntRange(0, 2**32 - 1), default=None, help="Default: the newest ones are searched."
+    "--epoch",
+    type=click.IntRange(0, 2**32 - 1),
+    default=None,
+    help="Epoch whose report holds the record; default: the newest epochs are searched.",
 )
 @click.option(
     "--gateway-url",
     multiple=True,
-    help="Gateway that served the request; default: those that keepers list.",
+    help="Base URL of the gateway that served the request; default: all gateways that keepers list.",
 )
 @click.option(
     "--record",
     type=click.Path(path_type=Path),
     default=None,
-    help="File with the gateway's answer to GET /v1/executions/<request>, instead of asking it.",
+    help="File with the gateway's answer to GET /v1/executions/<request>; default: the gateway is asked.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def proof(
     request_id: str,
     epoch: int | None,
@@ -107,9 +124,10 @@ def proof(
     as_json: bool,
     **where: Any,
 ) -> None:
-    """Prove that a request's execution record is under the root of an epoch's signed report.
+    """Prove that the execution record of a request is under the root of an epoch's signed report.
 
-    Requests on chain and probes stand in the keepers' bundle itself; those that a gateway served in its batch.
+    REQUEST_ID is 32 bytes of hex. Records of on-chain requests and of probes are in the keepers' bundle itself, records
+    of requests that a gateway served in that gateway's batch.
     """
     from offchain.audit.execution_proof import (  # noqa: PLC0415 - as above
         fetch_record,
@@ -156,7 +174,7 @@ def proof(
 
 @contextmanager
 def _audited(epoch: int, *, as_json: bool, **where: Any) -> "Iterator[Audit]":
-    """An audited epoch; a mismatch ends the process with status 1."""
+    """An epoch's audit; a mismatch ends the process with status 1."""
     from offchain.audit.verify_epoch import MismatchError  # noqa: PLC0415 - as above
 
     try:
@@ -175,7 +193,7 @@ class _Auditor:
 
     Attributes:
         newest: the newest epoch that is over.
-        gateway_urls: gives the base URLs of all gateways that keepers list.
+        gateway_urls: gives the base URLs of all gateways that keepers list on chain.
     """
 
     audit: "Callable[[int], Audit]"
@@ -183,7 +201,7 @@ class _Auditor:
     gateway_urls: Callable[[], list[str]]
 
     def where(self, served: "ServedRecord | None") -> list[int]:
-        """Epochs that may have the record: those that take its batch, or the newest ones, newest first."""
+        """Epochs whose report may hold the record: those that may hold its batch; without one the newest, newest first."""
         if served is None:
             return list(range(self.newest, max(0, self.newest - EPOCHS_SEARCHED), -1))
         from offchain.evidence.epoch_context import LATE_EPOCHS  # noqa: PLC0415 - as above
@@ -251,7 +269,7 @@ def _table(audit: "Audit") -> str:
 
 
 def _batches(audit: "Audit") -> str:
-    """How much gateways committed to, and whether one said two things."""
+    """How many records gateways committed to, with a warning for each gateway that signed two batches of one epoch."""
     from offchain.evidence.execution_batches import equivocations  # noqa: PLC0415 - as above
 
     batches = audit.verdict.batches

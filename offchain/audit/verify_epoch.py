@@ -28,7 +28,7 @@ from offchain.db.models import Event, Report
 from offchain.domain.canonical_json import content_hash
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.messages import EpochReport
-from offchain.domain.payout import EpochAccount, reward, settle
+from offchain.domain.payout import EpochAccount, epoch_account, reward
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import ParallelixError, TransientError, UserError
 from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, read, verify_bundle
@@ -276,7 +276,7 @@ def _balance(
         node: reward(pool, context.nodes[node].weight, total, uptime) for node, uptime in uptimes.items()
     }
     try:
-        account = settle(pool, earned, claims)
+        account = epoch_account(pool, earned, claims)
     except ValueError as error:
         raise MismatchError(str(error)) from None
     if account.paid != paid:
@@ -336,17 +336,13 @@ class BundleSource:
                 return Path(self._place).read_bytes()
             except OSError as error:
                 raise UserError(f"bundle {self._place} cannot be read: {error.strerror}") from None
-        peers = HttpPeers()
-        try:
-            if self._place is not None:
-                raw = peers.fetch(self._place)
-                if raw is None:
-                    raise UserError(f"there is no bundle at {self._place}")
-                return raw
-            urls = self._keeper_urls or tuple(k.url.rstrip("/") for k in context.keepers if k.url)
-            raw = peers.bundle(urls, bundle_hash)
-        finally:
-            peers.close()
+        if self._place is not None:
+            raw = HttpPeers().fetch(self._place)
+            if raw is None:
+                raise UserError(f"there is no bundle at {self._place}")
+            return raw
+        urls = self._keeper_urls or tuple(k.url.rstrip("/") for k in context.keepers if k.url)
+        raw = HttpPeers().bundle(urls, bundle_hash)
         if raw is None:
             raise UserError(
                 f"no keeper gives bundle {bundle_hash}; name one with --keeper-url or a file with --bundle"

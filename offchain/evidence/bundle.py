@@ -240,7 +240,7 @@ class Checker:
         node = self._context.nodes.get(NodeId(answer.node_id))
         if node is None or answer.slot >= len(self._slot_ends):
             return _NOWHERE
-        if not self._context.judges(keeper, node):
+        if not self._context.evidence_counts(keeper, node):
             return _OWN
         if not answer.due_ms - CLOCK_TOLERANCE_MS <= answer.started_at_ms <= answer.finished_at_ms:
             return "it began before it was due"
@@ -266,7 +266,7 @@ class Checker:
                 raise EvidenceError(f"{where}: {_OUT_OF_ORDER}")
             if node is None or miss.slot >= len(self._slot_ends):
                 raise EvidenceError(f"{where}: {_NOWHERE}")
-            if not self._context.judges(keeper, node):
+            if not self._context.evidence_counts(keeper, node):
                 raise EvidenceError(f"{where}: {_OWN}")
             last, begin, end = place, schedule.due_ms(miss.node_id, miss.slot), self._slot_ends[miss.slot]
             if not begin <= miss.observed_at_ms <= end + CLOCK_TOLERANCE_MS:

@@ -116,6 +116,6 @@ class EpochContext:
         """The keeper with this signer, if it is in the set."""
         return self.by_signer.get(address_bytes(signer))
 
-    def judges(self, keeper: KeeperInfo, node: NodeInfo) -> bool:
+    def evidence_counts(self, keeper: KeeperInfo, node: NodeInfo) -> bool:
         """Whether evidence of `keeper` about `node` counts: not if both belong to one operator."""
         return keeper.operator != node.owner

@@ -1,5 +1,9 @@
 """Small reads of the index, the fleet and the chain that several services of a keeper share."""
 
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import select
+
 from offchain.db.database import Database
 from offchain.db.models import Node
 from offchain.dispatch.fleet_store import FleetStore
@@ -72,3 +76,26 @@ class Lookups:
         if self._me not in signers:
             return len(signers)
         return (signers.index(self._me) - int(request_id, 16)) % len(signers)
+
+
+def independent_nodes(
+    database: Database, alive: Iterable[NodeId], subject: NodeId, order: Callable[[NodeId], bytes]
+) -> list[NodeId]:
+    """Nodes that may say whether an answer of `subject` is right: of other owners, at most one an owner.
+
+    Args:
+        alive: nodes that could answer now.
+        order: the nodes come ascending by what this gives.
+    """
+    candidates = [node for node in alive if node != subject]
+    with database.read() as session:
+        rows = session.execute(
+            select(Node.node_id, Node.owner).where(Node.node_id.in_([*candidates, subject]))
+        )
+        owners = {NodeId(node): owner for node, owner in rows}
+    taken, chosen = {owners.get(subject)}, list[NodeId]()
+    for node in sorted(candidates, key=order):
+        if node in owners and owners[node] not in taken:
+            taken.add(owners[node])
+            chosen.append(node)
+    return chosen

@@ -25,7 +25,7 @@ from sqlalchemy import select
 from offchain.db import jobs
 from offchain.db.cursors import position
 from offchain.db.database import Database
-from offchain.db.models import Event, Job, MarketRequest, Node, Probe
+from offchain.db.models import Event, Job, MarketRequest, Probe
 from offchain.db.reputation import VALIDATE
 from offchain.domain.answer_sampling import Outcome, SampleFinding, compare, drawn, rate
 from offchain.domain.answer_text import answer_texts
@@ -34,6 +34,7 @@ from offchain.domain.epochs import EpochClock
 from offchain.domain.types import Bps, Epoch, NodeId
 from offchain.evidence.chain_view import ChainView
 from offchain.keeper import store
+from offchain.keeper.lookups import independent_nodes
 from offchain.keeper.probing.gateway_client import Asker, ReplyKind
 from offchain.keeper.store import DueProbe
 from offchain.runtime.clock import Clock, seconds
@@ -238,7 +239,12 @@ class ValidateService:
         """Ask a second node and, if its answer differs, a third; None when too few nodes answered."""
         answers: dict[NodeId, Sequence[str]] = {served.node_id: words(served.result.decode(errors="replace"))}
         async with self._open_gateway() as gateway:
-            for node in self._independent(served):
+            for node in independent_nodes(
+                self._database,
+                self._alive(),
+                served.node_id,
+                lambda node: keccak256(f"{served.ref}{node}".encode()),
+            ):
                 reply = await gateway.ask(node, served.payload)
                 if reply.kind is not ReplyKind.ANSWER:
                     continue
@@ -250,22 +256,6 @@ class ValidateService:
                 if finding is not None:
                     return finding
         return None
-
-    def _independent(self, served: ServedRequest) -> list[NodeId]:
-        """Nodes alive now of other owners, at most one an owner, in an order that follows from the request's id."""
-        alive = [node for node in self._alive() if node != served.node_id]
-        with self._database.read() as session:
-            owners = {
-                NodeId(row.node_id): row.owner
-                for row in session.scalars(select(Node).where(Node.node_id.in_([*alive, served.node_id])))
-            }
-        taken = {owners.get(served.node_id)}
-        chosen = []
-        for node in sorted(alive, key=lambda item: keccak256(f"{served.ref}{item}".encode())):
-            if owners.get(node) not in taken:
-                taken.add(owners.get(node))
-                chosen.append(node)
-        return chosen
 
     def _end(self, request_id: str, attempt: int, reason: str) -> None:
         with self._database.write() as session:

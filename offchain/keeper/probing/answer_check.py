@@ -21,15 +21,14 @@ from typing import Protocol
 
 import aiohttp
 import structlog
-from sqlalchemy import select
 
 from offchain.db.database import Database
-from offchain.db.models import Node
 from offchain.domain.answer_text import answer_result
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt
 from offchain.domain.types import FULL_BPS, Bps, NodeId
 from offchain.evidence.document import MessageSigner
+from offchain.keeper.lookups import independent_nodes
 from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind, read_body
 from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, assess_reply, body_of, probe_seed
 from offchain.keeper.store import DueProbe
@@ -69,7 +68,10 @@ class NodesReference:
     async def result(
         self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
     ) -> bytes | None:
-        chosen = self._independent(subject, revision, seed)[:MAX_ASKED]
+        alive = [node for node, served in self._serving() if served == revision]
+        chosen = independent_nodes(
+            self._database, alive, subject, lambda node: keccak256(seed + node.to_bytes(4, "big"))
+        )[:MAX_ASKED]
         votes = Counter[bytes]()
         for batch in (chosen[:MAJORITY], chosen[MAJORITY:]):
             replies = await asyncio.gather(*(gateway.ask(node, body) for node in batch))
@@ -77,20 +79,6 @@ class NodesReference:
             if votes and votes.most_common(1)[0][1] >= MAJORITY:
                 return votes.most_common(1)[0][0]
         return None
-
-    def _independent(self, subject: NodeId, revision: bytes, seed: bytes) -> list[NodeId]:
-        alive = [node for node, served in self._serving() if served == revision and node != subject]
-        with self._database.read() as session:
-            rows = session.execute(
-                select(Node.node_id, Node.owner).where(Node.node_id.in_([*alive, subject]))
-            )
-            owners = {NodeId(node): owner for node, owner in rows}
-        taken, chosen = {owners.get(subject)}, list[NodeId]()
-        for node in sorted(alive, key=lambda item: keccak256(seed + item.to_bytes(4, "big"))):
-            if node in owners and owners[node] not in taken:
-                taken.add(owners[node])
-                chosen.append(node)
-        return chosen
 
 
 class EndpointReference:

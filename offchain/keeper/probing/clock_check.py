@@ -35,7 +35,8 @@ class ClockCheck:
         now_ms = self._clock.now_ms()
         with self._database.read() as session:
             ages = _ages(session)
-        if ages and head.number <= ages[-1][0]:
+        newest = max((number for number, _ in ages), default=-1)
+        if head.number <= newest:
             return
         ages = [*ages, (head.number, now_ms - head.timestamp * 1000)][-KEPT_BLOCKS:]
         with self._database.write() as session:

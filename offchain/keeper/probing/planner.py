@@ -92,10 +92,10 @@ class PlanService:
         if keeper is None:
             return
         schedule = ProbeSchedule(context.clock, context.epoch, seed_of(seed_signature(context, self._signer)))
-        judged = [node.node_id for node in context.nodes.values() if context.judges(keeper, node)]
+        node_ids = [node.node_id for node in context.nodes.values() if context.evidence_counts(keeper, node)]
         for slot in range(context.clock.slots):
             if context.clock.slot_bounds_ms(context.epoch, slot)[1] > now_ms:
-                for node in judged:
+                for node in node_ids:
                     yield store.DueProbe(context.epoch, slot, node, schedule.due_ms(node, slot))
 
 

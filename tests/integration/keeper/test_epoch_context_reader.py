@@ -1,4 +1,4 @@
-"""The frame of an epoch from a real chain: who counts, which keys, which seed block; and planning from it."""
+"""The context of an epoch from a real chain: nodes with weight, their keys, the seed block; and planning from it."""
 
 import pytest
 
@@ -93,11 +93,11 @@ def test_plan__own_operators_node__is_never_probed(network: Network, database: D
     indexed(network, database)
     clock = network.deployment.clock()
     time = Hands((clock.start(epoch) + 30) * 1000)
-    plan = PlanService(
+    planner = PlanService(
         database, ReaderView(network.chain), context_reader(network, database), network.signers[1], time
     )
-    assert epoch in plan.step()
-    assert plan.step() == [], "planned once"
+    assert epoch in planner.step()
+    assert planner.step() == [], "planned once"
     with database.read() as session:
         from sqlalchemy import select
 

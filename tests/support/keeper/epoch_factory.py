@@ -142,9 +142,9 @@ class EpochWorld:
         misses: list[Miss] | None = None,
         batches: list[SignedExecutionBatch] | None = None,
     ) -> Evidence:
-        """The keeper's signed evidence; by default every node that it may judge, in every slot."""
-        judged = [node for node in self.node_ids if not (node == 1 and keeper == 0)]
-        places = [(node, slot) for node in judged for slot in range(self.slots)]
+        """The keeper's signed evidence; by default every node of another operator, in every slot."""
+        probed = [node for node in self.node_ids if not (node == 1 and keeper == 0)]
+        places = [(node, slot) for node in probed for slot in range(self.slots)]
         if answers is None:
             answers = [self.answer(keeper, n, s) for n, s in places if s not in self.down.get(n, set())]
         if misses is None:

@@ -213,6 +213,7 @@ def test_read__not_canonical_or_foreign__is_rejected() -> None:
         bundle.raw + b" ",
         b"{}",
         b"not json",
+        b"[" * 300 + b"]" * 300,
         canonical(data | {"epoch": 8}),
         canonical(data | {"chainId": 1}),
         canonical(data | {"attestation": "0x" + "cc" * 20}),
@@ -354,13 +355,13 @@ def test_judge__during_a_regions_outage_a_node_elsewhere_is_down__loses_its_slot
 
 def test_regions_of__few_nodes_or_one_owners_or_disputed__are_no_region() -> None:
     owners = {NodeId(node): Address(f"owner {node % 3}") for node in NODES}
-    told = {"ap": ASIAN, "eu": REST}
-    assert Counter(regions_of([told] * 3, owners).values()) == {"ap": 12, "eu": 18}
+    reported = {"ap": ASIAN, "eu": REST}
+    assert Counter(regions_of([reported] * 3, owners).values()) == {"ap": 12, "eu": 18}
     assert set(regions_of([{"ap": ASIAN[:9]}], owners)) == set()
-    mine = owners | {NodeId(node): Address("owner 0") for node in ASIAN}
-    assert set(regions_of([told], mine).values()) == {"eu"}
-    assert set(regions_of([told, {"eu": ASIAN}], owners).values()) == {"eu"}
-    assert set(regions_of([told, told, {"eu": ASIAN}], owners).values()) == {"ap", "eu"}
+    with_own_nodes = owners | {NodeId(node): Address("owner 0") for node in ASIAN}
+    assert set(regions_of([reported], with_own_nodes).values()) == {"eu"}
+    assert set(regions_of([reported, {"eu": ASIAN}], owners).values()) == {"eu"}
+    assert set(regions_of([reported, reported, {"eu": ASIAN}], owners).values()) == {"ap", "eu"}
 
 
 @pytest.mark.parametrize(

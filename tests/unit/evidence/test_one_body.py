@@ -1,4 +1,4 @@
-"""Rules of evidence and rewards that must have one body: a second one would pay or judge differently one day."""
+"""Rules of evidence and rewards that must have one body: a second one would pay or verify differently one day."""
 
 import re
 from collections.abc import Iterable
