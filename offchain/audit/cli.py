@@ -15,11 +15,12 @@ from offchain.domain.types import FULL_BPS, Epoch, NodeId, Wei
 from offchain.errors import UserError
 
 if TYPE_CHECKING:
-    from offchain.audit.execution_proof import ServedRecord
+    from offchain.audit.execution_proof import RecordProof, ServedRecord
     from offchain.audit.statement import Statement
     from offchain.audit.verify_epoch import Audit
 
 EPOCHS_SEARCHED = 30
+"""Without --epoch and a gateway's record, `proof` looks into so many of the last epochs."""
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
@@ -129,44 +130,59 @@ def proof(
     REQUEST_ID is 32 bytes of hex. Records of on-chain requests and of probes are in the keepers' bundle itself, records
     of requests that a gateway served in that gateway's batch.
     """
-    from offchain.audit.execution_proof import (  # noqa: PLC0415 - as above
-        fetch_record,
-        read_record,
-        record_proof,
-        served_proof,
-    )
+    from offchain.audit.execution_proof import fetch_record, read_record  # noqa: PLC0415 - as above
 
-    try:
-        wanted = bytes.fromhex(request_id.removeprefix("0x"))
-    except ValueError:
-        wanted = b""
-    if len(wanted) != 32:
-        raise UserError(f"{request_id} is not a request id; it is 32 bytes of hex")
+    wanted = _request_id(request_id)
     served = None if record is None else read_record(record, wanted)
     with _auditor(**where) as auditor:
         why = list[str]()
         if served is None:
             served, why = fetch_record(gateway_url or auditor.gateway_urls(), wanted)
-        for number in [epoch] if epoch is not None else auditor.where(served):
-            try:
-                audit = auditor.audit(number)
-            except UserError:
-                if epoch is not None:
-                    raise
-                continue
-            found = record_proof(audit, wanted)
-            if found is None and served is not None:
-                found = served_proof(audit, served)
-            if found is not None:
-                click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
-                return
+        found = _first_proof(auditor, epoch, wanted, served)
+    if found is None:
+        raise _unproven(served, why)
+    click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
+
+
+def _request_id(text: str) -> bytes:
+    try:
+        wanted = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        wanted = b""
+    if len(wanted) != 32:
+        raise UserError(f"{text} is not a request id; it is 32 bytes of hex")
+    return wanted
+
+
+def _first_proof(
+    auditor: "_Auditor", epoch: int | None, wanted: bytes, served: "ServedRecord | None"
+) -> "RecordProof | None":
+    """The proof from the given epoch, or from the first epoch that has one."""
+    from offchain.audit.execution_proof import record_proof, served_proof  # noqa: PLC0415 - as above
+
+    for number in [epoch] if epoch is not None else auditor.where(served):
+        try:
+            audit = auditor.audit(number)
+        except UserError:
+            if epoch is not None:
+                raise
+            continue  # this epoch has no report yet, or its bundle cannot be had
+        found = record_proof(audit, wanted)
+        if found is None and served is not None:
+            found = served_proof(audit, served)
+        if found is not None:
+            return found
+    return None
+
+
+def _unproven(served: "ServedRecord | None", why: list[str]) -> UserError:
     if served is not None:
-        batch = served.batch.commitment
-        raise UserError(
-            f"the record is in a batch of epoch {batch.epoch}, which no report that was searched carries; "
+        epoch = served.batch.commitment.epoch
+        return UserError(
+            f"the record is in a batch of epoch {epoch}, which no report that was searched holds; "
             "try again when that epoch's report is final"
         )
-    raise UserError(
+    return UserError(
         "no epoch that was searched has a record of this request; name one with --epoch, or the gateway that served it "
         f"with --gateway-url{''.join(f' ({reason})' for reason in why[:3])}"
     )

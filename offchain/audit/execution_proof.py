@@ -27,6 +27,7 @@ from offchain.evidence.keeper_peers import get_small
 from offchain.evidence.signature_pool import account_of
 
 _SECONDS = 5.0
+"""For one gateway's answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from offchain.evidence.execution_batches import equivocations
 from offchain.evidence.keeper_peers import HttpPeers
 from offchain.evidence.report import signer_of
 
+# Arguments of UptimeAttestation.submit: report, signer bitmap, packed signatures.
 _SUBMIT = "((uint32,bytes32,uint32,bytes32,bytes32,bytes32),uint256,bytes)"
 
 
@@ -237,6 +238,7 @@ def _check_signatures(
     data = bytes.fromhex(sent["input"][2:]) if isinstance(sent, dict) else b""
     if data[:4] != reader.abi("UptimeAttestation").encode("submit", _EMPTY_CALL)[:4]:
         return signers  # the call came from another contract; ours checked the signatures then
+    # The arguments are decoded as one dynamic tuple, which begins with its offset: 32.
     _, bitmap, signatures = abi_decode([_SUBMIT], b"\0" * 31 + b"\x20" + data[4:])[0]
     if bitmap != on_chain.signer_bitmap:
         raise MismatchError("the transaction's signer bitmap is not the report's")

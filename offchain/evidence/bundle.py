@@ -200,6 +200,7 @@ class Checker:
         if not signed_by(signer, challenge, document.seed_signature):
             raise EvidenceError(f"the schedule of {document.signer} does not follow from its signature")
         schedule = ProbeSchedule(context.clock, context.epoch, seed_of(document.seed_signature))
+        # Collected apart until the whole document holds: a leader leaves a bad one out and goes on with the others.
         self._pending_requests, self._pending_records = set[bytes](), list[bytes]()
         observations = self._answers(document.answers, keeper, signer, schedule)
         observations += self._misses(document.misses, keeper, signer, schedule)
@@ -219,7 +220,10 @@ class Checker:
         self, texts: Sequence[str], keeper: KeeperInfo, signer: bytes, schedule: ProbeSchedule
     ) -> list[Observation]:
         seen: list[Observation] = []
-        last = (-1, -1)
+        last = (
+            -1,
+            -1,
+        )  # entries stand in one order only, so that the same evidence has the same hash everywhere
         for answer in self._recovery.signers(texts, schedule):
             place = (answer.slot, answer.node_id)
             fault = self._fault(answer, place > last, keeper, signer)

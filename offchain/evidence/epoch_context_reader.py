@@ -26,7 +26,11 @@ from offchain.evidence.epoch_context import (
 _GATEWAY_EVENTS = ("GatewayListed", "GatewayRemoved", "KeeperLeaving", "KeeperEjected")
 _NODE_EVENTS = ("NodeRegistered", "UnstakeRequested", "UnstakeCancelled", "NodeKeyRotated")
 _FOREVER = 2**32
+"""An epoch that is later than all others."""
+_NO_END = 1 << 62
+"""A Unix second that is later than all others."""
 _KEPT = 4
+"""Contexts in memory: that of the last epoch and of a few that wait for their report."""
 
 
 class NotReadyError(TransientError):
@@ -48,7 +52,7 @@ class _NodeHistory:
     def keys_between(self, start: int, end: int) -> frozenset[bytes]:
         found = set()
         for (since, key), until in zip(
-            self.keys, [*(since for since, _ in self.keys[1:]), 1 << 62], strict=True
+            self.keys, [*(since for since, _ in self.keys[1:]), _NO_END], strict=True
         ):
             if since < end and until >= start:
                 found.add(key)
@@ -189,7 +193,7 @@ def listed_gateways(session: Session, since: int, before: int, up_to_block: int)
 
 
 def region_name(word: str) -> str:
-    """Text of a bytes32 label given as 0x-hex, or the label itself when it is text already."""
+    """Text of a bytes32 label in 0x-hex; other text is returned as it is."""
     if word.startswith("0x") and len(word) == 66:
         return bytes.fromhex(word[2:]).rstrip(b"\0").decode(errors="replace")
     return word

@@ -16,6 +16,7 @@ log = structlog.get_logger(__name__)
 
 MAX_BUNDLE_BYTES = 1 << 30
 MAX_ANSWER_BYTES = 1 << 20
+"""Of all answers but documents and bundles, unpacked."""
 DOCUMENT_SECONDS = 120.0
 """For one evidence document, epoch summary or bundle, which may have 100 MB."""
 _T = TypeVar("_T")

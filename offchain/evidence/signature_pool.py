@@ -21,6 +21,7 @@ from offchain.runtime.child_processes import die_with
 ALONE_BELOW = 20_000
 """A document with fewer answers is checked in this process: starting others takes about a second."""
 CHUNK = 2_000
+"""Answers that a process gets at a time."""
 _PAD28 = bytes(28)
 _TIMES = slice(176, 192)
 _FOUND = struct.Struct(">32s20s20sII32sQQQ")
@@ -74,6 +75,7 @@ class Recovery:
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            # Not fork: the keeper has threads, and a lock that one of them holds would stay locked in the child.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([__name__])
             self._pool = ProcessPoolExecutor(self._processes, context, initializer=_follow_parent)

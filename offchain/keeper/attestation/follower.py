@@ -67,6 +67,7 @@ class Follower:
             raise BallotRefusedError(f"the proposal is malformed: {error}") from None
         leader = signer_of(open_epoch.context, report, signature)
         turn = open_epoch.turn(now)
+        # The leader before may still be gathering signatures when its turn has just ended.
         if leader is None or leader not in {open_epoch.leader(turn), open_epoch.leader(max(0, turn - 1))}:
             raise BallotRefusedError("the proposal is not signed by the leader of this turn")
         if report.epoch != epoch:
@@ -102,6 +103,7 @@ class Follower:
         bundle, verdict = self.verified_bundle(context, "0x" + report.bundle_hash.hex(), urls)
         own = self._own_document.of(context)
         included = [item for item in bundle.evidence if item.signer.lower() == own.signer.lower()]
+        # A keeper that observed nothing may be left out of the bundle.
         if included != [own] and (own.answers or own.misses or included):
             raise BallotRefusedError("the bundle does not hold this keeper's evidence as it is")
         if verdict.report != report:

@@ -137,6 +137,7 @@ class Leader:
     def _fresh(self, open_epoch: OpenEpoch, into_turn_seconds: int, fence: Fence) -> EpochReport | None:
         """The report of a new bundle of all documents to be had. Waits half a turn for keepers that do not answer."""
         context, documents = open_epoch.context, list[Evidence]()
+        # An invalid document is left out as a whole: one bad peer must not stop the epoch.
         peers = self._peers.evidence(open_epoch.urls, context.epoch)
         with Checker(context) as checker:
             for url, data in [("", self._own_document.of(context).to_json()), *peers.items()]:

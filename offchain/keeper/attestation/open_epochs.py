@@ -24,6 +24,7 @@ from offchain.runtime.clock import Clock, seconds
 FREEZE_SECONDS = CLOCK_TOLERANCE_MS // 1000 + 1
 """Seconds from an epoch's end until its evidence is frozen: answers are accepted up to `CLOCK_TOLERANCE_MS` late."""
 MIN_TURN_SECONDS, MAX_TURN_SECONDS = 5, 3_600
+"""Bounds of a turn; within them every keeper has two turns in the submit window."""
 EPOCHS_BACK = 12
 """So many of the last epochs are looked at: submit and challenge windows of short epochs span several epochs."""
 

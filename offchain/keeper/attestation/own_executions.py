@@ -12,6 +12,7 @@ from offchain.keeper import store
 
 FULFIL = "fulfil"
 _LONGEST_JOB_SECONDS = 3_600
+"""Jobs created so long before the epoch may have ended in the epoch."""
 
 
 def executions_of(session: Session, context: EpochContext) -> list[str]:

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 ROLLOVER_STAGGER_SECONDS = 10
 """Seconds between the tries of two keepers, so that usually one transaction is sent and not one for each keeper."""
 PROBES_KEPT_EPOCHS = 7
+"""Probes of older epochs are deleted: their bundles hold all that counts."""
 
 
 class RollOver(Protocol):
@@ -128,6 +129,7 @@ class EpochSettlement:
         return True
 
     def _lapse(self, epoch: Epoch, now: int) -> None:
+        """Roll the pool of an epoch without a report over, when it is this keeper's time to try."""
         try:
             open_epoch = self._attest.open_epochs.of(epoch)
         except NotReadyError:

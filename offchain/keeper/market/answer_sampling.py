@@ -47,9 +47,12 @@ DRAW_DEPTH = 1
 LEASE_SECONDS = 60
 RETRY_SECONDS = 20
 MAX_ATTEMPTS = 10
+"""Then the validation is given up: no independent node could answer."""
 RECENT = 200
+"""So many of the last validations decide how large a share is drawn."""
 SLOT_DRAWN = "validate-slot"
 LOOKED_AT = 500
+"""So many of the last answered requests are looked at in one step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,10 @@ from offchain.runtime.crash_points import CrashPoint, nowhere
 log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 3
+"""After this time another worker takes over the job of a killed one."""
 RENEW_SECONDS = 0.8
 RETRY_SECONDS = 2
+"""Pause after an attempt that may succeed later."""
 STAGGER_SECONDS = 8
 """A keeper of rank n starts n times this many seconds later: one keeper works, the others stand by."""
 
@@ -140,6 +142,7 @@ class FulfilService:
             return self._end(request_id, attempt, str(error), for_good=False)
         self._reached("job-answered")
         signed = answer.receipt
+        # Job and intent in one transaction: either both are written or the next attempt starts over.
         with self._database.write() as session:
             finished = jobs.finish(session, FULFIL, request_id, attempt, signed.to_json())
             if finished:

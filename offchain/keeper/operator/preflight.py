@@ -23,6 +23,7 @@ from offchain.runtime.clock import Clock, seconds
 MAX_BLOCK_AGE_SECONDS = 60
 GAS_OF_A_SUBMISSION = 600_000
 SUBMISSIONS_AHEAD = 20
+"""With gas for fewer submissions than this the preflight warns."""
 _T = TypeVar("_T")
 
 

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 CAPABILITY = "capability"
 BATCH, WIDTH = 128, 16
+"""Nodes that are checked in one step, and how many of them are asked at once."""
 FETCH_SECONDS = 2.0
 
 
@@ -147,7 +148,7 @@ async def _fetch_all(reports: Sequence[NodeReport]) -> list[bytes | None]:
         async def fetch(url: str) -> bytes | None:
             bare, pins = unpinned(url)
             checks = [aiohttp.Fingerprint(bytes.fromhex(pin)) for pin in sorted(pins)]
-            for check in checks or (True,):
+            for check in checks or (True,):  # a node that rotates its certificate announces both pins
                 try:
                     where = f"{bare}/manifest"
                     async with limit, session.get(where, ssl=check, allow_redirects=False) as response:

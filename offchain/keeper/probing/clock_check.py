@@ -21,6 +21,7 @@ CLOCK = "clock"
 BEHIND_MS, AHEAD_MS = 5_000, 10_000
 """Tolerance: clocks of nodes and keepers may be 5 s apart, and a new block may be seen some seconds late."""
 KEPT_BLOCKS = 4
+"""The smallest age of so many blocks decides: a single late block must not end probing."""
 
 
 class ClockCheck:

@@ -21,6 +21,7 @@ NODE_UNAVAILABLE = "node_unavailable"
 _HEALTH_SECONDS = 1.0
 _MAX_ANSWER_BYTES = 1 << 20
 _RECEIPT_TRIES, _RECEIPT_PAUSE_SECONDS = 10, 0.05
+"""The gateway writes a stream's record a moment after the stream has ended."""
 _BUSY_REASONS = frozenset({"no_slot", "busy", "full"})
 
 
@@ -108,7 +109,7 @@ class GatewayClient:
                 streamed = status == 200 and headers.get("Content-Type", "").startswith("text/event-stream")
                 stream = await _Stream().read(response, elapsed) if streamed else None
                 raw = b"" if streamed else await read_body(response)
-        except TimeoutError:
+        except TimeoutError:  # is it the node or the gateway that hangs?
             if await self._healthy():
                 return Reply(ReplyKind.TIMED_OUT, elapsed())
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail="no answer, nor from /health")

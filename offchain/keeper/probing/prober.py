@@ -46,7 +46,9 @@ log = structlog.get_logger(__name__)
 
 MAX_COMPLETION_TOKENS = 64
 RETRY_MS = 1_000
+"""Pause before a probe that ended in an abstention is tried again."""
 MAX_KEPT_TEXT = 2_000
+"""Characters of an answer that are stored, for validating a sample of the answers later."""
 _ASKS_IN_A_ROW = 6
 """Requests that one probe may make in a row: itself and two rounds of references, and the same for a second prompt."""
 

@@ -27,8 +27,10 @@ CHAIN_QUEUES = (INDEX, SEND, ATTEST)
 WORK_QUEUES = (DISPATCH, PROBE)
 
 VISIBILITY_SECONDS = 180
+"""The broker delivers a message again that was not acknowledged for so long; tasks must end before."""
 SOFT_LIMIT_SECONDS, HARD_LIMIT_SECONDS = 150, 165
 BEAT_LOCK_SECONDS = 5
+"""After a killed scheduler the next one takes over in this time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from offchain.runtime.logs import configure_logs
 from offchain.runtime.ready import announce_ready
 
 READY_SECONDS = 120.0
+"""A keeper that is not ready by then ends with an error."""
 CHAIN_CONCURRENCY = 4
 _STEP_SECONDS = 0.1
 
@@ -62,11 +63,14 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     reached = from_environment(os.environ, deployment.chain_id)
     signer = load_signer(settings)
     read_api_key(settings)
-    listener = listen(settings.host, settings.port)
+    listener = listen(
+        settings.host, settings.port
+    )  # before the workers start: a taken port ends the start at once
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
     _check_in_child(lambda: check_chain_and_database(settings, deployment))
     broker = prepare(settings)
 
+    # Tests that kill children at crash points restart them far more often than a healthy keeper does.
     supervisor = Supervisor() if reached is nowhere else Supervisor(restart_limit=1_000)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, supervisor.request_stop)

@@ -32,7 +32,9 @@ from offchain.runtime.child_processes import die_with, name_process
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 10.0
+"""Children that still run this long after SIGTERM are killed."""
 RESTART_LIMIT, RESTART_WINDOW_SECONDS = 5, 60.0
+"""A child that ends this often within this time is not restarted: the keeper ends with an error."""
 
 
 class ChildFailedError(Exception):
@@ -83,7 +85,7 @@ class Supervisor:
             self.children.append(child)
         child.starts = [at for at in child.starts if at > self._clock() - RESTART_WINDOW_SECONDS]
         child.starts.append(self._clock())
-        sys.stdout.flush()
+        sys.stdout.flush()  # else the child inherits the buffered text and writes it a second time
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:

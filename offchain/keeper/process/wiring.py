@@ -53,7 +53,9 @@ from offchain.runtime.crash_points import CrashPoint, nowhere
 log = structlog.get_logger(__name__)
 
 MAX_DISPATCH_SECONDS = 100.0
+"""For one on-chain request; below the soft time limit of its Celery task."""
 VALIDATION_SECONDS = 20.0
+"""For one answer that is asked for again to compare it."""
 
 
 class KeeperWiring:
