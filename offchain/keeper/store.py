@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, delete, select, update
@@ -41,23 +42,21 @@ class DueProbe:
 
 def plan_probes(session: Session, rows: Iterable[DueProbe]) -> int:
     """Insert probes; those that are planned already stay as they are. Returns the number of `rows`."""
-    batch: list[dict[str, Any]] = []
-    count = 0
-    for row in rows:
-        batch.append(
-            {
-                "epoch": row.epoch,
-                "slot": row.slot,
-                "node_id": row.node_id,
-                "due_at_ms": row.due_at_ms,
-                "lease_until_ms": 0,
-            }
-        )
-        count += 1
-        if len(batch) == _BATCH:
-            _insert_probes(session, batch)
-            batch = []
-    _insert_probes(session, batch)
+    dialect: Any = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(Probe).on_conflict_do_nothing()
+    left, count = iter(rows), 0
+    while batch := [
+        {
+            "epoch": p.epoch,
+            "slot": p.slot,
+            "node_id": p.node_id,
+            "due_at_ms": p.due_at_ms,
+            "lease_until_ms": 0,
+        }
+        for p in islice(left, _BATCH)
+    ]:
+        session.execute(statement, batch)
+        count += len(batch)
     return count
 
 
@@ -259,9 +258,3 @@ def finished_jobs(session: Session, kind: str, since: int) -> Sequence[Job]:
         select(Job).where(Job.kind == kind, Job.status == "done", Job.created_at >= since).order_by(Job.ref)
     )
     return session.scalars(query).all()
-
-
-def _insert_probes(session: Session, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        dialect: Any = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-        session.execute(dialect.insert(Probe).on_conflict_do_nothing(), rows)

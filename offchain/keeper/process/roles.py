@@ -85,8 +85,7 @@ def run_single_api(settings: KeeperSettings, *, as_json: bool) -> None:
     broker = locate(settings)
     listener = listen(settings.host, settings.port)
     keeper = _wire(settings, broker)
-    url = f"http://{settings.host}:{listener.getsockname()[1]}"
-    announce_ready("keeper api", url, settings.ready_file, as_json=as_json)
+    announce_ready("keeper api", base_url(settings.host, listener), settings.ready_file, as_json=as_json)
     run_api_role(keeper, listener)
 
 
@@ -103,6 +102,12 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
     listener.listen(128)
     return listener
+
+
+def base_url(host: str, listener: socket.socket) -> str:
+    """The base URL of an API that listens on a host, such as `http://127.0.0.1:7000` or `http://[::1]:7000`."""
+    _, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def check_chain_and_database(settings: KeeperSettings, deployment: Deployment) -> None:

@@ -9,7 +9,6 @@
        `---- api       HTTP
 """
 
-import asyncio
 import gc
 import os
 import signal
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
+import httpx
 import redis
 
 from offchain.chain.deployment import Deployment
@@ -29,6 +28,7 @@ from offchain.keeper.operator.keys import load_signer, read_api_key
 from offchain.keeper.process.broker import Broker, prepare
 from offchain.keeper.process.celery import CHAIN_QUEUES, WORK_QUEUES
 from offchain.keeper.process.roles import (
+    base_url,
     check_chain_and_database,
     listen,
     run_api_role,
@@ -63,10 +63,9 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     reached = from_environment(os.environ, deployment.chain_id)
     signer = load_signer(settings)
     read_api_key(settings)
-    listener = listen(
-        settings.host, settings.port
-    )  # before the workers start: a taken port ends the start at once
-    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    # Before the workers start: a taken port ends the start at once.
+    listener = listen(settings.host, settings.port)
+    url = base_url(settings.host, listener)
     _check_in_child(lambda: check_chain_and_database(settings, deployment))
     broker = prepare(settings)
 
@@ -174,7 +173,7 @@ def _watch(supervisor: Supervisor, url: str, settings: KeeperSettings, *, as_jso
     while not supervisor.stopping:
         supervisor.watch_once()
         if not ready:
-            problems = asyncio.run(_problems(url))
+            problems = _problems(url)
             if not problems:
                 ready = True
                 announce_ready("keeper", url, settings.ready_file, as_json=as_json)
@@ -183,13 +182,10 @@ def _watch(supervisor: Supervisor, url: str, settings: KeeperSettings, *, as_jso
         time.sleep(0.5 if ready else _STEP_SECONDS)
 
 
-async def _problems(url: str) -> str:
+def _problems(url: str) -> str:
+    """What `/ready` names, empty when the keeper is ready."""
     try:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"{url}/ready", timeout=aiohttp.ClientTimeout(total=5)) as response,
-        ):
-            data = await response.json()
-            return "" if response.status == 200 else ", ".join(data.get("problems", ["not ready"]))
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        answer = httpx.get(f"{url}/ready", timeout=5, trust_env=False)
+        return "" if answer.is_success else ", ".join(answer.json().get("problems", ["not ready"]))
+    except (httpx.HTTPError, ValueError) as error:
         return f"the API does not answer: {type(error).__name__}"
