@@ -220,10 +220,8 @@ class Checker:
         self, texts: Sequence[str], keeper: KeeperInfo, signer: bytes, schedule: ProbeSchedule
     ) -> list[Observation]:
         seen: list[Observation] = []
-        last = (
-            -1,
-            -1,
-        )  # entries stand in one order only, so that the same evidence has the same hash everywhere
+        # Entries stand in one order only, so that the same evidence has the same hash everywhere.
+        last = (-1, -1)
         for answer in self._recovery.signers(texts, schedule):
             place = (answer.slot, answer.node_id)
             fault = self._fault(answer, place > last, keeper, signer)

@@ -68,7 +68,7 @@ def test_pack__batch__comes_back_and_malformed_does_not() -> None:
             SignedExecutionBatch.from_json(batch.to_json() | {field: value})
 
 
-def test_judge__batch__is_a_leaf_and_its_records_are_under_the_root() -> None:
+def test_verify_bundle__batch__is_a_leaf_and_its_records_are_under_the_root() -> None:
     world = EpochWorld()
     records = world.served(5)
     batch = world.batch(records)
@@ -88,14 +88,14 @@ def test_judge__batch__is_a_leaf_and_its_records_are_under_the_root() -> None:
     assert without.report.uptime_root == verdict.report.uptime_root
 
 
-def test_judge__same_batch_by_every_keeper__counts_once() -> None:
+def test_verify_bundle__same_batch_by_every_keeper__counts_once() -> None:
     world = EpochWorld()
     batch = world.batch(world.served(2))
     verdict = verdict_on(world, *(world.document(i, batches=[batch]) for i in range(3)))
     assert [item.commitment for item in verdict.batches] == [batch.commitment]
 
 
-def test_judge__gateway_signs_two_batches__both_count_and_it_shows() -> None:
+def test_verify_bundle__gateway_signs_two_batches__both_count_and_it_shows() -> None:
     world = EpochWorld()
     one, two = world.batch(world.served(2)), world.batch(world.served(3))
     other = world.batch(world.served(4), world.gateway_keys[1])
@@ -124,7 +124,7 @@ def forged(world: EpochWorld) -> SignedExecutionBatch:
         (lambda w: w.batch([]), "of 0 records"),
     ],
 )
-def test_judge__batch_that_does_not_hold__is_rejected(
+def test_verify_bundle__batch_that_does_not_hold__is_rejected(
     make: Callable[[EpochWorld], SignedExecutionBatch], reason: str
 ) -> None:
     world = EpochWorld()
@@ -132,7 +132,7 @@ def test_judge__batch_that_does_not_hold__is_rejected(
         verdict_on(world, world.document(0, batches=[make(world)]))
 
 
-def test_judge__batches_out_of_order_twice_or_too_many__are_rejected() -> None:
+def test_verify_bundle__batches_out_of_order_twice_or_too_many__are_rejected() -> None:
     world = EpochWorld()
     texts = sorted(world.batch(world.served(i)).pack() for i in (1, 2))
     for wrong in (texts[::-1], [texts[0]] * 2):
@@ -146,7 +146,7 @@ def test_judge__batches_out_of_order_twice_or_too_many__are_rejected() -> None:
         verdict_on(world, world.document(0, batches=many))
 
 
-def test_judge__late_batch__is_taken_in_the_epochs_after() -> None:
+def test_verify_bundle__late_batch__is_taken_in_the_epochs_after() -> None:
     world = EpochWorld()
     late = world.batch(world.served(2), epoch=Epoch(EPOCH - 3))
     assert verdict_on(world, world.document(0, batches=[late])).batches[0].commitment.epoch == EPOCH - 3
@@ -181,7 +181,7 @@ def test_step__gateways_differ_and_one_is_away__everybody_signs_the_union(
     assert {item.commitment for item in verdict.batches} == {one.commitment, two.commitment}
 
 
-def test_own_evidence__gateway_answers_later_or_differently__is_the_same_document(
+def test_own_document__gateway_answers_later_or_differently__is_the_same_document(
     make_ring: Callable[[EpochWorld], Ring],
 ) -> None:
     world = EpochWorld()

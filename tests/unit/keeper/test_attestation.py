@@ -304,7 +304,7 @@ def test_report__json__comes_back() -> None:
         report_from_json(report_json(report) | {"more": 1})
 
 
-def test_own_evidence__node_moves_after_it_was_frozen__is_the_same_document(make_ring: MakeRing) -> None:
+def test_own_document__node_moves_after_it_was_frozen__is_the_same_document(make_ring: MakeRing) -> None:
     ring = make_ring(EpochWorld())
     with ring.databases[0].write() as session:
         for node, region in ((2, "eu"), (1, "ap"), (3, "eu"), (77, "eu")):
