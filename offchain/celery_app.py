@@ -1,4 +1,8 @@
-"""For Celery's own command: `PARALLELIX_KEEPER_CONFIG=keeper.toml celery -A offchain.celery_app worker -Q uptime.probe`.
+"""The entry point for Celery's own command.
+
+::
+
+    PARALLELIX_KEEPER_CONFIG=keeper.toml celery -A offchain.celery_app worker -Q uptime.probe
 
 Nothing happens at import; the application is made when Celery asks this module for `app`.
 """
@@ -31,11 +35,11 @@ def _application() -> Celery:
     app = make_app(broker.url)
 
     @cache
-    def services() -> KeeperWiring:
+    def wiring() -> KeeperWiring:
         deployment = Deployment.load(settings.deployment)
         return KeeperWiring(settings, deployment, load_signer(settings), broker.url)
 
-    register(app, services)
+    register(app, wiring)
     return app
 
 

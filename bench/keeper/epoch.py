@@ -30,15 +30,15 @@ from offchain.db.cursors import move
 from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.epochs import EpochClock
 from offchain.domain.evidence_entries import AnswerEntry
 from offchain.domain.measurement.schedule import ProbeSchedule, probe_challenge, seed_of
 from offchain.domain.messages import ServiceReceipt, SlotReceipt, proof_of_execution
-from offchain.domain.payout import reward, settle
+from offchain.domain.payout import epoch_account, reward
 from offchain.domain.types import Address, BlockRef, Epoch, NodeId, Wei, Weight
-from offchain.evidence.bundle import judge, read
-from offchain.evidence.canonical_json import canonical
+from offchain.evidence.bundle import read, verify_bundle
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, SeedBlock
 from offchain.evidence.epoch_context_reader import EpochContextReader
@@ -265,7 +265,7 @@ def close(folder: Path, slots: int) -> dict[str, Any]:
     with Memory() as memory, alone(database, StillClock(slots), "attest") as fence:
         assert fence is not None
         began = time.perf_counter()
-        attest.step(fence)
+        attest.leader.step(fence)
         seconds = time.perf_counter() - began
     with database.read() as session:
         [signed] = store.signatures(session, EPOCH)
@@ -286,11 +286,11 @@ def verify(folder: Path, slots: int) -> dict[str, Any]:
     with Memory() as memory:
         began = time.perf_counter()
         context: EpochContext = frames.read(EPOCH, Network(slots).block(3))
-        verdict = judge(context, read(raw, context))
+        verdict = verify_bundle(context, read(raw, context))
         total = Weight(sum(node.weight for node in context.nodes.values()))
         uptimes = verdict.table.uptimes()
         earned = {n: reward(POOL, context.nodes[n].weight, total, uptimes[n]) for n in uptimes}
-        account = settle(POOL, earned, {})
+        account = epoch_account(POOL, earned, {})
         seconds = time.perf_counter() - began
     assert account.claimable + account.carried == POOL
     assert verdict.tree.uptime(NodeId(1)) == 10_000

@@ -1,3 +1,3 @@
-"""Recomputes what the network did, trusting nobody: epochs, statements, execution records. Shares `offchain/evidence` with the
-keepers that it checks, and nothing else.
+"""Recomputes epochs, statements and execution records from public data and trusts no keeper. It shares `offchain/evidence`
+with the keepers that it checks, and imports nothing of theirs (import-linter holds that).
 """

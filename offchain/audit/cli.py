@@ -15,20 +15,27 @@ from offchain.domain.types import FULL_BPS, Epoch, NodeId, Wei
 from offchain.errors import UserError
 
 if TYPE_CHECKING:
-    from offchain.audit.execution_proof import ServedRecord
+    from offchain.audit.execution_proof import RecordProof, ServedRecord
     from offchain.audit.statement import Statement
     from offchain.audit.verify_epoch import Audit
 
 EPOCHS_SEARCHED = 30
+"""Without --epoch and a gateway's record, `proof` looks into so many of the last epochs."""
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command of the group has: where chain, deployment and bundle are."""
     for option in (
         click.option(
-            "--keeper-url", multiple=True, help="Keeper to ask for the bundle; default: the registry's."
+            "--keeper-url",
+            multiple=True,
+            help="Base URL of a keeper to ask for the bundle; default: all keepers of the registry.",
         ),
-        click.option("--bundle", default=None, help="File or URL of the bundle; default: keepers are asked."),
+        click.option(
+            "--bundle",
+            default=None,
+            help="File or URL of the evidence bundle; default: keepers are asked for it.",
+        ),
         click.option(
             "--deployment",
             type=click.Path(path_type=Path),
@@ -46,15 +53,18 @@ _EPOCH = click.argument("epoch", type=click.IntRange(0, 2**32 - 1))
 
 @click.group()
 def cli() -> None:
-    """Verify what an epoch paid, from public data."""
+    """Verify what an epoch paid from public data, without trusting a keeper."""
 
 
 @cli.command()
 @_EPOCH
 @_common
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(epoch: int, *, as_json: bool, **where: Any) -> None:
-    """Rebuild every leaf and payout of an epoch and balance its account to the wei. Exit status 1: it does not hold."""
+    """Rebuild every leaf and payout of an epoch and balance its account to the wei.
+
+    The exit status is 1 if the chain and the recomputation differ.
+    """
     with _audited(epoch, as_json=as_json, **where) as audit:
         click.echo(json.dumps(audit.to_json()) if as_json else _table(audit))
 
@@ -64,10 +74,15 @@ def verify(epoch: int, *, as_json: bool, **where: Any) -> None:
 @_EPOCH
 @_common
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+    help="Form of the output.",
 )
 def statement(node: int, epoch: int, form: str, **where: Any) -> None:
-    """Why a node earned what it did: share, tier, uptime, and each lost slot with its evidence."""
+    """Show why a node earned what it did: share, tier, uptime, and each lost slot with its evidence."""
     from offchain.audit.statement import statement as state  # noqa: PLC0415 - `--help` must not load the chain
 
     with _audited(epoch, as_json=form == "json", **where) as audit:
@@ -84,20 +99,23 @@ def statement(node: int, epoch: int, form: str, **where: Any) -> None:
 @click.argument("request_id")
 @_common
 @click.option(
-    "--epoch", type=click.IntRange(0, 2**32 - 1), default=None, help="Default: the newest ones are searched."
+    "--epoch",
+    type=click.IntRange(0, 2**32 - 1),
+    default=None,
+    help="Epoch whose report holds the record; default: the newest epochs are searched.",
 )
 @click.option(
     "--gateway-url",
     multiple=True,
-    help="Gateway that served the request; default: those that keepers list.",
+    help="Base URL of the gateway that served the request; default: all gateways that keepers list.",
 )
 @click.option(
     "--record",
     type=click.Path(path_type=Path),
     default=None,
-    help="File with the gateway's answer to GET /v1/executions/<request>, instead of asking it.",
+    help="File with the gateway's answer to GET /v1/executions/<request>; default: the gateway is asked.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def proof(
     request_id: str,
     epoch: int | None,
@@ -107,48 +125,64 @@ def proof(
     as_json: bool,
     **where: Any,
 ) -> None:
-    """Prove that a request's execution record is under the root of an epoch's signed report.
+    """Prove that the execution record of a request is under the root of an epoch's signed report.
 
-    Requests on chain and probes stand in the keepers' bundle itself; those that a gateway served in its batch.
+    REQUEST_ID is 32 bytes of hex. Records of on-chain requests and of probes are in the keepers' bundle itself, records
+    of requests that a gateway served in that gateway's batch.
     """
-    from offchain.audit.execution_proof import (  # noqa: PLC0415 - as above
-        fetch_record,
-        read_record,
-        record_proof,
-        served_proof,
-    )
+    from offchain.audit.execution_proof import fetch_record, read_record  # noqa: PLC0415 - as above
 
-    try:
-        wanted = bytes.fromhex(request_id.removeprefix("0x"))
-    except ValueError:
-        wanted = b""
-    if len(wanted) != 32:
-        raise UserError(f"{request_id} is not a request id; it is 32 bytes of hex")
+    wanted = _request_id(request_id)
     served = None if record is None else read_record(record, wanted)
     with _auditor(**where) as auditor:
         why = list[str]()
         if served is None:
             served, why = fetch_record(gateway_url or auditor.gateway_urls(), wanted)
-        for number in [epoch] if epoch is not None else auditor.where(served):
-            try:
-                audit = auditor.audit(number)
-            except UserError:
-                if epoch is not None:
-                    raise
-                continue
-            found = record_proof(audit, wanted)
-            if found is None and served is not None:
-                found = served_proof(audit, served)
-            if found is not None:
-                click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
-                return
+        found = _first_proof(auditor, epoch, wanted, served)
+    if found is None:
+        raise _unproven(served, why)
+    click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
+
+
+def _request_id(text: str) -> bytes:
+    try:
+        wanted = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        wanted = b""
+    if len(wanted) != 32:
+        raise UserError(f"{text} is not a request id; it is 32 bytes of hex")
+    return wanted
+
+
+def _first_proof(
+    auditor: "_Auditor", epoch: int | None, wanted: bytes, served: "ServedRecord | None"
+) -> "RecordProof | None":
+    """The proof from the given epoch, or from the first epoch that has one."""
+    from offchain.audit.execution_proof import record_proof, served_proof  # noqa: PLC0415 - as above
+
+    for number in [epoch] if epoch is not None else auditor.where(served):
+        try:
+            audit = auditor.audit(number)
+        except UserError:
+            if epoch is not None:
+                raise
+            continue  # this epoch has no report yet, or its bundle cannot be had
+        found = record_proof(audit, wanted)
+        if found is None and served is not None:
+            found = served_proof(audit, served)
+        if found is not None:
+            return found
+    return None
+
+
+def _unproven(served: "ServedRecord | None", why: list[str]) -> UserError:
     if served is not None:
-        batch = served.batch.commitment
-        raise UserError(
-            f"the record is in a batch of epoch {batch.epoch}, which no report that was searched carries; "
+        epoch = served.batch.commitment.epoch
+        return UserError(
+            f"the record is in a batch of epoch {epoch}, which no report that was searched holds; "
             "try again when that epoch's report is final"
         )
-    raise UserError(
+    return UserError(
         "no epoch that was searched has a record of this request; name one with --epoch, or the gateway that served it "
         f"with --gateway-url{''.join(f' ({reason})' for reason in why[:3])}"
     )
@@ -156,7 +190,7 @@ def proof(
 
 @contextmanager
 def _audited(epoch: int, *, as_json: bool, **where: Any) -> "Iterator[Audit]":
-    """An audited epoch; a mismatch ends the process with status 1."""
+    """An epoch's audit; a mismatch ends the process with status 1."""
     from offchain.audit.verify_epoch import MismatchError  # noqa: PLC0415 - as above
 
     try:
@@ -175,7 +209,7 @@ class _Auditor:
 
     Attributes:
         newest: the newest epoch that is over.
-        gateway_urls: gives the base URLs of all gateways that keepers list.
+        gateway_urls: gives the base URLs of all gateways that keepers list on chain.
     """
 
     audit: "Callable[[int], Audit]"
@@ -183,7 +217,7 @@ class _Auditor:
     gateway_urls: Callable[[], list[str]]
 
     def where(self, served: "ServedRecord | None") -> list[int]:
-        """Epochs that may have the record: those that take its batch, or the newest ones, newest first."""
+        """Epochs whose report may hold the record: those that may hold its batch; without one the newest, newest first."""
         if served is None:
             return list(range(self.newest, max(0, self.newest - EPOCHS_SEARCHED), -1))
         from offchain.evidence.epoch_context import LATE_EPOCHS  # noqa: PLC0415 - as above
@@ -251,7 +285,7 @@ def _table(audit: "Audit") -> str:
 
 
 def _batches(audit: "Audit") -> str:
-    """How much gateways committed to, and whether one said two things."""
+    """How many records gateways committed to, with a warning for each gateway that signed two batches of one epoch."""
     from offchain.evidence.execution_batches import equivocations  # noqa: PLC0415 - as above
 
     batches = audit.verdict.batches

@@ -1,11 +1,11 @@
-"""That a request's execution record is under the root of a signed report: directly, or in a gateway's batch that is.
+"""Proves that a request's execution record is under the root of a signed report, directly or in a gateway's batch.
 
 ::
 
     executionRoot, signed by a quorum of keepers
       |-- record of a probe or an on-chain request, in the bundle
       `-- batch, signed by a gateway, in the bundle
-            `-- record of any request that the gateway served: it and its path come from there, and are checked here
+            `-- record of any request that the gateway served: the gateway gives record and path, both are checked here
 """
 
 import json
@@ -24,14 +24,15 @@ from offchain.domain.messages import ServiceReceipt
 from offchain.errors import UserError
 from offchain.evidence.execution_batches import ListedBatch
 from offchain.evidence.keeper_peers import get_small
-from offchain.evidence.signature_pool import recovered
+from offchain.evidence.signature_pool import account_of
 
 _SECONDS = 5.0
+"""For one gateway's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedRecord:
-    """What a gateway gives for a request id: the record, its batch, and the way from one to the other."""
+    """A gateway's answer for a request id: the record, its batch, and the record's Merkle proof in the batch."""
 
     execution: Execution
     batch: SignedExecutionBatch
@@ -50,7 +51,7 @@ class ServedRecord:
             raise ValueError(f"not an execution record: {error!r}") from None
 
     def check(self, request_id: bytes) -> None:
-        """Raise ValueError unless it is of this request and its path leads to the batch's root."""
+        """Raise ValueError unless the record is of this request and its proof leads to the batch's root."""
         said = self.batch.commitment
         if self.execution.receipt.request_id != request_id:
             raise ValueError("the record is of another request")
@@ -63,12 +64,12 @@ class ServedRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordProof:
-    """That a request's execution record is under the root of a signed report.
+    """Proof that a request's execution record is under the root of a signed report.
 
     Attributes:
-        proof: of the record, or of the batch that has it, in the report's tree.
+        proof: of the record, or of the batch that holds it, in the report's tree.
         struct_hash: of the record.
-        batch, in_batch: the batch, and the proof of the record in it; None for a record of the bundle itself.
+        batch, in_batch: the batch, and the record's proof in it; None for a record that the bundle itself holds.
     """
 
     audit: Audit
@@ -95,7 +96,7 @@ class RecordProof:
         return shown
 
     def to_text(self) -> str:
-        """For people: the same, and one line of what it proves."""
+        """For people: the JSON, and one line that says what it proves."""
         place = f"record {self.proof.index} of {self.proof.count}"
         if self.batch is not None and self.in_batch is not None:
             place = (
@@ -109,7 +110,7 @@ class RecordProof:
 
 
 def record_proof(audit: Audit, request_id: bytes) -> RecordProof | None:
-    """Proof of a record that the epoch's bundle itself holds; None when it has none of the request."""
+    """Proof of a record that the epoch's bundle itself holds; None when it holds none of this request."""
     for receipt in _receipts(audit):
         if receipt.request_id == request_id:
             struct_hash = receipt.struct_hash()
@@ -118,7 +119,7 @@ def record_proof(audit: Audit, request_id: bytes) -> RecordProof | None:
 
 
 def served_proof(audit: Audit, served: ServedRecord) -> RecordProof | None:
-    """Proof of a record that a gateway gave; None when the epoch's report does not carry its batch.
+    """Proof of a record that a gateway gave; None when the epoch's report does not hold its batch.
 
     Raises:
         UserError: the node did not sign the record.
@@ -128,7 +129,7 @@ def served_proof(audit: Audit, served: ServedRecord) -> RecordProof | None:
     if listed is None:
         return None
     receipt, struct_hash = served.execution.receipt, served.execution.receipt.struct_hash()
-    signer = recovered(audit.context.market.digest(struct_hash), served.execution.node_signature)
+    signer = account_of(audit.context.market.digest(struct_hash), served.execution.node_signature)
     if signer is None or signer not in audit.node_keys.get(receipt.node_id, frozenset()):
         raise UserError(f"the record is under the root, but node {receipt.node_id} did not sign it")
     proof = audit.verdict.executions.proof(said.struct_hash())
@@ -136,7 +137,7 @@ def served_proof(audit: Audit, served: ServedRecord) -> RecordProof | None:
 
 
 def read_record(path: Path, request_id: bytes) -> ServedRecord:
-    """A record that was kept as a file. Raises UserError when it cannot be read or does not hold."""
+    """A record from a file. Raises UserError when the file cannot be read or the record does not hold."""
     try:
         served = ServedRecord.from_json(orjson.loads(path.read_bytes()))
         served.check(request_id)
@@ -148,7 +149,7 @@ def read_record(path: Path, request_id: bytes) -> ServedRecord:
 
 
 def fetch_record(urls: Sequence[str], request_id: bytes) -> tuple[ServedRecord | None, list[str]]:
-    """A record from whichever gateway has one that holds, and why the others gave none."""
+    """A valid record from the first gateway that has one, and for each gateway before it why it gave none."""
     why = []
     for url in urls:
         try:

@@ -1,4 +1,4 @@
-"""Why a node earned what it earned in an epoch: each factor, each lost slot with its evidence, and what more would have paid."""
+"""Why a node earned what it did in an epoch: each factor, each lost slot with its evidence, and what more uptime pays."""
 
 import csv
 import io
@@ -17,11 +17,11 @@ from offchain.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Testimony:
-    """What one keeper says of one slot.
+    """One keeper's evidence about one slot.
 
     Attributes:
-        at_ms: when the answer was complete by the node's clock, or the miss was observed by the keeper's.
-        reason: of a miss; None for an answer.
+        at_ms: Unix milliseconds when the answer was complete (node's clock) or the miss was observed (keeper's clock).
+        reason: reason of a miss; None for an answer.
     """
 
     keeper: str
@@ -91,7 +91,7 @@ class Statement:
         }
 
     def to_csv(self) -> str:
-        """One line a testimony; slots without any have one line without a keeper."""
+        """One line for each testimony; a slot without testimony has one line without a keeper."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["epoch", "node", "slot", "state", "keeper", "region", "at_ms", "miss"])

@@ -1,8 +1,8 @@
-"""Recomputes what an epoch paid, from public chain data and a bundle alone; trusts no keeper.
+"""Recomputes what an epoch paid from public chain data and a bundle alone, and trusts no keeper.
 
 ::
 
-    chain events ----> frame --+
+    chain events --> context --+
     bundle --hash--> evidence -+--> table --> tree --root--> == report on chain
     weights, pool, claims ----------------------+--> payouts --> paid + claimable + carried == funded
 """
@@ -25,13 +25,13 @@ from offchain.db.cursors import position
 from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Report
+from offchain.domain.canonical_json import content_hash
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.messages import EpochReport
-from offchain.domain.payout import EpochAccount, reward, settle
+from offchain.domain.payout import EpochAccount, epoch_account, reward
 from offchain.domain.types import BlockRef, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import ParallelixError, TransientError, UserError
-from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, judge, read
-from offchain.evidence.canonical_json import content_hash
+from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, read, verify_bundle
 from offchain.evidence.chain_view import ReaderView
 from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError, node_histories
@@ -39,20 +39,21 @@ from offchain.evidence.execution_batches import equivocations
 from offchain.evidence.keeper_peers import HttpPeers
 from offchain.evidence.report import signer_of
 
+# Arguments of UptimeAttestation.submit: report, signer bitmap, packed signatures.
 _SUBMIT = "((uint32,bytes32,uint32,bytes32,bytes32,bytes32),uint256,bytes)"
 
 
 class MismatchError(ParallelixError):
-    """The chain and the recomputation differ; the text says in what."""
+    """The chain and the recomputation differ; the text says in which value."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeResult:
-    """What an epoch came to for one node.
+    """The result of an epoch for one node.
 
     Attributes:
         attested: uptime in the signed tree.
-        uptime: what is paid by; differs from `attested` only after an appeal.
+        uptime: the uptime that rewards follow from; differs from `attested` only after an appeal.
     """
 
     node_id: NodeId
@@ -66,7 +67,7 @@ class NodeResult:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """A verified epoch."""
+    """An epoch that was verified and holds."""
 
     epoch: Epoch
     block: BlockRef
@@ -80,7 +81,7 @@ class Audit:
     nodes: tuple[NodeResult, ...]
     account: EpochAccount
     node_keys: Mapping[NodeId, frozenset[bytes]]
-    """20-byte addresses of all keys that each node had until the epoch's end, also of nodes without weight in it."""
+    """20-byte addresses of all keys that each node had until the epoch's end; also nodes without weight in the epoch."""
 
     def to_json(self) -> dict[str, Any]:
         """For machines; amounts are decimal text in wei."""
@@ -126,7 +127,7 @@ class Audit:
 
 @contextmanager
 def scanned(reader: ChainReader) -> Iterator[Database]:
-    """A throw-away index of the whole deployment up to the newest final block, read from the chain."""
+    """A temporary index of the whole deployment up to the newest final block, read from the chain."""
     with tempfile.TemporaryDirectory(prefix="parallelix-audit-") as folder:
         url = f"sqlite:///{Path(folder) / 'audit.db'}"
         upgrade(url)
@@ -146,7 +147,7 @@ def verify_epoch(reader: ChainReader, database: Database, epoch: Epoch, source: 
         source: where the bundle comes from.
 
     Raises:
-        MismatchError: something does not hold.
+        MismatchError: the chain and the recomputation differ.
         UserError: the epoch cannot be verified: no report, no bundle, not final yet.
         TransientError: the chain does not answer.
     """
@@ -170,14 +171,14 @@ def verify_epoch(reader: ChainReader, database: Database, epoch: Epoch, source: 
     report = signed_report(context, on_chain, accepted)
     bundle, verdict = check_report(context, report, source)
     signers = _check_signatures(reader, context, report, on_chain, accepted.tx_hash)
-    return _settle(reader, database, block, context, bundle, verdict, on_chain, signers)
+    return _balance(reader, database, block, context, bundle, verdict, on_chain, signers)
 
 
 def signed_report(context: EpochContext, on_chain: OnChainReport, accepted: Report) -> EpochReport:
-    """The report as it was signed: what the contract keeps and what its event says, bound by the digest.
+    """The report as it was signed, from the contract's storage and its event; the stored digest binds both.
 
     Raises:
-        MismatchError: the event is not that of the contract's report.
+        MismatchError: the event's report is not the one whose digest the contract stores.
     """
     report = EpochReport(
         epoch=context.epoch,
@@ -198,23 +199,25 @@ def signed_report(context: EpochContext, on_chain: OnChainReport, accepted: Repo
 def check_report(
     context: EpochContext, report: EpochReport, source: "BundleSource"
 ) -> tuple[EvidenceBundle, BundleVerdict]:
-    """The bundle that the report names, judged, and equal to the report. Raises MismatchError."""
+    """The bundle that the report names, and what follows from it. Raises MismatchError unless the report follows."""
     wanted = "0x" + report.bundle_hash.hex()
     raw = source.fetch(wanted, context)
     if content_hash(raw) != wanted:
         raise MismatchError(f"the bundle's hash is {content_hash(raw)}, the report names {wanted}")
     try:
         bundle = read(raw, context)
-        verdict = judge(context, bundle)
+        verdict = verify_bundle(context, bundle)
     except EvidenceError as error:
         raise MismatchError(f"the bundle does not hold: {error}") from None
-    for what, mine, theirs in (
+    for what, computed, reported in (
         ("node count", verdict.report.node_count, report.node_count),
         ("uptime root", verdict.report.uptime_root.hex(), report.uptime_root.hex()),
         ("execution root", verdict.report.execution_root.hex(), report.execution_root.hex()),
     ):
-        if mine != theirs:
-            raise MismatchError(f"the {what} follows as {mine} from the evidence, the report has {theirs}")
+        if computed != reported:
+            raise MismatchError(
+                f"the {what} follows as {computed} from the evidence, the report has {reported}"
+            )
     if not verdict.table.covered():
         raise MismatchError("fewer than two thirds of the slots were probed: nobody should have signed")
     return bundle, verdict
@@ -227,14 +230,15 @@ def _check_signatures(
     on_chain: OnChainReport,
     tx_hash: str,
 ) -> tuple[str, ...]:
-    """Signers by the bitmap; each signature is checked again from the call data, if it was sent directly."""
+    """The signers by the bitmap. Their signatures are checked in the call data, if the call went straight to the contract."""
     signers = tuple(keeper.signer for keeper in context.keepers if on_chain.signer_bitmap >> keeper.index & 1)
     if len(signers) < context.quorum or on_chain.signer_bitmap >> len(context.keepers):
         raise MismatchError(f"{len(signers)} keepers signed, the quorum is {context.quorum}")
     sent = reader.rpc.call("eth_getTransactionByHash", tx_hash)
     data = bytes.fromhex(sent["input"][2:]) if isinstance(sent, dict) else b""
     if data[:4] != reader.abi("UptimeAttestation").encode("submit", _EMPTY_CALL)[:4]:
-        return signers  # sent through another contract; the contract itself has checked them
+        return signers  # the call came from another contract; ours checked the signatures then
+    # The arguments are decoded as one dynamic tuple, which begins with its offset: 32.
     _, bitmap, signatures = abi_decode([_SUBMIT], b"\0" * 31 + b"\x20" + data[4:])[0]
     if bitmap != on_chain.signer_bitmap:
         raise MismatchError("the transaction's signer bitmap is not the report's")
@@ -248,7 +252,7 @@ def _check_signatures(
 _EMPTY_CALL = ((0, bytes(32), 0, bytes(32), bytes(32), bytes(32)), 0, b"")
 
 
-def _settle(
+def _balance(
     reader: ChainReader,
     database: Database,
     block: BlockRef,
@@ -274,7 +278,7 @@ def _settle(
         node: reward(pool, context.nodes[node].weight, total, uptime) for node, uptime in uptimes.items()
     }
     try:
-        account = settle(pool, earned, claims)
+        account = epoch_account(pool, earned, claims)
     except ValueError as error:
         raise MismatchError(str(error)) from None
     if account.paid != paid:
@@ -316,11 +320,11 @@ def _overrides(events: Sequence[Event], block: BlockRef) -> dict[NodeId, Bps]:
 
 
 class BundleSource:
-    """Where a bundle comes from: a file, a URL, one keeper, or whichever keeper of the registry has it.
+    """Fetches a bundle from a file, a URL, given keepers, or the keepers of the registry.
 
     Args:
         place: path or URL of the bundle itself.
-        keeper_urls: keepers to ask by content address; empty means those of the registry.
+        keeper_urls: base URLs of keepers to ask; empty means those of the registry.
     """
 
     def __init__(self, place: str | None = None, keeper_urls: Sequence[str] = ()) -> None:
@@ -328,23 +332,19 @@ class BundleSource:
         self._keeper_urls = tuple(url.rstrip("/") for url in keeper_urls)
 
     def fetch(self, bundle_hash: str, context: EpochContext) -> bytes:
-        """The bytes; the caller checks their hash. Raises UserError when they cannot be had."""
+        """The bundle's bytes; the caller checks their hash. Raises UserError when no source has them."""
         if self._place is not None and "://" not in self._place:
             try:
                 return Path(self._place).read_bytes()
             except OSError as error:
                 raise UserError(f"bundle {self._place} cannot be read: {error.strerror}") from None
-        peers = HttpPeers()
-        try:
-            if self._place is not None:
-                raw = peers.fetch(self._place)
-                if raw is None:
-                    raise UserError(f"there is no bundle at {self._place}")
-                return raw
-            urls = self._keeper_urls or tuple(k.url.rstrip("/") for k in context.keepers if k.url)
-            raw = peers.bundle(urls, bundle_hash)
-        finally:
-            peers.close()
+        if self._place is not None:
+            raw = HttpPeers().fetch(self._place)
+            if raw is None:
+                raise UserError(f"there is no bundle at {self._place}")
+            return raw
+        urls = self._keeper_urls or tuple(k.url.rstrip("/") for k in context.keepers if k.url)
+        raw = HttpPeers().bundle(urls, bundle_hash)
         if raw is None:
             raise UserError(
                 f"no keeper gives bundle {bundle_hash}; name one with --keeper-url or a file with --bundle"
@@ -353,8 +353,7 @@ class BundleSource:
 
 
 def open_reader(rpc_url: str, deployment_path: Path, confirmations: int = 0) -> ChainReader:
-    """A reader of the deployment's chain. Raises UserError or FatalError when the two do not fit."""
-
+    """A reader of the deployment's chain. Raises UserError or FatalError when the chain is another one."""
     reader = ChainReader(Rpc(rpc_url), Deployment.load(deployment_path), confirmations=confirmations)
     try:
         reader.check()

@@ -64,19 +64,24 @@ def lease(session: Session, kind: str, ref: str, now: int, seconds: int) -> int 
 
 def finish(session: Session, kind: str, ref: str, attempt: int, result: dict[str, Any] | None = None) -> bool:
     """Mark an attempt's job as done. False when the lease was lost to a later attempt: then nothing is written."""
-    return _end(session, kind, ref, attempt, {"status": "done", "result": result, "error": None})
+    return _write(session, kind, ref, attempt, {"status": "done", "result": result, "error": None})
 
 
 def fail(session: Session, kind: str, ref: str, attempt: int, error: str) -> bool:
     """Mark an attempt's job as failed for good. False when the lease was lost."""
-    return _end(session, kind, ref, attempt, {"status": "failed", "error": error})
+    return _write(session, kind, ref, attempt, {"status": "failed", "error": error})
 
 
 def release(session: Session, kind: str, ref: str, attempt: int, error: str, retry_at: int) -> bool:
     """Give an attempt's job back, due again at `retry_at` (Unix seconds). False when the lease was lost."""
-    return _end(session, kind, ref, attempt, {"status": "ready", "error": error, "lease_until": retry_at})
+    return _write(session, kind, ref, attempt, {"status": "ready", "error": error, "lease_until": retry_at})
 
 
-def _end(session: Session, kind: str, ref: str, attempt: int, values: dict[str, Any]) -> bool:
+def extend(session: Session, kind: str, ref: str, attempt: int, until: int) -> bool:
+    """Keep an attempt's lease until a Unix second. False when the lease was lost."""
+    return _write(session, kind, ref, attempt, {"lease_until": until})
+
+
+def _write(session: Session, kind: str, ref: str, attempt: int, values: dict[str, Any]) -> bool:
     held = and_(Job.kind == kind, Job.ref == ref, Job.status == "leased", Job.attempts == attempt)
     return cast("CursorResult[Any]", session.execute(update(Job).where(held).values(**values))).rowcount == 1

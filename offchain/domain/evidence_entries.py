@@ -16,7 +16,7 @@ All integers are big-endian.
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,16 +228,6 @@ def receipt_hash(raw: bytes) -> bytes:
 def answer_bytes(text: str) -> bytes:
     """The packed bytes of an answer's text, laid out as the module says. Raises EvidenceError when malformed."""
     return _decode(text, _ANSWER_SIZE, "answer")
-
-
-def in_order(answers: Iterable[AnswerEntry]) -> tuple[str, ...]:
-    """Packed answers in document order."""
-    return tuple(item.pack() for item in sorted(answers, key=lambda item: (item.slot, item.receipt.node_id)))
-
-
-def misses_in_order(misses: Iterable[Miss]) -> tuple[str, ...]:
-    """Packed misses in document order."""
-    return tuple(item.pack() for item in sorted(misses, key=lambda item: (item.slot, item.node_id)))
 
 
 def _pack_receipt(receipt: ServiceReceipt) -> bytes:

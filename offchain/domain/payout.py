@@ -42,7 +42,7 @@ class EpochAccount:
             raise ValueError("an account holds no negative amount")
 
 
-def settle(pool: Wei, earned: Mapping[NodeId, Wei], claimed: Mapping[NodeId, Wei]) -> EpochAccount:
+def epoch_account(pool: Wei, earned: Mapping[NodeId, Wei], claimed: Mapping[NodeId, Wei]) -> EpochAccount:
     """Account of an epoch from what each node earned and what the chain says was paid to it.
 
     Raises:

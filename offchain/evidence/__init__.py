@@ -1,1 +1,1 @@
-"""What keepers saw, in the form that they exchange, sign and publish; keepers write it and auditors read it alike."""
+"""What keepers saw in an epoch, in the form that they exchange, sign and publish. Keepers write it; auditors verify it."""

@@ -2,16 +2,17 @@
 
 ::
 
-    evidence of each keeper --assemble--> bundle --judge--> table --> tree --> report
+    evidence of each keeper --assemble--> bundle --verify--> table --> tree --> report
 
-A bundle holds whole evidence documents. It is valid only if every document in it is valid, entry by entry; then everybody
-who judges it in the same `EpochContext` gets the same table, tree and report.
+A bundle holds whole evidence documents. It is valid only if every document in it is valid, entry by entry. Everybody who
+verifies it in the same `EpochContext` then gets the same table, tree and report.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from offchain.domain.canonical_json import canonical, content_hash, parse
 from offchain.domain.eip712 import address_bytes, keccak256, signing_prefix
 from offchain.domain.evidence_entries import EvidenceError, Execution, Miss, SignedExecutionBatch
 from offchain.domain.execution_tree import ExecutionTree
@@ -21,23 +22,22 @@ from offchain.domain.measurement.uptime import Observation, UptimeTable, tabulat
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch, NodeId
 from offchain.domain.uptime_tree import UptimeTree
-from offchain.evidence.canonical_json import canonical, content_hash, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
 from offchain.evidence.execution_batches import MAX_BATCHES, ListedBatch, check_batch
-from offchain.evidence.signature_pool import Recovery, Signed, recovered
+from offchain.evidence.signature_pool import Recovery, Signed, account_of
 
 VERSION = 1
 CLOCK_TOLERANCE_MS = 5_000
-"""How far a node's clock may be off before its receipts fall out of their slot."""
+"""Milliseconds by which a node's clock may be off without its receipts falling out of their slot."""
 _OUT_OF_ORDER = "out of order, or twice"
 _NOWHERE = "the epoch has no such node or slot"
-_OWN = "a keeper does not judge its own operator's node"
+_OWN = "a keeper gives no evidence about its own operator's node"
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceBundle:
-    """Canonical bytes, their content address, and the documents inside."""
+    """Documents of an epoch with their canonical bytes and the content address (0x-hex) of these."""
 
     raw: bytes
     hash: str
@@ -47,15 +47,15 @@ class EvidenceBundle:
 
 @dataclass(frozen=True, slots=True)
 class BundleVerdict:
-    """What a valid bundle says.
+    """What follows from a valid bundle.
 
     Attributes:
-        table: state of each slot of each node.
+        table: the state of each slot of each node.
         tree: packed uptime tree.
-        executions: tree of the epoch's execution records and of gateways' batches of them.
-        report: what keepers sign.
-        suspended: where and when the network failed and not the nodes; see `domain.measurement.network_event`.
-        batches: each batch in the tree, by each gateway that signed it, ascending by (gateway, epoch, root).
+        executions: tree of the bundle's execution records and of the gateways' batches.
+        report: the report that keepers sign.
+        suspended: regions and slots in which the network failed rather than the nodes; see `domain.measurement.network_event`.
+        batches: the batches in the tree, once for each gateway that signed one, ascending by (gateway, epoch, root).
     """
 
     table: UptimeTable
@@ -67,12 +67,12 @@ class BundleVerdict:
 
     @property
     def records(self) -> int:
-        """Records that the bundle itself holds."""
+        """Number of records that the bundle itself holds, without those in batches."""
         return len(self.executions) - len({batch.commitment for batch in self.batches})
 
 
 def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> EvidenceBundle:
-    """The bundle of these documents; their order does not matter, a keeper may occur once."""
+    """The bundle of these documents, in any order, at most one of each keeper."""
     documents = sorted(evidence, key=lambda item: item.signer.lower())
     raw = canonical(
         {
@@ -87,7 +87,7 @@ def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> EvidenceBun
 
 
 def read(raw: bytes, context: EpochContext) -> EvidenceBundle:
-    """Parse a bundle of the context's epoch; `judge` checks what it says. Raises EvidenceError."""
+    """Parse a bundle of the context's epoch; `verify_bundle` checks its content. Raises EvidenceError."""
     try:
         data: Any = parse(raw)
     except ValueError as error:
@@ -104,11 +104,11 @@ def read(raw: bytes, context: EpochContext) -> EvidenceBundle:
     return EvidenceBundle(raw, content_hash(raw), context.epoch, documents)
 
 
-def judge(context: EpochContext, bundle: EvidenceBundle) -> BundleVerdict:
+def verify_bundle(context: EpochContext, bundle: EvidenceBundle) -> BundleVerdict:
     """Check every document and every entry of a bundle, and rebuild table, trees and report.
 
     Raises:
-        EvidenceError: anything in the bundle does not hold.
+        EvidenceError: something in the bundle does not hold; the text names the first such entry.
     """
     signers = [document.signer.lower() for document in bundle.evidence]
     if signers != sorted(set(signers)):
@@ -120,7 +120,7 @@ def judge(context: EpochContext, bundle: EvidenceBundle) -> BundleVerdict:
 
 
 def conclude(context: EpochContext, bundle_hash: str, checker: "Checker") -> BundleVerdict:
-    """Table, trees and report of all that a checker has found to hold."""
+    """Table, trees and report of all documents that a checker accepted."""
     regions = regions_of(checker.regions, {node: info.owner for node, info in context.nodes.items()})
     homes = {keeper.region for keeper in context.keepers}
     suspended = network_events(checker.seen, len(context.keepers), regions, homes)
@@ -143,9 +143,16 @@ def conclude(context: EpochContext, bundle_hash: str, checker: "Checker") -> Bun
 
 
 class Checker:
-    """Checks documents of one epoch, one after another; a probe's request id may occur once among all of them.
+    """Checks documents of one epoch, one after another. A probe's request id may occur once in all of them together.
 
-    To be used as a context manager: large documents are shared out to processes.
+    Use it as a context manager: it may start processes for large documents.
+
+    ::
+
+        with Checker(context) as checker:
+            for document in documents:
+                checker.check(document)
+        verdict = conclude(context, bundle_hash, checker)
     """
 
     def __init__(self, context: EpochContext) -> None:
@@ -160,13 +167,13 @@ class Checker:
         self._pending_requests: set[bytes] = set()
         self._pending_records: list[bytes] = []
         self.seen: dict[int, list[Observation]] = {}
-        """Observations of the documents that held, by their keeper's index."""
+        """Observations of the accepted documents, by their keeper's index."""
         self.regions: list[Mapping[str, Sequence[int]]] = []
-        """Nodes by region, as the keeper of each document that held tells."""
+        """Nodes by region, as each accepted document has them."""
         self.records: list[bytes] = []
-        """Struct hashes of all receipts of the documents that held."""
+        """Struct hashes of all receipts of the accepted documents."""
         self.batches = set[ListedBatch]()
-        """Batches of the documents that held."""
+        """Batches of the accepted documents."""
 
     def __enter__(self) -> Self:
         return self
@@ -175,10 +182,10 @@ class Checker:
         self._recovery.close()
 
     def check(self, document: Evidence) -> None:
-        """Check a document and take over what it proves.
+        """Check a document and add what it proves.
 
         Raises:
-            EvidenceError: at the first thing in it that does not hold; the document then leaves no trace here.
+            EvidenceError: an entry does not hold. Nothing of the document is added then.
         """
         context = self._context
         keeper = context.keeper(document.signer)
@@ -193,6 +200,7 @@ class Checker:
         if not signed_by(signer, challenge, document.seed_signature):
             raise EvidenceError(f"the schedule of {document.signer} does not follow from its signature")
         schedule = ProbeSchedule(context.clock, context.epoch, seed_of(document.seed_signature))
+        # Collected apart until the whole document holds: a leader leaves a bad one out and goes on with the others.
         self._pending_requests, self._pending_records = set[bytes](), list[bytes]()
         observations = self._answers(document.answers, keeper, signer, schedule)
         observations += self._misses(document.misses, keeper, signer, schedule)
@@ -212,6 +220,7 @@ class Checker:
         self, texts: Sequence[str], keeper: KeeperInfo, signer: bytes, schedule: ProbeSchedule
     ) -> list[Observation]:
         seen: list[Observation] = []
+        # Entries stand in one order only, so that the same evidence has the same hash everywhere.
         last = (-1, -1)
         for answer in self._recovery.signers(texts, schedule):
             place = (answer.slot, answer.node_id)
@@ -227,13 +236,13 @@ class Checker:
         return seen
 
     def _fault(self, answer: Signed, in_order: bool, keeper: KeeperInfo, signer: bytes) -> str:
-        """What does not hold in an answer, empty when all does."""
+        """Why an answer does not hold, empty when it does."""
         if not in_order:
             return _OUT_OF_ORDER
         node = self._context.nodes.get(NodeId(answer.node_id))
         if node is None or answer.slot >= len(self._slot_ends):
             return _NOWHERE
-        if not self._context.judges(keeper, node):
+        if not self._context.evidence_counts(keeper, node):
             return _OWN
         if not answer.due_ms - CLOCK_TOLERANCE_MS <= answer.started_at_ms <= answer.finished_at_ms:
             return "it began before it was due"
@@ -259,7 +268,7 @@ class Checker:
                 raise EvidenceError(f"{where}: {_OUT_OF_ORDER}")
             if node is None or miss.slot >= len(self._slot_ends):
                 raise EvidenceError(f"{where}: {_NOWHERE}")
-            if not self._context.judges(keeper, node):
+            if not self._context.evidence_counts(keeper, node):
                 raise EvidenceError(f"{where}: {_OWN}")
             last, begin, end = place, schedule.due_ms(miss.node_id, miss.slot), self._slot_ends[miss.slot]
             if not begin <= miss.observed_at_ms <= end + CLOCK_TOLERANCE_MS:
@@ -271,7 +280,7 @@ class Checker:
         return seen
 
     def _batches(self, document: Evidence) -> set[ListedBatch]:
-        """Two batches of one gateway and epoch are both taken: who signed them shows, and nobody's epoch stands still."""
+        """Two batches of one gateway and epoch both count: the gateway is exposed, and the epoch still closes."""
         texts = document.batches
         if list(texts) != sorted(set(texts)) or len(texts) > MAX_BATCHES:
             raise EvidenceError(f"batches of {document.signer} are {_OUT_OF_ORDER}, or too many")
@@ -295,7 +304,7 @@ class Checker:
         if node is None:
             raise EvidenceError(f"{where}: the node has no weight in epoch {self._context.epoch}")
         struct_hash = receipt.struct_hash()
-        address = recovered(_digest(self._market, struct_hash), execution.node_signature)
+        address = account_of(_digest(self._market, struct_hash), execution.node_signature)
         if address not in node.keys:
             raise EvidenceError(f"{where}: the node did not sign it")
         return struct_hash
@@ -303,7 +312,7 @@ class Checker:
 
 def signed_by(address: bytes, digest: bytes, signature: bytes) -> bool:
     """Whether the account with these 20 bytes signed the digest."""
-    return recovered(digest, signature) == address
+    return account_of(digest, signature) == address
 
 
 def _digest(separator: bytes, struct_hash: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What services ask of the chain, as a seam: the real thing reads pinned blocks through `ChainReader`."""
+"""The chain reads of keeper services, as a seam: `ReaderView` reads pinned blocks through `ChainReader`; tests script it."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ __all__ = ["ChainView", "EpochStatus", "KeeperSet", "ReaderView", "last_block_un
 
 
 class ChainView(Protocol):
-    """The few reads that a keeper needs beside its index. Every one raises TransientError when the RPC fails."""
+    """The reads that a keeper needs beside its index. Each one raises TransientError when the RPC fails."""
 
     def latest(self) -> BlockRef:
         """The newest block."""
@@ -24,7 +24,7 @@ class ChainView(Protocol):
         """Where the epoch's report stands now."""
 
     def submit_deadline(self, epoch: Epoch) -> int:
-        """Unix second until which a report is taken, as far as known now."""
+        """Unix second until which the contract accepts a report, as far as known now."""
 
     def pool(self, epoch: Epoch) -> Wei:
         """The epoch's reward pool now."""
@@ -56,9 +56,10 @@ class ReaderView:
 
 
 def last_block_until(view: ChainView, timestamp: int, newest: BlockRef) -> BlockRef | None:
-    """The last block whose timestamp is at most `timestamp`, by binary search below `newest`.
+    """The last block whose timestamp (Unix seconds) is at most `timestamp`, by binary search below `newest`.
 
-    Returns None while that is not settled: when `newest` itself is not later, or when no block is that early.
+    Returns None when `newest` is not later than `timestamp` (a later block may still be the one), or when no block is
+    that early.
     """
     if newest.timestamp <= timestamp:
         return None

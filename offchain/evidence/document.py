@@ -1,7 +1,7 @@
 """What one keeper saw in one epoch: answers that the node and the keeper both signed, and signed misses.
 
-An evidence document is canonical JSON; its entries are packed as `offchain.domain.evidence_entries` says. Answers and misses stand in
-ascending order of (slot, node), and no pair occurs twice; batches in ascending order of their text. Documents of version 2,
+An evidence document is canonical JSON; its entries are packed as `offchain.domain.evidence_entries` says. Answers and
+misses are ordered by (slot, node), and no pair occurs twice; batches are ordered by their text. Documents of version 2,
 which had no batches, can still be read.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.types import Address, Epoch
-from offchain.evidence.canonical_json import canonical
 from offchain.evidence.epoch_context import SeedBlock
 
 VERSION, WITHOUT_BATCHES = 3, 2
@@ -22,7 +22,7 @@ _TAG = keccak256(b"parallelix.evidence.v1")
 
 
 class MessageSigner(Protocol):
-    """The part of a key that evidence needs."""
+    """A key that signs messages: a keystore's or a Web3Signer's."""
 
     @property
     def address(self) -> Address:
@@ -38,10 +38,10 @@ class Evidence:
 
     Attributes:
         signer: the keeper.
-        seed_block, seed_signature: what its probe schedule follows from.
+        seed_block, seed_signature: determine the keeper's probe schedule.
         answers, misses, executions, batches: packed entries, in the order of the module's rules.
         regions: ids of the epoch's nodes by the region that their heartbeats name, ascending, each at most once.
-        signature: the keeper's, over all of the rest; empty before `sign`.
+        signature: the keeper's, over all other fields; empty before `sign`.
     """
 
     domain: SigningDomain
@@ -62,7 +62,7 @@ class Evidence:
         return self._body() | {"signature": "0x" + self.signature.hex()}
 
     def digest(self) -> bytes:
-        """The 32 bytes that the keeper signs: bound to chain, contract and the whole content."""
+        """The 32 bytes that the keeper signs; they depend on chain, contract and the whole content."""
         return keccak256(self._message())
 
     def sign(self, signer: MessageSigner) -> "Evidence":

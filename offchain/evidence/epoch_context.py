@@ -1,4 +1,4 @@
-"""What the chain says of an epoch: the frame in which evidence is judged. Every keeper must arrive at the same one."""
+"""What the chain says of an epoch, for verifying evidence. Every keeper and auditor must arrive at the same context."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Address, Epoch, KeeperId, NodeId, Wei, Weight
 
 LATE_EPOCHS = 3
-"""In how many later epochs' reports a gateway's batch may still stand."""
+"""A gateway's batch may stand in the report of its epoch or of one of this many later epochs."""
 SEED_LEAD_DIVISOR, SEED_LEAD_MAX_SECONDS = 10, 3_600
 
 
@@ -42,8 +42,8 @@ class KeeperInfo:
     Attributes:
         index: position in the set and in the signature bitmap.
         signer: key that signs evidence and reports.
-        operator: account that bonded; must not judge its own nodes.
-        region: free label of the registry.
+        operator: account that bonded; its keeper gives no evidence about its own nodes.
+        region: free label in the registry.
         url: base URL of its API, may be empty.
     """
 
@@ -63,7 +63,7 @@ class NodeInfo:
         owner: account that staked.
         tier: declared hardware tier.
         stake_wei: locked principal.
-        keys: 20-byte addresses of every key that the node had at some time of the epoch.
+        keys: 20-byte addresses of all keys that the node had at some time in the epoch.
     """
 
     node_id: NodeId
@@ -80,10 +80,10 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class EpochContext:
-    """The frame of one epoch, from finalized blocks only.
+    """The chain's facts about one epoch, from finalized blocks only.
 
     Attributes:
-        clock, epoch: which time is judged.
+        clock, epoch: the time that evidence is about.
         node_count: highest node id registered before the epoch's end.
         nodes: nodes with weight in the epoch, by id.
         keepers: the signer set, in order.
@@ -91,8 +91,8 @@ class EpochContext:
         set_digest: the contract's digest of the signer set, 32 bytes.
         seed_block: see `seed_time`.
         attestation, market: EIP-712 domains of the two contracts whose types evidence uses.
-        gateways: 20-byte addresses of every ticket signer that a bonded keeper listed at some time of the epoch or of
-            the `LATE_EPOCHS` before.
+        gateways: 20-byte addresses of all ticket signers that a bonded keeper listed at some time in the epoch or in
+            the `LATE_EPOCHS` epochs before.
     """
 
     clock: EpochClock
@@ -116,6 +116,6 @@ class EpochContext:
         """The keeper with this signer, if it is in the set."""
         return self.by_signer.get(address_bytes(signer))
 
-    def judges(self, keeper: KeeperInfo, node: NodeInfo) -> bool:
-        """Whether evidence of `keeper` about `node` may count: never about a node of its own operator."""
+    def evidence_counts(self, keeper: KeeperInfo, node: NodeInfo) -> bool:
+        """Whether evidence of `keeper` about `node` counts: not if both belong to one operator."""
         return keeper.operator != node.owner

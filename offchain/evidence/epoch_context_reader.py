@@ -1,4 +1,4 @@
-"""Builds the `EpochContext` of an epoch from the index and the chain. Two keepers, or an auditor, get the same one."""
+"""Builds the `EpochContext` of an epoch from the index and the chain; all keepers and auditors get the same context."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,6 @@ from offchain.chain.deployment import Deployment
 from offchain.db.database import Database
 from offchain.db.models import Event
 from offchain.domain.eip712 import address_bytes
-from offchain.domain.epochs import EpochClock
 from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei
 from offchain.errors import TransientError
 from offchain.evidence.chain_view import ChainView, last_block_until
@@ -27,11 +26,15 @@ from offchain.evidence.epoch_context import (
 _GATEWAY_EVENTS = ("GatewayListed", "GatewayRemoved", "KeeperLeaving", "KeeperEjected")
 _NODE_EVENTS = ("NodeRegistered", "UnstakeRequested", "UnstakeCancelled", "NodeKeyRotated")
 _FOREVER = 2**32
+"""An epoch that is later than all others."""
+_NO_END = 1 << 62
+"""A Unix second that is later than all others."""
 _KEPT = 4
+"""Contexts in memory: that of the last epoch and of a few that wait for their report."""
 
 
 class NotReadyError(TransientError):
-    """The frame of the epoch is not settled yet: the chain's final part has not come far enough."""
+    """The epoch's context is not known yet: final blocks do not reach far enough."""
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class _NodeHistory:
     stake: Wei
     intervals: list[list[int]]
     keys: list[tuple[int, bytes]] = field(default_factory=list)
-    """(timestamp from which it holds, address)"""
+    """(Unix second from which the key holds, 20-byte address), ascending"""
 
     def active(self, epoch: Epoch) -> bool:
         return any(begin <= epoch < end for begin, end in self.intervals)
@@ -49,7 +52,7 @@ class _NodeHistory:
     def keys_between(self, start: int, end: int) -> frozenset[bytes]:
         found = set()
         for (since, key), until in zip(
-            self.keys, [*(since for since, _ in self.keys[1:]), 1 << 62], strict=True
+            self.keys, [*(since for since, _ in self.keys[1:]), _NO_END], strict=True
         ):
             if since < end and until >= start:
                 found.add(key)
@@ -57,7 +60,7 @@ class _NodeHistory:
 
 
 class EpochContextReader:
-    """Reads the frame of an epoch.
+    """Reads the contexts of epochs.
 
     Args:
         database: a keeper's index, or an auditor's own scan.
@@ -74,14 +77,14 @@ class EpochContextReader:
         self._known: dict[Epoch, EpochContext] = {}
 
     def read(self, epoch: Epoch, indexed: BlockRef, *, until: int | None = None) -> EpochContext:
-        """The frame of `epoch` as far as block `indexed`, which must be final and indexed.
+        """The context of `epoch` as of block `indexed`, which must be final and indexed.
 
         Args:
-            until: Unix second that final blocks must have reached; the epoch's end by default. Planning passes an
-                earlier one: who has weight in an epoch is settled before it begins.
+            until: Unix second that final blocks must have reached; by default the epoch's end. Planning passes an
+                earlier second, because nodes get their weight before the epoch begins.
 
         Raises:
-            NotReadyError: `indexed` lies before the time that the frame needs.
+            NotReadyError: `indexed` lies before `until`, or the seed block is not final.
             TransientError: the chain or the database does not answer.
         """
         if until is None and epoch in self._known:
@@ -167,9 +170,9 @@ def keeper_directory(session: Session, up_to_block: int) -> Mapping[str, Mapping
 
 
 def listed_gateways(session: Session, since: int, before: int, up_to_block: int) -> frozenset[bytes]:
-    """Ticket signers (20 bytes) that a keeper vouched for at some time in [since, before), Unix seconds.
+    """Ticket signers (20 bytes) that a keeper listed at some time in [since, before), Unix seconds.
 
-    A listing ends when it is removed, and when its keeper asks to leave or is ejected, as `isGateway` has it.
+    A listing ends when it is removed and when its keeper asks to leave or is ejected, as in `KeeperRegistry.isGateway`.
     """
     listed: dict[str, int] = {}
     found = set[str]()
@@ -190,15 +193,10 @@ def listed_gateways(session: Session, since: int, before: int, up_to_block: int)
 
 
 def region_name(word: str) -> str:
-    """Text of a bytes32 label given as 0x-hex, or the label itself when it is text already."""
+    """Text of a bytes32 label in 0x-hex; other text is returned as it is."""
     if word.startswith("0x") and len(word) == 66:
         return bytes.fromhex(word[2:]).rstrip(b"\0").decode(errors="replace")
     return word
-
-
-def clock_epoch(clock: EpochClock, timestamp: int) -> Epoch | None:
-    """Epoch at a Unix second, None before genesis."""
-    return None if timestamp < clock.genesis else clock.epoch_at(timestamp)
 
 
 def _place(index: int, signer: Address, joined: Mapping[str, Mapping[str, Any]]) -> KeeperInfo:
@@ -216,7 +214,7 @@ def _place(index: int, signer: Address, joined: Mapping[str, Mapping[str, Any]])
 
 
 def _events(session: Session, names: Iterable[str], up_to_block: int) -> Iterable[Any]:
-    """Rows of (name, block_timestamp, args) in the chain's order; entities would cost as much again."""
+    """Rows of (name, block_timestamp, args) in the chain's order; ORM entities would take twice the time."""
     query = (
         select(Event.name, Event.block_timestamp, Event.args)
         .where(Event.name.in_(list(names)), Event.block_number <= up_to_block)

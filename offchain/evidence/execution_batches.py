@@ -1,7 +1,7 @@
-"""What gateways commit to: the batches that a keeper puts into its evidence, and where it gets them.
+"""Gateways' batches of execution records: which ones a keeper puts into its evidence, and where it gets them.
 
-A batch that missed its epoch's report (the gateway was away, the epoch lapsed) may stand in one of the next `LATE_EPOCHS`;
-a keeper lists it until it has seen it under an accepted report.
+A batch that missed the report of its epoch (the gateway was away, or the epoch lapsed) may stand in the report of one of
+the next `LATE_EPOCHS` epochs. A keeper lists the batch until an accepted report has it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,29 +20,29 @@ from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.evidence.epoch_context import LATE_EPOCHS, EpochContext
 from offchain.evidence.keeper_peers import get_small
-from offchain.evidence.signature_pool import recovered
+from offchain.evidence.signature_pool import account_of
 
 log = structlog.get_logger(__name__)
 
 MAX_BATCHES = 256
-"""Of one document. A gateway has one an epoch; one that signs many must not grow the bundle without end."""
+"""Of one document. A gateway signs one batch an epoch; the bound keeps one that signs many from bloating the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayAnswer:
-    """A gateway's batches, none when it is away; and whether it is making one, for which one may wait."""
+    """A gateway's batches, none when the gateway is away. `making`: it is making another one now; asking again may help."""
 
     batches: Sequence[SignedExecutionBatch] = ()
     making: bool = False
 
 
 BatchSource = Callable[[Epoch], GatewayAnswer]
-"""Asks a gateway for its batches from an epoch on."""
+"""Asks a gateway for its batches of this epoch and later ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedBatch:
-    """A batch that holds, and the gateway (20 bytes) that signed it."""
+    """A valid batch, and the gateway (20 bytes) that signed it."""
 
     gateway: bytes
     commitment: ExecutionBatch
@@ -58,13 +58,13 @@ class ListedBatch:
 
 
 def check_batch(context: EpochContext, batch: SignedExecutionBatch) -> ListedBatch:
-    """The batch, if the epoch's report may carry it. Raises EvidenceError."""
+    """The batch, if the epoch's report may hold it. Raises EvidenceError."""
     said = batch.commitment
     if not context.epoch - LATE_EPOCHS <= said.epoch <= context.epoch or not said.count:
         raise EvidenceError(
             f"a batch of {said.count} records in epoch {said.epoch} is not for epoch {context.epoch}"
         )
-    gateway = recovered(context.attestation.digest(said.struct_hash()), batch.signature)
+    gateway = account_of(context.attestation.digest(said.struct_hash()), batch.signature)
     if gateway is None or gateway not in context.gateways:
         who = "nobody" if gateway is None else "0x" + gateway.hex()
         raise EvidenceError(
@@ -74,7 +74,7 @@ def check_batch(context: EpochContext, batch: SignedExecutionBatch) -> ListedBat
 
 
 def equivocations(batches: Sequence[ListedBatch]) -> list[tuple[bytes, Epoch]]:
-    """Gateways that committed to more than one batch of an epoch, and which epoch."""
+    """Gateways (20 bytes) that signed more than one batch of an epoch, with that epoch."""
     seen, twice = set[tuple[bytes, Epoch]](), set[tuple[bytes, Epoch]]()
     for batch in batches:
         place = (batch.gateway, batch.commitment.epoch)
@@ -83,7 +83,7 @@ def equivocations(batches: Sequence[ListedBatch]) -> list[tuple[bytes, Epoch]]:
 
 
 def batches_of(session: Session, context: EpochContext, found: Sequence[SignedExecutionBatch]) -> list[str]:
-    """Packed batches for a keeper's document, in ascending order; what others would not accept is left out."""
+    """Packed batches for a keeper's document, ascending, without those that other keepers would reject."""
     reported, packed = _reported(session, context.epoch), set[str]()
     for batch in found:
         try:
@@ -97,13 +97,13 @@ def batches_of(session: Session, context: EpochContext, found: Sequence[SignedEx
 
 
 def _reported(session: Session, epoch: Epoch) -> set[bytes]:
-    """Batches under the accepted reports of the epochs before, as far as this keeper has seen them."""
+    """Struct hashes of batches in accepted reports of the epochs before, as far as this keeper has recorded them."""
     found = set[bytes]()
     for number in range(max(0, epoch - LATE_EPOCHS), epoch):
         report = accepted_report(session, Epoch(number))
         if report is not None and not report.rejected:
-            told = session.get(Job, ("slots", f"{number}:{report.bundle_hash}"))
-            hashes = [] if told is None else (told.result or {}).get("batches", [])
+            recorded = session.get(Job, ("slots", f"{number}:{report.bundle_hash}"))
+            hashes = [] if recorded is None else (recorded.result or {}).get("batches", [])
             found |= {bytes.fromhex(item[2:]) for item in hashes}
     return found
 

@@ -1,7 +1,7 @@
-"""The other keepers, over HTTP. Nothing they say is trusted: whoever calls checks signatures and content hashes."""
+"""The other keepers, over HTTP. Their answers are not trusted: callers check signatures and content hashes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -9,19 +9,22 @@ import httpx
 import orjson
 import structlog
 
+from offchain.domain.canonical_json import content_hash
 from offchain.domain.types import Epoch
-from offchain.evidence.canonical_json import content_hash
 
 log = structlog.get_logger(__name__)
 
 MAX_BUNDLE_BYTES = 1 << 30
 MAX_ANSWER_BYTES = 1 << 20
+"""Of all answers but documents and bundles, unpacked."""
+DOCUMENT_SECONDS = 120.0
+"""For one evidence document, epoch summary or bundle, which may have 100 MB."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalReply:
-    """What a keeper says to a proposed report: a signature, or why not."""
+    """A keeper's reply to a proposed report: its signature (0x-hex), or why it does not sign."""
 
     url: str
     signature: str | None
@@ -29,77 +32,89 @@ class ProposalReply:
 
 
 class Peers(Protocol):
-    """What attestation asks of other keepers. URLs are base URLs; an unreachable peer gives None."""
+    """What attestation asks of other keepers, by their base URLs. An unreachable peer is missing in the result."""
 
     def evidence(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
-        """Evidence documents (decoded JSON) by URL, of those that answer."""
+        """Evidence documents (decoded JSON) of the keepers that answer, by URL."""
 
     def epoch(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
-        """What each keeper says of an epoch, by URL."""
+        """Epoch summaries (decoded JSON) of the keepers that answer, by URL."""
 
     def bundle(self, urls: Sequence[str], bundle_hash: str) -> bytes | None:
-        """A bundle by its content address, from whoever has it."""
+        """A bundle by its content address, from the first keeper that has it; None when none has."""
 
     def propose(self, urls: Sequence[str], epoch: Epoch, proposal: Mapping[str, Any]) -> list[ProposalReply]:
-        """Show a report to keepers."""
+        """Propose a report to keepers, for them to sign."""
 
 
-def get_small(url: str, timeout_seconds: float) -> bytes:
-    """The body of one GET, from somebody who may send anything.
+def get_small(url: str, seconds: float) -> bytes:
+    """The body of one GET from an untrusted server.
+
+    Args:
+        seconds: for the whole exchange.
 
     Raises:
-        httpx.HTTPError, httpx.InvalidURL: no answer, or another status than 200.
-        ValueError: it is longer than `MAX_ANSWER_BYTES`.
+        httpx.HTTPError, httpx.InvalidURL: no answer in time, or another status than 200.
+        ValueError: the body is longer than `MAX_ANSWER_BYTES`.
     """
-    body = bytearray()
-    with httpx.stream("GET", url, timeout=timeout_seconds) as answer:
-        answer.raise_for_status()
-        for chunk in answer.iter_bytes():
-            body += chunk
-            if len(body) > MAX_ANSWER_BYTES:
-                raise ValueError("the answer is too long")
-    return bytes(body)
+
+    async def get() -> httpx.Response:
+        async with httpx.AsyncClient(timeout=seconds) as client:
+            return await _exchange(client, "GET", url, MAX_ANSWER_BYTES, seconds)
+
+    return asyncio.run(get()).raise_for_status().content
 
 
 class HttpPeers:
-    """`Peers` over HTTP, all peers at once, each with time and size limits."""
+    """`Peers` over HTTP. All peers are asked at once; each exchange has one time limit and one size limit.
 
-    def __init__(self, *, timeout_seconds: float = 20.0, connect_seconds: float = 2.0) -> None:
-        self._client = httpx.Client(timeout=httpx.Timeout(timeout_seconds, connect=connect_seconds))
+    Args:
+        answer_seconds: for a reply to a proposal.
+        document_seconds: for each other answer.
+        connect_seconds: for reaching a peer.
+    """
 
-    def close(self) -> None:
-        """Close pooled connections."""
-        self._client.close()
+    def __init__(
+        self,
+        *,
+        answer_seconds: float = 20.0,
+        document_seconds: float = DOCUMENT_SECONDS,
+        connect_seconds: float = 2.0,
+    ) -> None:
+        self._answer_seconds = answer_seconds
+        self._document_seconds = document_seconds
+        self._timeout = httpx.Timeout(answer_seconds, connect=connect_seconds)
+        self._ssl = httpx.create_ssl_context()
 
     def evidence(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
-        return self._get_all(urls, f"/v1/epochs/{epoch}/evidence", MAX_BUNDLE_BYTES)
+        return self._documents(urls, f"/v1/epochs/{epoch}/evidence")
 
     def epoch(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
-        return self._get_all(urls, f"/v1/epochs/{epoch}", MAX_BUNDLE_BYTES)
+        return self._documents(urls, f"/v1/epochs/{epoch}")
 
     def bundle(self, urls: Sequence[str], bundle_hash: str) -> bytes | None:
         for url in urls:
-            raw = self._get(f"{url}/v1/bundles/{bundle_hash}", MAX_BUNDLE_BYTES)
+            raw = self.fetch(f"{url}/v1/bundles/{bundle_hash}")
             if raw is not None and content_hash(raw) == bundle_hash.lower():
                 return raw
         return None
 
     def fetch(self, url: str) -> bytes | None:
-        """A document at a URL of its own, None when it cannot be had."""
-        return self._get(url, MAX_BUNDLE_BYTES)
+        """The document at a URL, None when it cannot be fetched."""
+        [raw] = self._fetch([url])
+        return raw
 
     def propose(self, urls: Sequence[str], epoch: Epoch, proposal: Mapping[str, Any]) -> list[ProposalReply]:
         body = orjson.dumps(dict(proposal))
 
-        def one(url: str) -> ProposalReply:
+        async def one(client: httpx.AsyncClient, url: str) -> ProposalReply:
+            place = f"{url}/v1/epochs/{epoch}/proposal"
             try:
-                response = self._client.post(
-                    f"{url}/v1/epochs/{epoch}/proposal",
-                    content=body,
-                    headers={"Content-Type": "application/json"},
+                response = await _exchange(
+                    client, "POST", place, MAX_ANSWER_BYTES, self._answer_seconds, body
                 )
-                data = orjson.loads(response.content[:MAX_ANSWER_BYTES])
-            except (httpx.HTTPError, orjson.JSONDecodeError) as error:
+                data = orjson.loads(response.content)
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 return ProposalReply(url, None, type(error).__name__)
             if response.status_code == httpx.codes.OK and isinstance(data, dict):
                 return ProposalReply(url, str(data.get("signature")))
@@ -107,10 +122,9 @@ class HttpPeers:
 
         return self._all(urls, one)
 
-    def _get_all(self, urls: Sequence[str], path: str, limit: int) -> dict[str, Any]:
-        answers = self._all(urls, lambda url: self._get(url + path, limit))
+    def _documents(self, urls: Sequence[str], path: str) -> dict[str, Any]:
         found = {}
-        for url, raw in zip(urls, answers, strict=True):
+        for url, raw in zip(urls, self._fetch([url + path for url in urls]), strict=True):
             if raw is not None:
                 try:
                     found[url] = orjson.loads(raw)
@@ -118,24 +132,54 @@ class HttpPeers:
                     log.warning("peer_answer_malformed", url=url)
         return found
 
-    def _get(self, url: str, limit: int) -> bytes | None:
-        try:
-            with self._client.stream("GET", url) as response:
-                if response.status_code != httpx.codes.OK:
-                    return None
-                content = bytearray()
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > limit:
-                        return None
-                return bytes(content)
-        except httpx.HTTPError as error:
-            log.debug("peer_unreachable", url=url, error=type(error).__name__)
-            return None
+    def _fetch(self, urls: Sequence[str]) -> list[bytes | None]:
+        """The bodies of GETs, in the order of the URLs; None where there is none."""
 
-    @staticmethod
-    def _all(urls: Sequence[str], call: Callable[[str], _T]) -> list[_T]:
-        if not urls:
-            return []
-        with ThreadPoolExecutor(max_workers=min(16, len(urls))) as pool:
-            return list(pool.map(call, urls))
+        async def one(client: httpx.AsyncClient, url: str) -> bytes | None:
+            try:
+                response = await _exchange(client, "GET", url, MAX_BUNDLE_BYTES, self._document_seconds)
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                log.debug("peer_unreachable", url=url, error=type(error).__name__)
+                return None
+            return response.content if response.status_code == httpx.codes.OK else None
+
+        return self._all(urls, one)
+
+    def _all(
+        self, urls: Sequence[str], call: Callable[[httpx.AsyncClient, str], Coroutine[Any, Any, _T]]
+    ) -> list[_T]:
+        async def run() -> list[_T]:
+            async with httpx.AsyncClient(timeout=self._timeout, verify=self._ssl) as client:
+                return await asyncio.gather(*(call(client, url) for url in urls))
+
+        return asyncio.run(run())
+
+
+async def _exchange(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    max_bytes: int,
+    seconds: float,
+    body: bytes | None = None,
+) -> httpx.Response:
+    """One request, with its whole answer read. httpx alone would wait anew for each byte that comes in time.
+
+    Raises:
+        httpx.HTTPError, httpx.InvalidURL: no whole answer within `seconds`.
+        ValueError: the answer is longer than `max_bytes`, unpacked.
+    """
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    content = bytearray()
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            client.stream(method, url, content=body, headers=headers) as response,
+        ):
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > max_bytes:
+                    raise ValueError(f"the answer has more than {max_bytes} bytes")
+    except TimeoutError:
+        raise httpx.ReadTimeout(f"no whole answer within {seconds:.0f} s") from None
+    return httpx.Response(response.status_code, content=bytes(content), request=response.request)

@@ -1,4 +1,4 @@
-"""Reports as JSON, their signatures, and the bitmap that the contract takes."""
+"""Reports as JSON, the signatures under them, and the bitmap that the contract expects."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from offchain.domain.eip712 import address_bytes
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
-from offchain.evidence.signature_pool import recovered
+from offchain.evidence.signature_pool import account_of
 
 
 def report_json(report: EpochReport) -> dict[str, Any]:
@@ -43,16 +43,16 @@ def report_from_json(data: Any) -> EpochReport:
 
 
 def differences(own: EpochReport, other: EpochReport) -> dict[str, dict[str, Any]]:
-    """Fields in which two reports differ, with both values; what a keeper publishes when it does not sign."""
-    mine, theirs = report_json(own), report_json(other)
+    """Fields in which two reports differ, with both values. A keeper publishes this when it does not sign."""
+    ours, theirs = report_json(own), report_json(other)
     return {
-        name: {"own": mine[name], "proposed": theirs[name]} for name in mine if mine[name] != theirs[name]
+        name: {"own": ours[name], "proposed": theirs[name]} for name in ours if ours[name] != theirs[name]
     }
 
 
 def signer_of(context: EpochContext, report: EpochReport, signature: bytes) -> KeeperInfo | None:
-    """The keeper of the epoch's set that signed this report, None when it is none of them."""
-    found = recovered(context.attestation.digest(report.struct_hash()), signature)
+    """The keeper of the epoch's set that signed this report, None when no keeper of the set did."""
+    found = account_of(context.attestation.digest(report.struct_hash()), signature)
     return None if found is None else context.by_signer.get(found)
 
 

@@ -1,4 +1,6 @@
-"""Who signed an answer: by far the dearest part of judging evidence, so large documents are shared out to processes."""
+"""The signers of answers. Recovering them is by far the most expensive part of verifying evidence, so large documents are
+split among processes.
+"""
 
 import multiprocessing
 import os
@@ -8,8 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from coincurve import PublicKey
-
+from offchain.crypto.recovery import recover_key
 from offchain.domain.eip712 import keccak256, signing_prefix, word
 from offchain.domain.evidence_entries import answer_bytes, receipt_hash
 from offchain.domain.measurement.schedule import ProbeSchedule
@@ -18,9 +19,9 @@ from offchain.domain.types import Epoch, NodeId
 from offchain.runtime.child_processes import die_with
 
 ALONE_BELOW = 20_000
-"""Fewer answers than this are not worth the start of processes (about a second)."""
+"""A document with fewer answers is checked in this process: starting others takes about a second."""
 CHUNK = 2_000
-_HALF_ORDER = bytes.fromhex("7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0")
+"""Answers that a process gets at a time."""
 _PAD28 = bytes(28)
 _TIMES = slice(176, 192)
 _FOUND = struct.Struct(">32s20s20sII32sQQQ")
@@ -28,9 +29,9 @@ _NOBODY = bytes(20)
 
 
 class Signed(NamedTuple):
-    """What judging needs of an answer; addresses are 20 bytes, zero for a malformed signature.
+    """What verifying needs of an answer. Addresses are 20 bytes, all zero for a malformed signature.
 
-    `due_ms` is when the keeper's schedule wanted the probe, 0 for a slot that the epoch does not have.
+    `due_ms`: when the probe was due by the keeper's schedule, Unix milliseconds; 0 for a slot that the epoch lacks.
     """
 
     struct_hash: bytes
@@ -45,12 +46,12 @@ class Signed(NamedTuple):
 
 
 class Recovery:
-    """Recovers the signers of answers of one epoch. Close it when done: it may have started processes.
+    """Recovers the signers of one epoch's answers. Close it when done: it may have started processes.
 
     Args:
-        epoch: what keepers' signatures are bound to.
+        epoch: the epoch in the structs that keepers signed.
         attestation, market: EIP-712 domain separators.
-        processes: how many work on large documents; the machine's cores by default.
+        processes: how many work on large documents; by default one for each core.
     """
 
     def __init__(self, epoch: Epoch, attestation: bytes, market: bytes, processes: int | None = None) -> None:
@@ -67,13 +68,14 @@ class Recovery:
             yield from map(Signed._make, _FOUND.iter_unpack(found))
 
     def close(self) -> None:
-        """End the processes, also when they are still at a document that turned out false."""
+        """End the processes, even if they still work on a document that was rejected meanwhile."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            # Not fork: the keeper has threads, and a lock that one of them holds would stay locked in the child.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([__name__])
             self._pool = ProcessPoolExecutor(self._processes, context, initializer=_follow_parent)
@@ -85,8 +87,8 @@ def signers_of(
 ) -> bytes:
     """`Signed` of each packed answer, packed. Raises EvidenceError for a malformed entry.
 
-    Hashes are taken over slices of the packed bytes, which hold the very words that EIP-712 hashes: a third of the time
-    that objects in between would cost.
+    Hashes are taken over slices of the packed bytes, which hold the very words that EIP-712 hashes. Decoding into objects
+    first would take three times as long.
     """
     market_head, attestation_head = signing_prefix(market), signing_prefix(attestation)
     slot_head = SLOT_RECEIPT_TYPEHASH + word(epoch)
@@ -102,8 +104,8 @@ def signers_of(
         found += b"".join(
             (
                 struct_hash,
-                recovered(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY,
-                recovered(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY,
+                account_of(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY,
+                account_of(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY,
                 raw[:40],
                 raw[_TIMES],
                 due_ms.to_bytes(8, "big"),
@@ -112,20 +114,14 @@ def signers_of(
     return bytes(found)
 
 
-def recovered(digest: bytes, signature: bytes) -> bytes | None:
-    """The 20 bytes of the account that signed, or None for a malformed signature (high s, odd v, no point)."""
-    if len(signature) != 65 or signature[64] not in (27, 28):
-        return None
-    if signature[32:64] > _HALF_ORDER:
-        return None
-    raw = signature[:64] + bytes((signature[64] - 27,))
+def account_of(digest: bytes, signature: bytes) -> bytes | None:
+    """The 20 bytes of the account that signed a digest; None for a signature that `recover_key` refuses."""
     try:
-        point = PublicKey.from_signature_and_message(raw, digest, hasher=None)
-    except Exception:  # noqa: BLE001 - coincurve raises bare Exception for a signature that is no point
+        return keccak256(recover_key(digest, signature))[12:]
+    except ValueError:
         return None
-    return keccak256(point.format(compressed=False)[1:])[12:]
 
 
 def _follow_parent() -> None:
-    """In a pool's process: die with the fork server, which ends when the keeper's process does."""
+    """In a process of the pool: die with the fork server, which ends when the keeper's process ends."""
     die_with(os.getppid())

@@ -1,1 +1,1 @@
-"""The keeper: services that index, probe, attest, close and fulfil, and the processes around them (Celery, API)."""
+"""The keeper: services that index the chain, probe nodes, attest and settle epochs, and fulfil requests, and the processes that run them (Celery, API)."""

@@ -20,15 +20,17 @@ _CONFIG = click.option(
 
 @click.group()
 def cli() -> None:
-    """Run a keeper: index, probe, attest, fulfil."""
+    """Run a keeper: it indexes the chain, probes nodes, signs reports and answers on-chain requests."""
 
 
 @cli.command()
 @_CONFIG
-@click.option("--port", type=int, help="Instead of the settings' port; 0 takes a free one.")
+@click.option(
+    "--port", type=int, help="Port of the HTTP API, instead of the settings' `port`; 0 takes a free one."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 def start(config: Path, port: int | None, *, as_json: bool) -> None:
-    """Run every part of a keeper until SIGTERM."""
+    """Run a whole keeper until SIGTERM: workers, schedule, HTTP API and, without redis_url, the broker."""
     from offchain.keeper.process.start import start as run  # noqa: PLC0415 - `--help` must not load the workers
 
     settings = KeeperSettings.load(config)
@@ -39,14 +41,26 @@ def start(config: Path, port: int | None, *, as_json: bool) -> None:
 
 @cli.command()
 @_CONFIG
-@click.option("--queues", default=None, help="Comma-separated; all by default.")
 @click.option(
-    "--concurrency", type=int, default=None, help="Threads; the settings' worker_concurrency by default."
+    "--queues",
+    default=None,
+    help="Queues to work on, comma-separated, e.g. uptime.probe,inference.dispatch; default: all.",
 )
-@click.option("--name", default="extra", show_default=True, help="Name of the worker.")
+@click.option(
+    "--concurrency",
+    type=int,
+    default=None,
+    help="Number of threads; default: worker_concurrency of the settings.",
+)
+@click.option(
+    "--name",
+    default="extra",
+    show_default=True,
+    help="Name of the worker in logs; give each worker of a keeper its own.",
+)
 def worker(config: Path, queues: str | None, concurrency: int | None, name: str) -> None:
-    """Run one more worker of a keeper that is started elsewhere with the same database and broker."""
-    from offchain.keeper.process.start import run_single_worker  # noqa: PLC0415 - as above
+    """Run one more worker, for a keeper that was started elsewhere with the same database and broker."""
+    from offchain.keeper.process.roles import run_single_worker  # noqa: PLC0415 - as above
 
     chosen = None if queues is None else tuple(word.strip() for word in queues.split(",") if word.strip())
     run_single_worker(KeeperSettings.load(config), name, chosen, concurrency)
@@ -55,8 +69,8 @@ def worker(config: Path, queues: str | None, concurrency: int | None, name: str)
 @cli.command()
 @_CONFIG
 def beat(config: Path) -> None:
-    """Run a schedule; a second one stands by until the first is gone."""
-    from offchain.keeper.process.start import run_single_beat  # noqa: PLC0415 - as above
+    """Run the schedule. A second schedule of the same keeper waits until the first is gone."""
+    from offchain.keeper.process.roles import run_single_beat  # noqa: PLC0415 - as above
 
     run_single_beat(KeeperSettings.load(config))
 
@@ -65,17 +79,20 @@ def beat(config: Path) -> None:
 @_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 def api(config: Path, *, as_json: bool) -> None:
-    """Run the HTTP API alone."""
-    from offchain.keeper.process.start import run_single_api  # noqa: PLC0415 - as above
+    """Run only the HTTP API, for a keeper that was started elsewhere with the same database and broker."""
+    from offchain.keeper.process.roles import run_single_api  # noqa: PLC0415 - as above
 
     run_single_api(KeeperSettings.load(config), as_json=as_json)
 
 
 @cli.command()
 @_CONFIG
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a finding.")
+@click.option("--json", "as_json", is_flag=True, help="Print each finding as a JSON object, one a line.")
 def verify(config: Path, *, as_json: bool) -> None:
-    """Check keys, bond, RPC, clock, contracts, database, broker, gas and gateway. Exit status 1 on a failure."""
+    """Preflight: check key, bond, RPC, clock, contracts, database, broker, gas, gateway and peers.
+
+    The exit status is 1 if a finding is a failure: this keeper should not start.
+    """
     from offchain.keeper.operator.preflight import KeeperPreflight, Level  # noqa: PLC0415 - as above
     from offchain.runtime.clock import SystemClock  # noqa: PLC0415 - as above
 
@@ -90,12 +107,12 @@ def verify(config: Path, *, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--keystore", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option("--keystore", type=click.Path(path_type=Path), required=True, help="Keystore file to write.")
 @click.option(
     "--password-file",
     type=click.Path(path_type=Path),
     required=True,
-    help="Password; made with a random one when it does not exist.",
+    help="File with the password; created with a random password when it does not exist.",
 )
 def key(keystore: Path, password_file: Path) -> None:
     """Make a signing key in an encrypted keystore and print its address."""
@@ -107,15 +124,27 @@ def key(keystore: Path, password_file: Path) -> None:
 @cli.command()
 @_CONFIG
 @click.option(
-    "--operator-keystore", type=click.Path(path_type=Path), required=True, help="Owns the bond, pays gas."
+    "--operator-keystore",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Keystore of the account that owns the bond; it pays the gas of joining.",
 )
-@click.option("--operator-password-file", type=click.Path(path_type=Path), required=True)
-@click.option("--bond", type=int, default=None, help="Whole PRLX; the registry's minimum by default.")
-@click.option("--url", required=True, help="Base URL at which others reach this keeper's API.")
+@click.option(
+    "--operator-password-file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File with that keystore's password.",
+)
+@click.option("--bond", type=int, default=None, help="Bond in whole PRLX; default: the registry's minimum.")
+@click.option(
+    "--url",
+    required=True,
+    help="Base URL at which nodes and other keepers reach this keeper's API, e.g. https://keeper.example.",
+)
 def join(
     config: Path, operator_keystore: Path, operator_password_file: Path, bond: int | None, url: str
 ) -> None:
-    """Bond this keeper in the registry and list its signer for tickets. It counts from the next epoch."""
+    """Bond this keeper in the registry and list its signer for tickets. The keeper counts from the next epoch."""
     from offchain.crypto.keys import Signer  # noqa: PLC0415 - as above
     from offchain.keeper.operator.join import join as bond_keeper  # noqa: PLC0415 - as above
 
@@ -127,7 +156,7 @@ def join(
 
 @cli.group()
 def outbox() -> None:
-    """Look at this keeper's transactions, and try a fault again."""
+    """Show this keeper's transactions, and send one with a fault again."""
 
 
 @outbox.command("list")
@@ -137,12 +166,14 @@ def outbox() -> None:
     "statuses",
     multiple=True,
     type=click.Choice(["pending", "sent", "mined", "final", "fault", "superseded"]),
-    help="Only these; may be repeated.",
+    help="Only transactions with this status; may be repeated.",
 )
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object an intent.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Show at most so many."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each transaction as a JSON object, one a line.")
 def outbox_list(config: Path, statuses: tuple[str, ...], limit: int, *, as_json: bool) -> None:
-    """Show intents, newest first."""
+    """Show transactions, newest first."""
     from offchain.keeper.operator.outbox_view import intents  # noqa: PLC0415 - as above
 
     for row in intents(KeeperSettings.load(config), statuses, limit):
@@ -159,7 +190,7 @@ def outbox_list(config: Path, statuses: tuple[str, ...], limit: int, *, as_json:
 @_CONFIG
 @click.argument("key")
 def outbox_retry(config: Path, key: str) -> None:
-    """Put a fault back to pending, after what it complains of was mended."""
+    """Set the transaction KEY, which has status fault, back to pending. Mend the cause of its fault first."""
     from offchain.keeper.operator.outbox_view import retry  # noqa: PLC0415 - as above
 
     retry(KeeperSettings.load(config), key)

@@ -1,4 +1,8 @@
-"""What a keeper's services ask about single nodes and requests: small reads of the index, the fleet and the chain."""
+"""Small reads of the index, the fleet and the chain that several services of a keeper share."""
+
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import select
 
 from offchain.db.database import Database
 from offchain.db.models import Node
@@ -12,11 +16,11 @@ from offchain.runtime.clock import Clock, seconds
 
 
 class Lookups:
-    """Answers as one keeper would give them.
+    """Reads about single nodes and requests, for one keeper.
 
     Args:
         me: this keeper's signer.
-        model: that is probed.
+        model: name of the model that is probed.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Lookups:
         self._model = model
 
     def serving(self) -> list[tuple[NodeId, bytes]]:
-        """Nodes alive that serve the probed model, with their revision's hash."""
+        """Nodes alive now that serve the probed model, each with the hash of its model revision."""
         model = self._model
         return [
             (report.node_id, keccak256(report.offers[model].revision.encode()))
@@ -53,7 +57,7 @@ class Lookups:
             return None if row is None else row.key_address
 
     def record_of(self, node_id: NodeId) -> NodeRecord | None:
-        """What a heartbeat is held against; None for an unknown node."""
+        """The index's record of a node, which its heartbeats must match; None for an unknown node."""
         with self._database.read() as session:
             row = session.get(Node, node_id)
         if row is None:
@@ -63,7 +67,7 @@ class Lookups:
         return NodeRecord(node_id, row.key_address, row.tier, routable=not (row.withdrawn or ended))
 
     def rank(self, request_id: str) -> int:
-        """This keeper's place among the present keepers for a request: they take turns by the request's id."""
+        """This keeper's place in the queue for an on-chain request (0x-hex id), 0 for the first; the id decides the order."""
         now = seconds(self._clock)
         if now < self._epochs.genesis:
             return 0
@@ -72,3 +76,26 @@ class Lookups:
         if self._me not in signers:
             return len(signers)
         return (signers.index(self._me) - int(request_id, 16)) % len(signers)
+
+
+def independent_nodes(
+    database: Database, alive: Iterable[NodeId], subject: NodeId, order: Callable[[NodeId], bytes]
+) -> list[NodeId]:
+    """Nodes that may say whether an answer of `subject` is right: of other owners, at most one an owner.
+
+    Args:
+        alive: nodes that could answer now.
+        order: the nodes come ascending by what this gives.
+    """
+    candidates = [node for node in alive if node != subject]
+    with database.read() as session:
+        rows = session.execute(
+            select(Node.node_id, Node.owner).where(Node.node_id.in_([*candidates, subject]))
+        )
+        owners = {NodeId(node): owner for node, owner in rows}
+    taken, chosen = {owners.get(subject)}, list[NodeId]()
+    for node in sorted(candidates, key=order):
+        if node in owners and owners[node] not in taken:
+            taken.add(owners[node])
+            chosen.append(node)
+    return chosen

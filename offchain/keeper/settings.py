@@ -14,15 +14,15 @@ class KeeperSettings(ChainSettings):
 
     database_url: str
     redis_url: str | None = None
-    """None starts an embedded Valkey in `data_dir`."""
+    """None: the keeper starts an embedded Valkey in `data_dir`."""
     host: str = "127.0.0.1"
     port: int = 0
     keystore: Path | None = None
     password_file: Path | None = None
-    """The key that signs evidence, reports and tickets, and pays gas."""
+    """The encrypted key that signs evidence, reports and tickets, and pays gas."""
     web3signer_url: str | None = None
     web3signer_address: str | None = None
-    """Instead of a keystore: a Web3Signer service that holds the key, and the key's address."""
+    """Instead of a keystore: a Web3Signer service that holds the key, and the address of the key."""
     region: str
     peers: list[str] = []
     """Base URLs of the other keepers' APIs; empty means those that the registry names."""
@@ -34,10 +34,10 @@ class KeeperSettings(ChainSettings):
     probe_check_share: float = Field(default=1.0, ge=0, le=1)
     """Share of the probes' answers that are compared with a reference."""
     reference_url: str | None = None
-    """OpenAI-compatible server with the probed model that the operator trusts; None asks other nodes for a majority."""
+    """OpenAI-compatible server that the operator trusts, with the probed model; None: the majority of other nodes decides."""
     reference_api_key_file: Path | None = None
     reference_revision: str | None = None
-    """Revision text of the model behind `reference_url`; None lets it speak for any."""
+    """Revision text of the model behind `reference_url`; None: it is the reference for every revision."""
     max_fee_gwei: int = Field(default=200, gt=0)
     worker_concurrency: int = Field(default=8, gt=0)
 

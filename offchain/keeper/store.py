@@ -2,9 +2,10 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, and_, delete, func, select, update
+from sqlalchemy import CursorResult, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -31,7 +32,7 @@ STATE_LETTERS = {
 
 @dataclass(frozen=True, slots=True)
 class DueProbe:
-    """A probe that is to be made now."""
+    """A planned probe; `due_at_ms` in Unix milliseconds."""
 
     epoch: Epoch
     slot: int
@@ -40,35 +41,33 @@ class DueProbe:
 
 
 def plan_probes(session: Session, rows: Iterable[DueProbe]) -> int:
-    """Insert probes that are not planned yet. Returns how many were given."""
-    batch: list[dict[str, Any]] = []
-    count = 0
-    for row in rows:
-        batch.append(
-            {
-                "epoch": row.epoch,
-                "slot": row.slot,
-                "node_id": row.node_id,
-                "due_at_ms": row.due_at_ms,
-                "lease_until_ms": 0,
-            }
-        )
-        count += 1
-        if len(batch) == _BATCH:
-            _insert_probes(session, batch)
-            batch = []
-    _insert_probes(session, batch)
+    """Insert probes; those that are planned already stay as they are. Returns the number of `rows`."""
+    dialect: Any = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(Probe).on_conflict_do_nothing()
+    left, count = iter(rows), 0
+    while batch := [
+        {
+            "epoch": p.epoch,
+            "slot": p.slot,
+            "node_id": p.node_id,
+            "due_at_ms": p.due_at_ms,
+            "lease_until_ms": 0,
+        }
+        for p in islice(left, _BATCH)
+    ]:
+        session.execute(statement, batch)
+        count += len(batch)
     return count
 
 
 def is_marked(session: Session, kind: str, ref: str) -> bool:
-    """Whether a step that is done once is done."""
+    """Whether `mark` was called for this kind and ref."""
     row = session.get(Job, (kind, ref))
     return row is not None and row.status == "done"
 
 
 def mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, Any] | None = None) -> None:
-    """Note that a step that is done once is done, at a Unix second."""
+    """Note at a Unix second that a step which is done once is done. A second call changes nothing."""
     row = {
         "kind": kind,
         "ref": ref,
@@ -82,7 +81,7 @@ def mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, A
 
 
 def replace_mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, Any]) -> None:
-    """Note the latest result of a step that is done again and again, at a Unix second."""
+    """Note at a Unix second the latest result of a step that is repeated; it replaces the result before."""
     mark(session, kind, ref, now, result)
     session.execute(update(Job).where(Job.kind == kind, Job.ref == ref).values(result=dict(result)))
 
@@ -90,12 +89,12 @@ def replace_mark(session: Session, kind: str, ref: str, now: int, result: Mappin
 def lease_due_probes(
     session: Session, now_ms: int, oldest_due_ms: int, lease_ms: int, limit: int
 ) -> list[DueProbe]:
-    """Take probes that are due and that nobody is at, oldest first.
+    """Take probes that are due and not leased by anybody, oldest first.
 
     Args:
         now_ms: Unix milliseconds.
         oldest_due_ms: probes due before it are left alone: their slot is over.
-        lease_ms: how long nobody else takes them.
+        lease_ms: no other worker takes them for this long.
     """
     query = (
         select(Probe)
@@ -117,7 +116,7 @@ def lease_due_probes(
 
 
 def release_probes(session: Session, probes: Iterable[DueProbe], retry_at_ms: int) -> None:
-    """Give unfinished probes back, to be taken again at a Unix millisecond."""
+    """Give unfinished probes back; they are due again at `retry_at_ms`, Unix milliseconds."""
     for probe in probes:
         session.execute(
             update(Probe)
@@ -129,13 +128,6 @@ def release_probes(session: Session, probes: Iterable[DueProbe], retry_at_ms: in
             )
             .values(lease_until_ms=retry_at_ms)
         )
-
-
-def next_due_ms(session: Session, after_ms: int) -> int | None:
-    """When the next probe is due, Unix milliseconds."""
-    return session.scalar(
-        select(func.min(Probe.due_at_ms)).where(Probe.outcome.is_(None), Probe.due_at_ms > after_ms)
-    )
 
 
 def record_probe(
@@ -166,19 +158,19 @@ def finished_probes(session: Session, epoch: Epoch, outcome: str) -> list[str]:
 
 
 def drop_probes(session: Session, before: Epoch) -> int:
-    """Forget probes of old epochs. Returns how many."""
+    """Delete probes of the epochs before `before`. Returns how many."""
     return cast("CursorResult[Any]", session.execute(delete(Probe).where(Probe.epoch < before))).rowcount
 
 
 def note_region(session: Session, node: NodeId, region: str, now: int) -> None:
-    """Remember where a node last said that it is, also after its heartbeats end."""
+    """Remember the region that a node last named in a heartbeat, also after its heartbeats end."""
     replace_mark(session, REGION, str(node), now, {"region": region})
 
 
 def frozen_regions(
     session: Session, epoch: Epoch, nodes: Container[NodeId], now: int
 ) -> dict[str, list[int]]:
-    """Nodes of an epoch by their regions, as they were at the first call for it; ids ascend."""
+    """Nodes of an epoch by region, as they were at the first call for that epoch; ids ascend."""
     row = session.get(Job, (REGIONS, str(epoch)))
     if row is None:
         found: dict[str, list[int]] = {}
@@ -198,18 +190,18 @@ def frozen_batches(session: Session, epoch: Epoch) -> list[str] | None:
 
 
 def freeze_batches(session: Session, epoch: Epoch, entries: Sequence[str], now: int) -> list[str]:
-    """Freeze them, at a Unix second. Returns those that stand: the first."""
+    """Store these batches for an epoch unless some are stored already. Returns the stored ones."""
     mark(session, BATCHES, str(epoch), now, {"entries": list(entries)})
     return frozen_batches(session, epoch) or []
 
 
 def drop_frozen(session: Session, epoch: Epoch) -> None:
-    """Forget an old epoch's `frozen_regions` and `frozen_batches`."""
+    """Delete an old epoch's `frozen_regions` and `frozen_batches`."""
     session.execute(delete(Job).where(Job.kind.in_((REGIONS, BATCHES)), Job.ref == str(epoch)))
 
 
 def save_bundle(session: Session, epoch: Epoch, bundle_hash: str, raw: bytes) -> None:
-    """Keep a bundle; the same one twice is one."""
+    """Store a bundle under its hash; a second call changes nothing."""
     insert_or_ignore(session, Bundle, {"hash": bundle_hash, "epoch": epoch, "body": raw})
 
 
@@ -227,7 +219,7 @@ def own_report(session: Session, epoch: Epoch, signer: str) -> tuple[dict[str, A
 def add_signature(
     session: Session, epoch: Epoch, signer: str, report: Mapping[str, Any], signature: str
 ) -> bool:
-    """Keep a keeper's signature under a report. One keeper has one report an epoch: the first stays.
+    """Store a keeper's signature under a report. A keeper has one report an epoch: the first one stays.
 
     Returns:
         Whether the stored report of this keeper is this one.
@@ -246,7 +238,7 @@ def signatures(session: Session, epoch: Epoch) -> Sequence[ReportSignature]:
 
 
 def save_slots(session: Session, epoch: Epoch, table: UptimeTable) -> None:
-    """Slot states of an attested epoch, for dashboards."""
+    """Store the slot states of an attested epoch; dashboards show them."""
     rows = [
         {
             "epoch": epoch,
@@ -260,22 +252,9 @@ def save_slots(session: Session, epoch: Epoch, table: UptimeTable) -> None:
         upsert(session, SlotRecord, rows[start : start + _BATCH])
 
 
-def extend_job(session: Session, kind: str, ref: str, attempt: int, until: int) -> bool:
-    """Keep a job's lease until a Unix second. False when the lease was lost to a later attempt."""
-    held = and_(Job.kind == kind, Job.ref == ref, Job.status == "leased", Job.attempts == attempt)
-    statement = update(Job).where(held).values(lease_until=until)
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
-
-
 def finished_jobs(session: Session, kind: str, since: int) -> Sequence[Job]:
     """Jobs of a kind that were done and created after a Unix second, by ref."""
     query = (
         select(Job).where(Job.kind == kind, Job.status == "done", Job.created_at >= since).order_by(Job.ref)
     )
     return session.scalars(query).all()
-
-
-def _insert_probes(session: Session, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        dialect: Any = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-        session.execute(dialect.insert(Probe).on_conflict_do_nothing(), rows)

@@ -1,6 +1,6 @@
-"""The keeper's transactions, as intents with unique keys."""
+"""The keeper's transactions, each an intent in the outbox with a unique key, such as `attest:12`."""
 
-from typing import Any
+from dataclasses import astuple
 
 from sqlalchemy.orm import Session
 
@@ -10,7 +10,10 @@ from offchain.outbox import Outbox
 
 
 class Intents:
-    """Writes them into the caller's transaction; a key that is there already is left as it is."""
+    """Writes intents in the caller's database transaction; an intent whose key exists already stays as it is.
+
+    Reports and receipts have their fields in the order of the contracts' structs.
+    """
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -23,7 +26,7 @@ class Intents:
             f"attest:{epoch}",
             "UptimeAttestation",
             "submit",
-            (report_tuple(report), bitmap, signatures),
+            (astuple(report), bitmap, signatures),
         )
 
     def roll_over(self, session: Session, epoch: Epoch) -> None:
@@ -37,34 +40,5 @@ class Intents:
             f"fulfil:{request_id}",
             "InferenceMarket",
             "fulfil",
-            (receipt_tuple(receipt), signature, result),
+            (tuple(receipt), signature, result),
         )
-
-
-def report_tuple(report: EpochReport) -> tuple[Any, ...]:
-    """The report in the order of the contract's struct."""
-    return (
-        report.epoch,
-        report.uptime_root,
-        report.node_count,
-        report.execution_root,
-        report.bundle_hash,
-        report.keeper_set_digest,
-    )
-
-
-def receipt_tuple(receipt: ServiceReceipt) -> tuple[Any, ...]:
-    """The receipt in the order of the contract's struct."""
-    return (
-        receipt.request_id,
-        receipt.node_id,
-        receipt.request_hash,
-        receipt.result_hash,
-        receipt.poe,
-        receipt.model_revision,
-        receipt.prompt_tokens,
-        receipt.completion_tokens,
-        receipt.started_at_ms,
-        receipt.finished_at_ms,
-        receipt.price_wei,
-    )

@@ -1,11 +1,9 @@
 """What a node declared (the manifest whose hash is on chain) against what it shows: its heartbeats and receipts."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import rfc8785
-
+from offchain.domain.canonical_json import parse
 from offchain.domain.eip712 import keccak256
 from offchain.domain.tiers import Tier
 
@@ -14,15 +12,13 @@ MANIFEST_VERSION = 1
 
 def parse_manifest(data: bytes) -> dict[str, Any]:
     """A manifest fetched from a node. Raises ValueError when it is not one, or is not in canonical form (RFC 8785)."""
-    found = json.loads(data)
+    found = parse(data)
     if not isinstance(found, dict) or found.get("version") != MANIFEST_VERSION:
         raise ValueError("not a capability manifest of this version")
     if not isinstance(found.get("models"), list) or not all(
         isinstance(model, dict) for model in found["models"]
     ):
         raise ValueError("a manifest lists its models")
-    if rfc8785.dumps(found) != data:
-        raise ValueError("the manifest is not in canonical form")
     return found
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import rfc8785
 
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import keccak256
 from webapp.index import Snapshot
 from webapp.sources.outbound_hosts import UnreachableHostError, resolve
@@ -124,8 +124,8 @@ class ManifestFetcher:
             return None, "it is not served there, or too large"
         try:
             body = json.loads(raw)
-            hashes = {"0x" + keccak256(raw).hex(), "0x" + keccak256(rfc8785.dumps(body)).hex()}
-        except (ValueError, RecursionError, rfc8785.CanonicalizationError):
+            hashes = {"0x" + keccak256(raw).hex(), "0x" + keccak256(canonical(body)).hex()}
+        except (ValueError, RecursionError):
             return None, "what is served there is not JSON"
         if not isinstance(body, dict) or manifest_hash.lower() not in hashes:
             return None, "what is served there does not have the hash of the chain"

@@ -7,8 +7,7 @@ raw 32-byte digest. Whoever has the record can recover the gateway's address and
 from collections.abc import Callable
 from typing import Any
 
-import rfc8785
-
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import keccak256
 
 _TAG = b"parallelix.route.v1"
@@ -16,9 +15,7 @@ _TAG = b"parallelix.route.v1"
 
 def route_digest(record: dict[str, Any]) -> bytes:
     """The 32 bytes that are signed for a record."""
-    return keccak256(
-        _TAG + rfc8785.dumps({name: value for name, value in record.items() if name != "signature"})
-    )
+    return keccak256(_TAG + canonical({name: value for name, value in record.items() if name != "signature"}))
 
 
 class RouteReceiptSigner:

@@ -1,4 +1,4 @@
-"""What keepers put their names under: one report an epoch and keeper, ever."""
+"""The signatures of keepers under reports: each keeper signs one report an epoch, ever."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class BallotRefusedError(Exception):
-    """This keeper does not sign. `disagreement` says in which fields its own report differs, if it got that far."""
+    """This keeper does not sign. `disagreement`: the fields in which its own report differs, when it has one."""
 
     def __init__(self, reason: str, disagreement: Mapping[str, Any] | None = None) -> None:
         super().__init__(reason)
@@ -28,7 +28,7 @@ class BallotRefusedError(Exception):
 
 
 class Ballot:
-    """Signs for one keeper, and keeps its own and the others' signatures and refusals."""
+    """Signs for one keeper, and stores its own signatures and refusals and the other keepers' signatures."""
 
     def __init__(self, database: Database, signer: MessageSigner, clock: Clock) -> None:
         self._database = database
@@ -42,11 +42,11 @@ class Ballot:
         return None if found is None else (report_from_json(found[0]), found[1])
 
     def sign(self, context: EpochContext, report: EpochReport, bundle: EvidenceBundle, fence: Fence) -> str:
-        """Sign a report and keep its bundle; the signature as 0x-hex.
+        """Sign a report and store its bundle. Returns the signature as 0x-hex.
 
         Raises:
-            RefusedError: this keeper has signed another report of the epoch.
-            LeaseLostError: of `fence`.
+            BallotRefusedError: this keeper has signed another report of the epoch.
+            LeaseLostError: `fence` found that another process leads now.
         """
         signature = "0x" + self._signer.sign(context.attestation.message(report.struct_hash())).hex()
         with self._database.write() as session:
@@ -61,7 +61,7 @@ class Ballot:
         return signature
 
     def publish(self, epoch: Epoch, report: EpochReport, error: Exception) -> None:
-        """Keep a refusal where everybody can read it (GET /v1/epochs/<e>)."""
+        """Store a refusal so that everybody can read it under GET /v1/epochs/<e>."""
         disagreement = error.disagreement if isinstance(error, BallotRefusedError) else {}
         log.error("report_refused", epoch=epoch, reason=str(error), disagreement=disagreement)
         with self._database.write() as session:

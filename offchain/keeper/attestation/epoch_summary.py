@@ -1,4 +1,4 @@
-"""What this keeper tells of an epoch: the chain's report, per-node uptime, signatures, refusals."""
+"""What this keeper publishes about an epoch: the chain's report, uptime by node, signatures, refusals."""
 
 from typing import Any
 
@@ -24,7 +24,9 @@ def epoch_summary(database: Database, epoch: Epoch, me: Address) -> dict[str, An
             select(Job).where(Job.kind == store.REFUSAL, Job.ref.startswith(f"{epoch}:")).order_by(Job.ref)
         ).all()
         closed = session.get(Job, ("closed", str(epoch)))
-        told = None if accepted is None else session.get(Job, ("slots", f"{epoch}:{accepted.bundle_hash}"))
+        recorded = (
+            None if accepted is None else session.get(Job, ("slots", f"{epoch}:{accepted.bundle_hash}"))
+        )
     return {
         "epoch": int(epoch),
         "keeper": me,
@@ -52,7 +54,7 @@ def epoch_summary(database: Database, epoch: Epoch, me: Address) -> dict[str, An
             for row in signatures
         ],
         "nodes": [{"nodeId": row.node_id, "uptimeBps": row.uptime_bps, "slots": row.states} for row in slots],
-        "networkEvents": (told.result or {}).get("networkEvents", []) if told is not None else [],
+        "networkEvents": (recorded.result or {}).get("networkEvents", []) if recorded is not None else [],
         "disagreements": [row.result for row in refusals],
     }
 

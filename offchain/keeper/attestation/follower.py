@@ -1,4 +1,4 @@
-"""Following: a proposal is judged by its bundle and by everything that this keeper knows, and then signed."""
+"""Following: a keeper checks a leader's proposal against its bundle and against what it saw itself, and then signs it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from offchain.db.database import Database
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
-from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, judge, read
+from offchain.evidence.bundle import BundleVerdict, EvidenceBundle, read, verify_bundle
 from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.keeper_peers import Peers
@@ -16,63 +16,64 @@ from offchain.keeper import store
 from offchain.keeper.attestation.ballot import Ballot, BallotRefusedError
 from offchain.keeper.attestation.lease import Fence, unfenced
 from offchain.keeper.attestation.open_epochs import OpenEpoch, OpenEpochs
-from offchain.keeper.attestation.own_document import OwnEvidence
+from offchain.keeper.attestation.own_document import OwnDocument
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
 
 class Follower:
-    """One keeper's answers to leaders."""
+    """One keeper's answers to the leaders of turns."""
 
     def __init__(
         self,
         database: Database,
-        closings: OpenEpochs,
-        evidence: OwnEvidence,
+        open_epochs: OpenEpochs,
+        own_document: OwnDocument,
         ballot: Ballot,
         clock: Clock,
         peers: Peers,
         reached: CrashPoint = nowhere,
     ) -> None:
         self._database = database
-        self._closings = closings
-        self._evidence = evidence
+        self._open_epochs = open_epochs
+        self._own_document = own_document
         self._ballot = ballot
         self._clock = clock
         self._peers = peers
         self._reached = reached
 
     def answer_proposal(self, epoch: Epoch, data: Any) -> str:
-        """Judge a leader's proposal and sign it.
+        """Verify a leader's proposal and sign it.
 
         Returns:
             The signature as 0x-hex.
 
         Raises:
-            RefusedError: this keeper does not agree, or it is too early.
+            BallotRefusedError: this keeper does not agree, or it is too early.
         """
         try:
-            closing = self._closings.of(epoch)
+            open_epoch = self._open_epochs.of(epoch)
         except NotReadyError as waiting:
             raise BallotRefusedError(str(waiting)) from None
-        if closing is None:
+        if open_epoch is None:
             raise BallotRefusedError("this keeper is not in the epoch's set")
         now = seconds(self._clock)
-        if now < closing.frozen_at:
+        if now < open_epoch.frozen_at:
             raise BallotRefusedError("the epoch's evidence is not frozen yet")
         try:
             report = report_from_json(data["report"])
             signature = signature_bytes(data["signature"])
         except (KeyError, TypeError, ValueError) as error:
             raise BallotRefusedError(f"the proposal is malformed: {error}") from None
-        leader = signer_of(closing.context, report, signature)
-        turn = closing.turn(now)
-        if leader is None or leader not in {closing.leader(turn), closing.leader(max(0, turn - 1))}:
+        leader = signer_of(open_epoch.context, report, signature)
+        turn = open_epoch.turn(now)
+        # The leader before may still be gathering signatures when its turn has just ended.
+        if leader is None or leader not in {open_epoch.leader(turn), open_epoch.leader(max(0, turn - 1))}:
             raise BallotRefusedError("the proposal is not signed by the leader of this turn")
         if report.epoch != epoch:
             raise BallotRefusedError("the report is of another epoch")
         try:
-            own = self.endorse(closing, report, [leader.url, *closing.urls], unfenced)
+            own = self.endorse(open_epoch, report, [leader.url, *open_epoch.urls], unfenced)
         except NotReadyError as waiting:
             raise BallotRefusedError(str(waiting)) from None
         except (BallotRefusedError, EvidenceError) as error:
@@ -80,24 +81,30 @@ class Follower:
             if isinstance(error, BallotRefusedError):
                 raise
             raise BallotRefusedError(str(error)) from error
-        self._ballot.keep(closing.context, report, [signature])
+        self._ballot.keep(open_epoch.context, report, [signature])
         return own
 
-    def endorse(self, closing: OpenEpoch, report: EpochReport, urls: Sequence[str], fence: Fence) -> str:
-        """Check a report against its bundle and against everything this keeper knows, and sign it."""
-        context = closing.context
-        own = self._ballot.own(context.epoch)
-        if own is not None:
-            signed, signature = own
+    def endorse(self, open_epoch: OpenEpoch, report: EpochReport, urls: Sequence[str], fence: Fence) -> str:
+        """Check a report against its bundle and this keeper's own document, and sign it. Returns the signature as 0x-hex.
+
+        Raises:
+            BallotRefusedError, EvidenceError: this keeper does not sign; the text says why.
+            NotReadyError: this keeper's own document cannot be made yet.
+        """
+        context = open_epoch.context
+        earlier = self._ballot.own(context.epoch)
+        if earlier is not None:
+            signed, signature = earlier
             if signed == report:
                 return signature
             raise BallotRefusedError(
                 "this keeper has signed another report of the epoch", differences(signed, report)
             )
-        bundle, verdict = self.judged_bundle(context, "0x" + report.bundle_hash.hex(), urls)
-        mine = self._evidence.of(context)
-        included = [item for item in bundle.evidence if item.signer.lower() == mine.signer.lower()]
-        if included != [mine] and (mine.answers or mine.misses or included):
+        bundle, verdict = self.verified_bundle(context, "0x" + report.bundle_hash.hex(), urls)
+        own = self._own_document.of(context)
+        included = [item for item in bundle.evidence if item.signer.lower() == own.signer.lower()]
+        # A keeper that observed nothing may be left out of the bundle.
+        if included != [own] and (own.answers or own.misses or included):
             raise BallotRefusedError("the bundle does not hold this keeper's evidence as it is")
         if verdict.report != report:
             raise BallotRefusedError(
@@ -109,10 +116,10 @@ class Follower:
         self._reached("report-endorsed")
         return signature
 
-    def judged_bundle(
+    def verified_bundle(
         self, context: EpochContext, bundle_hash: str, urls: Sequence[str]
     ) -> tuple[EvidenceBundle, BundleVerdict]:
-        """A bundle from the own store or from peers, with what it says. Raises RefusedError or EvidenceError."""
+        """A bundle from this keeper's database or from peers, verified. Raises BallotRefusedError or EvidenceError."""
         with self._database.read() as session:
             raw = store.load_bundle(session, bundle_hash)
         if raw is None:
@@ -120,4 +127,4 @@ class Follower:
         if raw is None:
             raise BallotRefusedError("the bundle cannot be had from anybody")
         bundle = read(raw, context)
-        return bundle, judge(context, bundle)
+        return bundle, verify_bundle(context, bundle)

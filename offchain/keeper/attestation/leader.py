@@ -1,4 +1,4 @@
-"""Leading: in its turn a keeper proposes a report until the quorum has signed, and then enqueues its submission."""
+"""Leading: in its turn a keeper proposes a report to the others until a quorum has signed, then enqueues its submission."""
 
 from typing import Protocol
 
@@ -25,32 +25,33 @@ from offchain.keeper.attestation.ballot import Ballot, BallotRefusedError
 from offchain.keeper.attestation.follower import Follower
 from offchain.keeper.attestation.lease import Fence
 from offchain.keeper.attestation.open_epochs import OpenEpoch, OpenEpochs
-from offchain.keeper.attestation.own_document import OwnEvidence
+from offchain.keeper.attestation.own_document import OwnDocument
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
 log = structlog.get_logger(__name__)
 
 _MAX_KEEPERS = 256
+"""Signatures read from one peer's answer; the contract's bitmap has 256 bits."""
 
 
 class Submitter(Protocol):
-    """The way to the outbox."""
+    """How a report reaches the outbox."""
 
     def submit_report(
         self, session: Session, epoch: Epoch, report: EpochReport, bitmap: int, signatures: bytes
     ) -> None:
-        """Write the intent `attest:<epoch>` in the caller's transaction; twice is once."""
+        """Write the intent `attest:<epoch>` in the caller's transaction; a second call changes nothing."""
 
 
 class Leader:
-    """One keeper's turns."""
+    """What a keeper does in the turns in which it leads."""
 
     def __init__(
         self,
         database: Database,
-        closings: OpenEpochs,
-        evidence: OwnEvidence,
+        open_epochs: OpenEpochs,
+        own_document: OwnDocument,
         ballot: Ballot,
         follower: Follower,
         signer: MessageSigner,
@@ -60,8 +61,8 @@ class Leader:
         reached: CrashPoint = nowhere,
     ) -> None:
         self._database = database
-        self._closings = closings
-        self._evidence = evidence
+        self._open_epochs = open_epochs
+        self._own_document = own_document
         self._ballot = ballot
         self._follower = follower
         self._signer = signer
@@ -71,35 +72,33 @@ class Leader:
         self._reached = reached
 
     def step(self, fence: Fence) -> None:
-        """Lead every recent epoch that is open and in which it is this keeper's turn. Safe to run twice.
+        """Lead every recent epoch that still needs a report and in which it is this keeper's turn. Safe to run twice.
 
         Raises:
-            LeaseLostError: of `fence`; another process of this keeper leads now.
+            LeaseLostError: `fence` found that another process of this keeper leads now.
         """
-        for epoch in self._closings.open_epochs():
+        for epoch in self._open_epochs.awaiting_report():
             try:
-                closing = self._closings.of(epoch)
-                if closing is None:
+                open_epoch = self._open_epochs.of(epoch)
+                if open_epoch is None:
                     continue
                 now = seconds(self._clock)
-                turn = closing.turn(now)
-                if closing.leader(turn) == closing.me:
-                    self._lead(closing, now - closing.frozen_at - turn * closing.turn_seconds, fence)
+                turn = open_epoch.turn(now)
+                if open_epoch.leader(turn) == open_epoch.me:
+                    self._lead(open_epoch, now - open_epoch.frozen_at - turn * open_epoch.turn_seconds, fence)
             except NotReadyError as waiting:
                 log.debug("attest_waits", epoch=epoch, reason=str(waiting))
 
-    def _lead(self, closing: OpenEpoch, into_turn_seconds: int, fence: Fence) -> None:
+    def _lead(self, open_epoch: OpenEpoch, into_turn_seconds: int, fence: Fence) -> None:
         """Propose a report and enqueue its submission once the quorum has signed it."""
-        context = closing.context
-        found = self._signed_before(closing)
-        if found is None:
-            found = self._signed_elsewhere(closing, fence)
-        if found is None:
-            found = self._fresh(closing, into_turn_seconds, fence)
-        if found is None:
+        context = open_epoch.context
+        own = self._ballot.own(context.epoch)
+        report = own[0] if own is not None else self._signed_elsewhere(open_epoch, fence)
+        if report is None:
+            report = self._fresh(open_epoch, into_turn_seconds, fence)
+        if report is None:
             return
-        report, _bundle_hash = found
-        signatures = self._gather(closing, report)
+        signatures = self._gather(open_epoch, report)
         log.info("report_proposed", epoch=context.epoch, signatures=len(signatures), quorum=context.quorum)
         self._reached("signatures-kept")
         if len(signatures) >= context.quorum:
@@ -109,18 +108,14 @@ class Leader:
                 self._submitter.submit_report(session, context.epoch, report, bitmap, packed)
             self._reached("report-enqueued")
 
-    def _signed_before(self, closing: OpenEpoch) -> tuple[EpochReport, str] | None:
-        own = self._ballot.own(closing.context.epoch)
-        if own is None:
-            return None
-        report, _signature = own
-        return report, "0x" + report.bundle_hash.hex()
+    def _signed_elsewhere(self, open_epoch: OpenEpoch, fence: Fence) -> EpochReport | None:
+        """The report that most peers have signed and that holds, which this keeper then signs too; None when there is none.
 
-    def _signed_elsewhere(self, closing: OpenEpoch, fence: Fence) -> tuple[EpochReport, str] | None:
-        """A report that peers have signed, the most signed first, if it holds; this keeper signs it too."""
-        context, votes = closing.context, dict[EpochReport, list[str]]()
+        A keeper signs one report an epoch, ever. A second report would split the vote, and the epoch would lapse.
+        """
+        context, votes = open_epoch.context, dict[EpochReport, list[str]]()
         seen: list[bytes] = []
-        for url, data in self._peers.epoch(closing.urls, context.epoch).items():
+        for url, data in self._peers.epoch(open_epoch.urls, context.epoch).items():
             try:
                 report = report_from_json(data["signed"]["report"])
                 signature = signature_bytes(data["signed"]["signature"])
@@ -131,22 +126,21 @@ class Leader:
                 votes.setdefault(report, []).append(url)
         for report in sorted(votes, key=lambda item: (-len(votes[item]), item.bundle_hash)):
             try:
-                self._follower.endorse(closing, report, votes[report], fence)
+                self._follower.endorse(open_epoch, report, votes[report], fence)
             except (BallotRefusedError, EvidenceError) as error:
                 self._ballot.publish(context.epoch, report, error)
                 continue
             self._ballot.keep(context, report, seen)
-            return report, "0x" + report.bundle_hash.hex()
+            return report
         return None
 
-    def _fresh(
-        self, closing: OpenEpoch, into_turn_seconds: int, fence: Fence
-    ) -> tuple[EpochReport, str] | None:
-        """A new bundle of the evidence that there is. Waits half a turn for keepers that do not answer."""
-        context, documents = closing.context, list[Evidence]()
-        peers = self._peers.evidence(closing.urls, context.epoch)
+    def _fresh(self, open_epoch: OpenEpoch, into_turn_seconds: int, fence: Fence) -> EpochReport | None:
+        """The report of a new bundle of all documents to be had. Waits half a turn for keepers that do not answer."""
+        context, documents = open_epoch.context, list[Evidence]()
+        # An invalid document is left out as a whole: one bad peer must not stop the epoch.
+        peers = self._peers.evidence(open_epoch.urls, context.epoch)
         with Checker(context) as checker:
-            for url, data in [("", self._evidence.of(context).to_json()), *peers.items()]:
+            for url, data in [("", self._own_document.of(context).to_json()), *peers.items()]:
                 try:
                     document = Evidence.from_json(data, context.attestation)
                     if any(document.signer.lower() == known.signer.lower() for known in documents):
@@ -157,7 +151,7 @@ class Leader:
                     continue
                 documents.append(document)
         missing = len(context.keepers) - len(documents)
-        if len(documents) < context.quorum or (missing and into_turn_seconds * 2 < closing.turn_seconds):
+        if len(documents) < context.quorum or (missing and into_turn_seconds * 2 < open_epoch.turn_seconds):
             log.info("evidence_missing", epoch=context.epoch, documents=len(documents), missing=missing)
             return None
         bundle = assemble(context, documents)
@@ -167,10 +161,11 @@ class Leader:
             return None
         self._ballot.sign(context, verdict.report, bundle, fence)
         self._reached("report-signed")
-        return verdict.report, bundle.hash
+        return verdict.report
 
-    def _gather(self, closing: OpenEpoch, report: EpochReport) -> dict[str, bytes]:
-        context = closing.context
+    def _gather(self, open_epoch: OpenEpoch, report: EpochReport) -> dict[str, bytes]:
+        """Valid signatures under the report, by signer (lower-case): own, stored, and those that peers give now."""
+        context = open_epoch.context
         own = self._signer.sign(context.attestation.message(report.struct_hash()))
         with self._database.read() as session:
             known = {
@@ -187,7 +182,7 @@ class Leader:
             "leader": self._signer.address,
             "signature": "0x" + own.hex(),
         }
-        for reply in self._peers.propose(closing.urls, context.epoch, proposal):
+        for reply in self._peers.propose(open_epoch.urls, context.epoch, proposal):
             try:
                 signature = signature_bytes(reply.signature)
             except ValueError:

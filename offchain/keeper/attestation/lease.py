@@ -1,4 +1,4 @@
-"""Keeping a lease while long work runs: short enough that a killed worker's work is taken over soon."""
+"""Renewing a lease while long work runs. Leases last seconds, so that another process soon takes over from a killed one."""
 
 import os
 import threading
@@ -17,21 +17,22 @@ from offchain.runtime.clock import Clock
 log = structlog.get_logger(__name__)
 
 ALONE_MS, ALONE_RENEW_SECONDS = 5_000, 1.0
+"""How long the lease of `alone` lasts without renewal, and how often it is renewed."""
 
 Fence = Callable[[Session], None]
-"""Called first in a write transaction: raises LeaseLostError once another process has taken the work over."""
+"""Call it first in a write transaction. Raises LeaseLostError when another process has taken the work over."""
 
 
 def unfenced(_session: Session) -> None:
-    """The fence of work that needs no lease, as a follower's answer, which the ballot alone keeps to one an epoch."""
+    """No-op fence: for work without a lease, e.g. answering a proposal. The ballot already allows one report an epoch."""
 
 
 @contextmanager
 def alone(database: Database, clock: Clock, name: str) -> Iterator[Fence | None]:
-    """Hold a named lease for the block; None when somebody else has it.
+    """Hold a named lease for the block. Gives the fence, or None when another process has the lease.
 
-    A process that was stopped for longer than the lease comes back in the middle of the block: what it writes must go
-    through the fence.
+    A process that was stopped for longer than the lease wakes up in the middle of the block, when another one already
+    does the work. Every write in the block must therefore call the fence first.
     """
     holder = f"{os.getpid()}-{uuid.uuid4().hex}"
 
@@ -52,7 +53,7 @@ def alone(database: Database, clock: Clock, name: str) -> Iterator[Fence | None]
 
 @contextmanager
 def renewed(every_seconds: float, renew: Callable[[], bool], what: str) -> Iterator[None]:
-    """Call `renew` again and again from a thread of its own while the block runs, until it says that the lease is lost."""
+    """Call `renew` every few seconds in a thread while the block runs; the calls end when `renew` says False: lost."""
     over = threading.Event()
 
     def run() -> None:

@@ -1,9 +1,9 @@
-"""Epochs that are over and wait for their report: the frame to judge each, and whose turn it is.
+"""Epochs that are over and wait for their report: what the chain says of each, and whose turn it is to lead.
 
 ::
 
     end(e)      frozen                          submit deadline
-      |--settle--|-- turn 0 --|-- turn 1 --| ... |
+      |--freeze--|-- turn 0 --|-- turn 1 --| ... |
                   leader e%n   leader (e+1)%n
 """
 
@@ -21,16 +21,23 @@ from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyE
 from offchain.keeper import store
 from offchain.runtime.clock import Clock, seconds
 
-SETTLE_SECONDS = CLOCK_TOLERANCE_MS // 1000 + 1
-"""From an epoch's end until its evidence cannot change any more."""
+FREEZE_SECONDS = CLOCK_TOLERANCE_MS // 1000 + 1
+"""Seconds from an epoch's end until its evidence is frozen: answers are accepted up to `CLOCK_TOLERANCE_MS` late."""
 MIN_TURN_SECONDS, MAX_TURN_SECONDS = 5, 3_600
+"""Bounds of a turn; within them every keeper has two turns in the submit window."""
 EPOCHS_BACK = 12
-"""Finished epochs that are looked after; submit and challenge windows of short epochs span several of them."""
+"""So many of the last epochs are looked at: submit and challenge windows of short epochs span several epochs."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenEpoch:
-    """An epoch that is over, with the frame to judge it."""
+    """An epoch that is over, as one keeper of its set sees it.
+
+    Attributes:
+        me: this keeper.
+        urls: base URLs of the other keepers.
+        frozen_at: Unix second from which evidence cannot change.
+    """
 
     context: EpochContext
     me: KeeperInfo
@@ -39,16 +46,16 @@ class OpenEpoch:
     turn_seconds: int
 
     def turn(self, now: int) -> int:
-        """Number of the present turn, from 0."""
+        """Number of the turn at a Unix second, from 0."""
         return max(0, now - self.frozen_at) // self.turn_seconds
 
     def leader(self, turn: int) -> KeeperInfo:
-        """Who leads in a turn."""
+        """The keeper that leads in a turn."""
         return self.context.keepers[(self.context.epoch + turn) % len(self.context.keepers)]
 
 
 class OpenEpochs:
-    """Reads them for one keeper.
+    """Reads open epochs for one keeper.
 
     Args:
         me: this keeper's signer.
@@ -59,14 +66,14 @@ class OpenEpochs:
         self,
         database: Database,
         view: ChainView,
-        frames: EpochContextReader,
+        context_reader: EpochContextReader,
         clock: Clock,
         me: Address,
         peer_urls: Sequence[str] = (),
     ) -> None:
         self._database = database
         self._view = view
-        self._frames = frames
+        self._context_reader = context_reader
         self._clock = clock
         self._me = me
         self._peer_urls = tuple(url.rstrip("/") for url in peer_urls)
@@ -74,11 +81,11 @@ class OpenEpochs:
     @property
     def epochs(self) -> EpochClock:
         """The network's epochs."""
-        return self._frames.clock
+        return self._context_reader.clock
 
-    def open_epochs(self) -> list[Epoch]:
+    def awaiting_report(self) -> list[Epoch]:
         """Recent epochs that are over, whose evidence is frozen and for which the chain still takes a report."""
-        epochs, now = self._frames.clock, seconds(self._clock)
+        epochs, now = self._context_reader.clock, seconds(self._clock)
         if now < epochs.genesis:
             return []
         last = epochs.epoch_at(now) - 1
@@ -95,7 +102,7 @@ class OpenEpochs:
             return store.is_marked(session, "closed", str(epoch))
 
     def of(self, epoch: Epoch) -> OpenEpoch | None:
-        """The frame of a finished epoch; None when this keeper is not in its set or nobody had weight.
+        """A finished epoch; None when this keeper is not in its set or no node had weight.
 
         Raises:
             NotReadyError: the epoch is not over in final blocks.
@@ -110,19 +117,19 @@ class OpenEpochs:
         return OpenEpoch(context, me, urls, frozen_at(context.clock, epoch), self.turn_seconds(context))
 
     def turn_seconds(self, context: EpochContext) -> int:
-        """How long each keeper may lead before the next one does."""
+        """Seconds for which a keeper leads before the next one does."""
         window = self._view.submit_deadline(context.epoch) - context.clock.end(context.epoch)
         return min(max(MIN_TURN_SECONDS, window // (2 * len(context.keepers))), MAX_TURN_SECONDS)
 
     def context(self, epoch: Epoch) -> EpochContext:
-        """The frame of a finished epoch. Raises NotReadyError."""
+        """The context of a finished epoch. Raises NotReadyError."""
         with self._database.read() as session:
             indexed = position(session, "finalized")
         if indexed is None:
             raise NotReadyError("nothing is indexed yet")
-        return self._frames.read(epoch, indexed)
+        return self._context_reader.read(epoch, indexed)
 
 
 def frozen_at(clock: EpochClock, epoch: Epoch) -> int:
-    """Unix second from which the epoch's evidence cannot change."""
-    return clock.end(epoch) + SETTLE_SECONDS
+    """Unix second from which an epoch's evidence cannot change."""
+    return clock.end(epoch) + FREEZE_SECONDS

@@ -1,4 +1,4 @@
-"""This keeper's own evidence of an epoch: signed once it is frozen, and the same bytes from then on."""
+"""This keeper's own evidence document of an epoch: signed when the evidence is frozen, and the same bytes from then on."""
 
 from offchain.db.database import Database
 from offchain.domain.types import Address, Epoch
@@ -13,26 +13,26 @@ from offchain.keeper.probing.planner import seed_signature
 from offchain.runtime.clock import Clock, seconds
 
 MAX_BATCH_WAIT_SECONDS = 300
-"""For so long, and no more than a quarter of a turn, a keeper waits for a gateway that is making its batch."""
+"""Seconds, and at most a quarter of a turn, that a keeper waits for a gateway that is making its batch."""
 
 
-class OwnEvidence:
-    """Makes and keeps the document of the newest epoch.
+class OwnDocument:
+    """Makes the document of an epoch, and keeps that of the newest one in memory.
 
     Args:
-        batches: asks this keeper's gateway for its batches; one that is away costs a document nothing but them.
+        batches: asks this keeper's gateway for its batches. While the gateway is away, documents list none.
     """
 
     def __init__(
         self,
         database: Database,
-        closings: OpenEpochs,
+        open_epochs: OpenEpochs,
         signer: MessageSigner,
         clock: Clock,
         batches: BatchSource,
     ) -> None:
         self._database = database
-        self._closings = closings
+        self._open_epochs = open_epochs
         self._signer = signer
         self._clock = clock
         self._batches = batches
@@ -42,7 +42,7 @@ class OwnEvidence:
         """This keeper's signed document of a frozen epoch; the same bytes at every call.
 
         Raises:
-            NotReadyError: its gateway is making the epoch's batch, and there is time to wait for it.
+            NotReadyError: the gateway is making its batch of the epoch, and there is time to wait for it.
         """
         if context.epoch in self._own:
             return self._own[context.epoch]
@@ -69,14 +69,14 @@ class OwnEvidence:
         return document
 
     def _frozen_batches(self, context: EpochContext) -> list[str]:
-        """What the gateway gave at the first call for it; the document must not change after somebody has seen it."""
+        """The gateway's batches as they were at the first call: the document must not change after somebody has seen it."""
         with self._database.read() as session:
             frozen = store.frozen_batches(session, context.epoch)
         if frozen is not None:
             return frozen
         answer = self._batches(Epoch(max(0, context.epoch - LATE_EPOCHS)))
         if answer.making:
-            patience = min(self._closings.turn_seconds(context) // 4, MAX_BATCH_WAIT_SECONDS)
+            patience = min(self._open_epochs.turn_seconds(context) // 4, MAX_BATCH_WAIT_SECONDS)
             if seconds(self._clock) < frozen_at(context.clock, context.epoch) + patience:
                 raise NotReadyError(f"the gateway is making its batch of epoch {context.epoch}")
         with self._database.write() as session:
@@ -84,7 +84,7 @@ class OwnEvidence:
             return store.freeze_batches(session, context.epoch, fresh, seconds(self._clock))
 
     def frozen(self, epoch: Epoch) -> Evidence:
-        """Own evidence for others to see. Raises NotReadyError before it is frozen: probes stay secret till then."""
-        if seconds(self._clock) < frozen_at(self._closings.epochs, epoch):
+        """The document for others to see. Raises NotReadyError before it is frozen: probes stay secret until then."""
+        if seconds(self._clock) < frozen_at(self._open_epochs.epochs, epoch):
             raise NotReadyError(f"evidence of epoch {epoch} is not frozen yet")
-        return self.of(self._closings.context(epoch))
+        return self.of(self._open_epochs.context(epoch))

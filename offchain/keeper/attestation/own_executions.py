@@ -7,15 +7,16 @@ from sqlalchemy.orm import Session
 from offchain.domain.evidence_entries import Execution
 from offchain.domain.messages import ServiceReceipt
 from offchain.evidence.epoch_context import EpochContext
-from offchain.evidence.signature_pool import recovered
+from offchain.evidence.signature_pool import account_of
 from offchain.keeper import store
 
 FULFIL = "fulfil"
 _LONGEST_JOB_SECONDS = 3_600
+"""Jobs created so long before the epoch may have ended in the epoch."""
 
 
 def executions_of(session: Session, context: EpochContext) -> list[str]:
-    """Packed executions that ended in the epoch, in ascending order; what others would not accept is left out."""
+    """Packed executions that ended in the epoch, ascending. Left out are those that other keepers would reject."""
     clock, epoch = context.clock, context.epoch
     found = set()
     for job in store.finished_jobs(session, FULFIL, clock.start(epoch) - _LONGEST_JOB_SECONDS):
@@ -25,14 +26,14 @@ def executions_of(session: Session, context: EpochContext) -> list[str]:
         receipt = execution.receipt
         node = context.nodes.get(receipt.node_id)
         in_time = clock.start(epoch) * 1000 <= receipt.finished_at_ms < clock.end(epoch) * 1000
-        signer = recovered(context.market.digest(receipt.struct_hash()), execution.node_signature)
+        signer = account_of(context.market.digest(receipt.struct_hash()), execution.node_signature)
         if in_time and node is not None and signer in node.keys:
             found.add(execution.pack())
     return sorted(found)
 
 
 def read_execution(result: Any) -> Execution | None:
-    """The execution in a finished job's result, None when it has none."""
+    """The execution in a finished job's result, None when the result holds none."""
     try:
         receipt = ServiceReceipt.from_json(result["receipt"])
         return Execution(receipt, bytes.fromhex(result["signature"].removeprefix("0x")))

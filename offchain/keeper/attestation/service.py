@@ -1,97 +1,76 @@
-"""Closing an epoch: own evidence, the leader's bundle, everybody's own check of it, signatures, one submission.
+"""Closing an epoch, wired: own documents, the leader's bundle, everybody's own check of it, signatures, one submission.
 
 In its turn a leader proposes a report until the quorum has signed, and then enqueues its submission. A keeper signs one
-report an epoch, ever: a later leader therefore takes up a report that somebody has signed already, if its bundle
-holds, so that a leader which withholds costs one turn and not the epoch.
+report an epoch, ever. A later leader therefore takes up a report that somebody has signed already, if its bundle holds:
+a leader that withholds signatures costs one turn and not the epoch.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from offchain.db.database import Database
 from offchain.domain.types import Epoch
-from offchain.evidence.bundle import BundleVerdict, EvidenceBundle
 from offchain.evidence.chain_view import ChainView
-from offchain.evidence.document import Evidence, MessageSigner
-from offchain.evidence.epoch_context import EpochContext
+from offchain.evidence.document import MessageSigner
 from offchain.evidence.epoch_context_reader import EpochContextReader
 from offchain.evidence.execution_batches import BatchSource, GatewayAnswer
 from offchain.evidence.keeper_peers import Peers
 from offchain.keeper.attestation.ballot import Ballot
 from offchain.keeper.attestation.follower import Follower
 from offchain.keeper.attestation.leader import Leader, Submitter
-from offchain.keeper.attestation.lease import Fence
-from offchain.keeper.attestation.open_epochs import OpenEpoch, OpenEpochs
-from offchain.keeper.attestation.own_document import OwnEvidence
+from offchain.keeper.attestation.open_epochs import OpenEpochs
+from offchain.keeper.attestation.own_document import OwnDocument
 from offchain.runtime.clock import Clock
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
 
+def _no_gateway(_since: Epoch) -> GatewayAnswer:
+    return GatewayAnswer()
+
+
 class AttestService:
-    """One keeper's part in closing epochs. `step` leads, `answer_proposal` follows; both may run at the same time.
+    """The parts of one keeper that close epochs. `leader` and `follower` may work at the same time.
+
+    ::
+
+        attest = AttestService(database, view, context_reader, signer, clock, peers, intents)
+        attest.leader.step(fence)                           # propose, gather signatures, submit
+        attest.follower.answer_proposal(epoch, proposal)    # check another leader's report and sign it
+        attest.own_document.frozen(epoch)                   # this keeper's evidence, for everybody
 
     Args:
         peer_urls: base URLs of the other keepers; empty means those that the registry names.
-        batches: asks this keeper's gateway for its batches; one that is away costs a document nothing but them.
+        batches: asks this keeper's gateway for its batches. While the gateway is away, documents list none.
     """
 
     def __init__(
         self,
         database: Database,
         view: ChainView,
-        frames: EpochContextReader,
+        context_reader: EpochContextReader,
         signer: MessageSigner,
         clock: Clock,
         peers: Peers,
         submitter: Submitter,
         peer_urls: Sequence[str] = (),
         *,
-        batches: BatchSource = lambda _since: GatewayAnswer(),
+        batches: BatchSource = _no_gateway,
         reached: CrashPoint = nowhere,
     ) -> None:
-        self.closings = OpenEpochs(database, view, frames, clock, signer.address, peer_urls)
-        self.evidence = OwnEvidence(database, self.closings, signer, clock, batches)
+        self.open_epochs = OpenEpochs(database, view, context_reader, clock, signer.address, peer_urls)
+        self.own_document = OwnDocument(database, self.open_epochs, signer, clock, batches)
         self.ballot = Ballot(database, signer, clock)
-        self._follower = Follower(database, self.closings, self.evidence, self.ballot, clock, peers, reached)
-        self._leader = Leader(
+        self.follower = Follower(
+            database, self.open_epochs, self.own_document, self.ballot, clock, peers, reached
+        )
+        self.leader = Leader(
             database,
-            self.closings,
-            self.evidence,
+            self.open_epochs,
+            self.own_document,
             self.ballot,
-            self._follower,
+            self.follower,
             signer,
             clock,
             peers,
             submitter,
             reached,
         )
-
-    def step(self, fence: Fence) -> None:
-        """See `Leader.step`."""
-        self._leader.step(fence)
-
-    def answer_proposal(self, epoch: Epoch, data: Any) -> str:
-        """See `Follower.answer_proposal`."""
-        return self._follower.answer_proposal(epoch, data)
-
-    def closing(self, epoch: Epoch) -> OpenEpoch | None:
-        """See `OpenEpochs.of`."""
-        return self.closings.of(epoch)
-
-    def context(self, epoch: Epoch) -> EpochContext:
-        """See `OpenEpochs.context`."""
-        return self.closings.context(epoch)
-
-    def own_evidence(self, context: EpochContext) -> Evidence:
-        """See `OwnEvidence.of`."""
-        return self.evidence.of(context)
-
-    def frozen_evidence(self, epoch: Epoch) -> Evidence:
-        """See `OwnEvidence.frozen`."""
-        return self.evidence.frozen(epoch)
-
-    def judged_bundle(
-        self, context: EpochContext, bundle_hash: str, urls: Sequence[str]
-    ) -> tuple[EvidenceBundle, BundleVerdict]:
-        """See `Follower.judged_bundle`."""
-        return self._follower.judged_bundle(context, bundle_hash, urls)

@@ -1,4 +1,4 @@
-"""After the vote: what the chain accepted becomes slot records, and a lapsed epoch's pool moves on."""
+"""After the vote: an accepted report becomes slot records, and the pool of an epoch without a report rolls over."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,25 +25,26 @@ from offchain.runtime.crash_points import CrashPoint, nowhere
 log = structlog.get_logger(__name__)
 
 ROLLOVER_STAGGER_SECONDS = 10
-"""Keepers try one after another, so that one transaction does it."""
+"""Seconds between the tries of two keepers, so that usually one transaction is sent and not one for each keeper."""
 PROBES_KEPT_EPOCHS = 7
+"""Probes of older epochs are deleted: their bundles hold all that counts."""
 
 
 class RollOver(Protocol):
-    """The way to the outbox."""
+    """How a rollover reaches the outbox."""
 
     def roll_over(self, session: Session, epoch: Epoch) -> None:
-        """Write the intent `rollover:<epoch>` in the caller's transaction; twice is once."""
+        """Write the intent `rollover:<epoch>` in the caller's transaction; a second call changes nothing."""
 
 
 class EpochSettlement:
-    """Settles epochs that are over, once each. Safe to run twice."""
+    """Settles each epoch that is over, once: records what its report says, or rolls its pool over."""
 
     def __init__(
         self,
         database: Database,
         view: ChainView,
-        frames: EpochContextReader,
+        context_reader: EpochContextReader,
         attest: AttestService,
         outbox: RollOver,
         clock: Clock,
@@ -53,7 +54,7 @@ class EpochSettlement:
     ) -> None:
         self._database = database
         self._view = view
-        self._frames = frames
+        self._context_reader = context_reader
         self._attest = attest
         self._outbox = outbox
         self._clock = clock
@@ -61,8 +62,8 @@ class EpochSettlement:
         self._reached = reached
 
     def step(self) -> None:
-        """Look at the last epochs and settle those that can be."""
-        epochs, now = self._frames.clock, seconds(self._clock)
+        """Look at the last `EPOCHS_BACK` epochs and settle those that can be. Safe to run twice."""
+        epochs, now = self._context_reader.clock, seconds(self._clock)
         if now < epochs.genesis:
             return
         last = epochs.epoch_at(now) - 1
@@ -89,11 +90,11 @@ class EpochSettlement:
             self._mark(epoch, "final")
 
     def _record_slots(self, epoch: Epoch, report: Report) -> bool:
-        """Judge the accepted report's bundle and keep its slots. Returns whether the report stands."""
+        """Verify the accepted report's bundle and store its slots. Returns whether the report stands."""
         try:
-            context = self._attest.context(epoch)
+            context = self._attest.open_epochs.context(epoch)
             urls = self._peer_urls or [keeper.url.rstrip("/") for keeper in context.keepers]
-            bundle, verdict = self._attest.judged_bundle(context, report.bundle_hash, urls)
+            bundle, verdict = self._attest.follower.verified_bundle(context, report.bundle_hash, urls)
         except (NotReadyError, BallotRefusedError) as waiting:
             log.info("close_waits", epoch=epoch, reason=str(waiting))
             return False
@@ -128,13 +129,14 @@ class EpochSettlement:
         return True
 
     def _lapse(self, epoch: Epoch, now: int) -> None:
+        """Roll the pool of an epoch without a report over, when it is this keeper's time to try."""
         try:
-            closing = self._attest.closing(epoch)
+            open_epoch = self._attest.open_epochs.of(epoch)
         except NotReadyError:
             return
-        if closing is not None:
-            size = len(closing.context.keepers)
-            rank = (closing.me.index - epoch) % size
+        if open_epoch is not None:
+            size = len(open_epoch.context.keepers)
+            rank = (open_epoch.me.index - epoch) % size
             deadline = self._view.submit_deadline(epoch)
             if now < deadline + rank * ROLLOVER_STAGGER_SECONDS:
                 return

@@ -25,7 +25,7 @@ from sqlalchemy import select
 from offchain.db import jobs
 from offchain.db.cursors import position
 from offchain.db.database import Database
-from offchain.db.models import Event, Job, MarketRequest, Node, Probe
+from offchain.db.models import Event, Job, MarketRequest, Probe
 from offchain.db.reputation import VALIDATE
 from offchain.domain.answer_text import answer_texts
 from offchain.domain.eip712 import keccak256
@@ -34,6 +34,7 @@ from offchain.domain.measurement.answer_sampling import Outcome, SampleFinding, 
 from offchain.domain.types import Bps, Epoch, NodeId
 from offchain.evidence.chain_view import ChainView
 from offchain.keeper import store
+from offchain.keeper.lookups import independent_nodes
 from offchain.keeper.probing.gateway_client import Asker, ReplyKind
 from offchain.keeper.store import DueProbe
 from offchain.runtime.clock import Clock, seconds
@@ -46,14 +47,17 @@ DRAW_DEPTH = 1
 LEASE_SECONDS = 60
 RETRY_SECONDS = 20
 MAX_ATTEMPTS = 10
+"""Then the validation is given up: no independent node could answer."""
 RECENT = 200
+"""So many of the last validations decide how large a share is drawn."""
 SLOT_DRAWN = "validate-slot"
 LOOKED_AT = 500
+"""So many of the last answered requests are looked at in one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedRequest:
-    """An answer that can be run again; `ref` is an on-chain request's id, or `probe:<epoch>:<slot>:<node>`."""
+    """An answer whose request can be sent again. `ref`: an on-chain request's id, or `probe:<epoch>:<slot>:<node>`."""
 
     ref: str
     node_id: NodeId
@@ -62,14 +66,14 @@ class ServedRequest:
 
 
 class ValidateService:
-    """Draws and runs validations.
+    """Draws answers and validates them.
 
     Args:
         open_gateway: client for pinned requests.
         alive: ids of nodes that could answer now.
-        mine: whether a request (0x-hex id) is this keeper's to check; one keeper checks each.
-        epochs: slot times.
-        body: the request body of a probe of this keeper.
+        is_own: whether this keeper checks a request (0x-hex id); one keeper checks each request.
+        epochs: the network's epochs and slots.
+        body: gives the request body of one of this keeper's probes.
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class ValidateService:
         open_gateway: Callable[[], AbstractAsyncContextManager[Asker]],
         alive: Callable[[], Sequence[NodeId]],
         clock: Clock,
-        mine: Callable[[str], bool],
+        is_own: Callable[[str], bool],
         epochs: EpochClock,
         body: Callable[[DueProbe], bytes],
         *,
@@ -90,13 +94,13 @@ class ValidateService:
         self._open_gateway = open_gateway
         self._alive = alive
         self._clock = clock
-        self._mine = mine
+        self._is_own = is_own
         self._epochs = epochs
         self._body = body
         self._reached = reached
 
     def step(self) -> None:
-        """Draw from what has become final, then work on one drawn answer. Safe to run twice."""
+        """Draw from answers that became final, then validate one drawn answer. Safe to run twice."""
         self._draw()
         self._draw_probes()
         self._reached("validation-drawn")
@@ -132,7 +136,7 @@ class ValidateService:
             chosen = (
                 served is not None
                 and comparable(served.payload)
-                and self._mine(request_id)
+                and self._is_own(request_id)
                 and drawn(bytes.fromhex(request_id[2:]), block_hash, share)
             )
             now = seconds(self._clock)
@@ -235,10 +239,15 @@ class ValidateService:
         log.info("answer_validated", request=request_id, **result)
 
     async def _compare(self, served: ServedRequest) -> SampleFinding | None:
-        """Ask a second node and, if it differs, a third; None when there were not enough that answered."""
+        """Ask a second node and, if its answer differs, a third; None when too few nodes answered."""
         answers: dict[NodeId, Sequence[str]] = {served.node_id: words(served.result.decode(errors="replace"))}
         async with self._open_gateway() as gateway:
-            for node in self._independent(served):
+            for node in independent_nodes(
+                self._database,
+                self._alive(),
+                served.node_id,
+                lambda node: keccak256(f"{served.ref}{node}".encode()),
+            ):
                 reply = await gateway.ask(node, served.payload)
                 if reply.kind is not ReplyKind.ANSWER:
                     continue
@@ -250,22 +259,6 @@ class ValidateService:
                 if finding is not None:
                     return finding
         return None
-
-    def _independent(self, served: ServedRequest) -> list[NodeId]:
-        """Nodes alive now, of other owners, at most one an owner, in an order that the request's id gives."""
-        alive = [node for node in self._alive() if node != served.node_id]
-        with self._database.read() as session:
-            owners = {
-                NodeId(row.node_id): row.owner
-                for row in session.scalars(select(Node).where(Node.node_id.in_([*alive, served.node_id])))
-            }
-        taken = {owners.get(served.node_id)}
-        chosen = []
-        for node in sorted(alive, key=lambda item: keccak256(f"{served.ref}{item}".encode())):
-            if owners.get(node) not in taken:
-                taken.add(owners.get(node))
-                chosen.append(node)
-        return chosen
 
     def _end(self, request_id: str, attempt: int, reason: str) -> None:
         with self._database.write() as session:
@@ -282,5 +275,5 @@ def comparable(payload: bytes) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """What is compared: words stand for tokens, which the chain does not carry."""
+    """The words of an answer, which are compared instead of tokens: the chain carries text only."""
     return text.split()

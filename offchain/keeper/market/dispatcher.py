@@ -1,4 +1,4 @@
-"""The dispatch core for callers that block, such as Celery tasks: one whole answer, with its receipt.
+"""The dispatch core for blocking callers, such as Celery tasks: one whole answer with its receipt.
 
 ::
 
@@ -51,7 +51,7 @@ class DispatchedAnswer:
         body: the node's JSON document.
         result: the bytes that the receipt binds (`messages.result_bytes`); what `InferenceMarket.fulfil` wants.
         receipt: verified: of this node, this request, these bytes, the node's current key.
-        node_id: who answered.
+        node_id: the node that answered.
         attempts: all of them, the last one good.
     """
 
@@ -97,9 +97,9 @@ class _NoSink:
 
 
 class BlockingDispatcher:
-    """Dispatches whole requests over the fleet that its front publishes in Redis.
+    """Dispatches whole requests to the nodes whose heartbeats the keeper's API stores in Redis.
 
-    What one call learns of a node (breakers, times) serves the later ones of the same process.
+    What one call learns of a node (breakers, latency) serves the later calls of the same process.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class BlockingDispatcher:
         )
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._engine: Dispatcher | None = None
+        self._dispatcher: Dispatcher | None = None
         self._upstream: HttpUpstream | None = None
         self._worker: threading.Thread | None = None
         self._pid = 0
@@ -157,24 +157,24 @@ class BlockingDispatcher:
         request = parse(kind, payload)
         nodes = self._store.read_all()
         task = PlainTask(request, payload, unit.request_id, self._verifier)
-        trail = RequestTrace(unit.request_id)
-        loop, engine = self._running_loop()
+        trace = RequestTrace(unit.request_id)
+        loop, dispatcher = self._running_loop()
         future = asyncio.run_coroutine_threadsafe(
-            self._run(engine, unit, task, trail, nodes, timeout_seconds), loop
+            self._run(dispatcher, unit, task, trace, nodes, timeout_seconds), loop
         )
         future.result(timeout_seconds + 5)
-        if task.receipt is None or trail.node_id is None:
+        if task.receipt is None or trace.node_id is None:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
         return DispatchedAnswer(
-            task.answer, task.result(), task.receipt, trail.node_id, tuple(trail.attempts)
+            task.answer, task.result(), task.receipt, trace.node_id, tuple(trace.attempts)
         )
 
     async def _run(
         self,
-        engine: Dispatcher,
+        dispatcher: Dispatcher,
         unit: WorkUnit,
         task: PlainTask,
-        trail: RequestTrace,
+        trace: RequestTrace,
         nodes: list[tuple[NodeReport, float]],
         seconds: float,
     ) -> None:
@@ -185,21 +185,21 @@ class BlockingDispatcher:
                 self._fleet.update(report, now - age)
         self._fleet.expire(now)
         async with asyncio.timeout(seconds):
-            await engine.run(unit, task, _NoSink(), trail)
+            await dispatcher.run(unit, task, _NoSink(), trace)
 
     def _running_loop(self) -> tuple[asyncio.AbstractEventLoop, Dispatcher]:
-        """One loop in a thread of its own for this process; made anew after a fork."""
+        """The event loop and the dispatcher in it, in a thread of this process; made anew after a fork."""
         with self._lock:
-            if self._loop is None or self._engine is None or self._pid != os.getpid():
+            if self._loop is None or self._dispatcher is None or self._pid != os.getpid():
                 self._pid = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 self._upstream = HttpUpstream(self._ticket)
-                self._engine = Dispatcher(
+                self._dispatcher = Dispatcher(
                     self._router, self._upstream, max_attempts=self._max_attempts, record_decisions=False
                 )
                 self._worker = threading.Thread(target=self._loop.run_forever, name="dispatch", daemon=True)
                 self._worker.start()
-            return self._loop, self._engine
+            return self._loop, self._dispatcher
 
     def close(self) -> None:
         """Close all connections and end the thread."""

@@ -1,4 +1,4 @@
-"""On-chain requests: from the event to the fulfilment's intent, exactly once, whoever dies in between.
+"""On-chain requests: from the event to one `fulfil` intent each, even if a worker dies in between.
 
 ::
 
@@ -6,8 +6,8 @@
                                   ^                |
                                   +--lease ran out-+
 
-The job's row is the truth. A message may come twice, late or never: `run` works only while it holds the job's lease,
-which it renews; the sweep enqueues again what nobody holds.
+The job's row is the truth. A message may come twice, late or never. `run` works only while it holds the job's lease and
+renews the lease meanwhile; the sweep sends a new message for every job that no worker holds.
 """
 
 from collections.abc import Callable
@@ -22,54 +22,44 @@ from offchain.db.cursors import position
 from offchain.db.database import Database
 from offchain.db.models import Event, MarketRequest
 from offchain.errors import SkipError, TransientError
-from offchain.keeper import store
 from offchain.keeper.attestation.lease import renewed
 from offchain.keeper.attestation.own_executions import FULFIL
+from offchain.keeper.market.dispatcher import DispatchedAnswer
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
 log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 3
+"""After this time another worker takes over the job of a killed one."""
 RENEW_SECONDS = 0.8
 RETRY_SECONDS = 2
+"""Pause after an attempt that may succeed later."""
 STAGGER_SECONDS = 8
-"""Keepers of higher rank wait this long each: one works, the others stand by."""
+"""A keeper of rank n starts n times this many seconds later: one keeper works, the others stand by."""
 
 
-class VerifiedAnswer(Protocol):
-    """A whole answer of a node."""
+Dispatch = Callable[[bytes, bytes, float], DispatchedAnswer]
+"""Gets the answer for a request id (32 bytes), a payload and a time limit in seconds.
 
-    @property
-    def result(self) -> bytes:
-        """The bytes that go on chain."""
-
-    @property
-    def receipt(self) -> Any:
-        """Verified `SignedReceipt`."""
-
-
-class Dispatch(Protocol):
-    """The dispatch core as fulfilment sees it."""
-
-    def __call__(self, request_id: bytes, payload: bytes, seconds: float) -> VerifiedAnswer:
-        """A whole answer. Raises TransientError, or SkipError for a request that nobody can ever serve."""
+Raises TransientError, or SkipError for a request that no node can ever serve.
+"""
 
 
 class Fulfiller(Protocol):
-    """The way to the outbox."""
+    """How an answer reaches the outbox."""
 
     def fulfil(
         self, session: Session, request_id: str, receipt: Any, signature: bytes, result: bytes
     ) -> None:
-        """Write the intent `fulfil:<id>` in the caller's transaction; twice is once."""
+        """Write the intent `fulfil:<id>` in the caller's transaction; a second call changes nothing."""
 
 
 class FulfilService:
     """One keeper's work on on-chain requests.
 
     Args:
-        depth: blocks below the head from which a request is worked on; it is paid for only if it stays.
+        depth: blocks by which a request must lie below the head: work on one that is reorganised away is not paid.
         rank: this keeper's place in the queue for a request, 0 for the first.
     """
 
@@ -93,7 +83,7 @@ class FulfilService:
         self._reached = reached
 
     def scan(self) -> int:
-        """Make a job of every open request whose turn has come. Returns how many are new."""
+        """Make a job of every open request for which this keeper's time has come. Returns how many are new."""
         now, new = seconds(self._clock), 0
         with self._database.read() as session:
             head = position(session, "head")
@@ -117,12 +107,12 @@ class FulfilService:
         return new
 
     def due(self) -> list[str]:
-        """Requests whose job nobody works on; the sweep sends a message for each."""
+        """Ids (0x-hex) of requests whose job no worker holds; the sweep sends a message for each."""
         with self._database.read() as session:
             return list(jobs.due(session, FULFIL, seconds(self._clock)))
 
     def run(self, request_id: str) -> bool:
-        """Work on one job if its lease can be had. Returns whether this call finished it. Safe at any repetition."""
+        """Work on one job if no other worker holds it. Returns whether this call finished it. Safe to repeat."""
         now = seconds(self._clock)
         with self._database.write() as session:
             attempt = jobs.lease(session, FULFIL, request_id, now, LEASE_SECONDS)
@@ -152,6 +142,7 @@ class FulfilService:
             return self._end(request_id, attempt, str(error), for_good=False)
         self._reached("job-answered")
         signed = answer.receipt
+        # Job and intent in one transaction: either both are written or the next attempt starts over.
         with self._database.write() as session:
             finished = jobs.finish(session, FULFIL, request_id, attempt, signed.to_json())
             if finished:
@@ -173,4 +164,4 @@ class FulfilService:
     def _extend(self, request_id: str, attempt: int) -> bool:
         until = seconds(self._clock) + LEASE_SECONDS
         with self._database.write() as session:
-            return store.extend_job(session, FULFIL, request_id, attempt, until)
+            return jobs.extend(session, FULFIL, request_id, attempt, until)

@@ -1,7 +1,7 @@
 """Joining the registry: approve the bond, join with the keeper's signer, list the signer for tickets.
 
-The three transactions go through the operator's own outbox in the keeper's database, so a command that was cut off is
-simply given again: what was done is not done twice.
+The three transactions go through an outbox of the operator's account in the keeper's database. After an interruption,
+give the command again: transactions that were sent are not sent twice.
 """
 
 import time
@@ -30,9 +30,9 @@ class Joiner:
     """Bonds a keeper.
 
     Args:
-        operator: account that owns the bond; pays gas here and never again.
+        operator: account that owns the bond. It pays gas for joining and is needed again only to leave.
         signer: the keeper's signing address.
-        say: told of each step.
+        say: called with one line for each step.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Joiner:
         )
 
     def join(self, bond: Wei | None, region: str, url: str) -> int:
-        """Join and list the signer; what is done already is skipped.
+        """Join and list the signer; steps that are done already are skipped.
 
         Args:
             bond: in wei; None means the registry's minimum.

@@ -17,7 +17,7 @@ def load_signer(settings: KeeperSettings) -> TransactionSigner:
     if settings.web3signer_url is not None and settings.web3signer_address is not None:
         return Web3Signer.connect(settings.web3signer_url, settings.web3signer_address)
     if settings.keystore is None or settings.password_file is None:
-        raise AssertionError("the settings' own check lets no keeper through without a key")
+        raise AssertionError("KeeperSettings refuses settings without a key")
     return Signer.load(settings.keystore, settings.password_file)
 
 

@@ -1,4 +1,4 @@
-"""`parallelix keeper verify`: everything that would stop a keeper or cost it money, looked at before it starts."""
+"""The preflight behind `parallelix keeper verify`: checks everything that would stop a keeper or cost it money."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +23,12 @@ from offchain.runtime.clock import Clock, seconds
 MAX_BLOCK_AGE_SECONDS = 60
 GAS_OF_A_SUBMISSION = 600_000
 SUBMISSIONS_AHEAD = 20
+"""With gas for fewer submissions than this the preflight warns."""
 _T = TypeVar("_T")
 
 
 class Level(StrEnum):
-    """How bad a finding is; a keeper with a failure should not start."""
+    """How bad a finding is. A keeper with a failure should not start."""
 
     OK = "ok"
     WARNING = "warning"
@@ -44,7 +45,7 @@ class PreflightFinding:
 
 
 class KeeperPreflight:
-    """Runs the checks in an order in which each builds on those before."""
+    """Runs the checks, each of which builds on the ones before."""
 
     def __init__(self, settings: KeeperSettings, clock: Clock) -> None:
         self._settings = settings
@@ -52,13 +53,13 @@ class KeeperPreflight:
         self.findings: list[PreflightFinding] = []
 
     def run(self) -> list[PreflightFinding]:
-        """All findings. A check whose ground is missing is left out."""
+        """All findings. A check that needs what an earlier check did not find is left out."""
         deployment = self._try("deployment", lambda: Deployment.load(self._settings.deployment))
         signer = self._try("key", lambda: load_signer(self._settings))
         if deployment is not None:
-            self._note("deployment", Level.OK, f"{deployment.network}, chain {deployment.chain_id}")
+            self._ok("deployment", f"{deployment.network}, chain {deployment.chain_id}")
         if signer is not None:
-            self._note("key", Level.OK, f"signs as {signer.address}")
+            self._ok("key", f"signs as {signer.address}")
         if deployment is not None:
             self._chain(deployment, signer)
         self._database()
@@ -80,30 +81,23 @@ class KeeperPreflight:
 
         if self._try("chain", check) is None:
             return
-        self._note(
-            "chain", Level.OK, f"chain id and {len(deployment.contracts)} code hashes are the deployment's"
-        )
+        self._ok("chain", f"chain id and {len(deployment.contracts)} code hashes are the deployment's")
         head = self._try("blocks", reader.head_block)
         final = self._try("finality", reader.finalized_block)
         if head is None:
             return
-        skew = seconds(self._clock) - head.timestamp
-        if skew < -BEHIND_MS // 1000:
-            self._note(
-                "clock", Level.FAILURE, f"this clock is {-skew} s behind the newest block; set it by NTP"
-            )
-        elif skew > MAX_BLOCK_AGE_SECONDS:
-            self._note(
+        age_seconds = seconds(self._clock) - head.timestamp
+        if age_seconds < -BEHIND_MS // 1000:
+            self._fail("clock", f"this clock is {-age_seconds} s behind the newest block; set it by NTP")
+        elif age_seconds > MAX_BLOCK_AGE_SECONDS:
+            self._fail(
                 "clock",
-                Level.FAILURE,
-                f"the newest block is {skew} s old: this clock is ahead (set it by NTP), or the RPC endpoint stands still",
+                f"the newest block is {age_seconds} s old: this clock is ahead (set it by NTP), or the RPC endpoint stands still",
             )
         else:
-            self._note("clock", Level.OK, f"newest block {head.number} is {skew} s old")
+            self._ok("clock", f"newest block {head.number} is {age_seconds} s old")
         if final is not None:
-            self._note(
-                "finality", Level.OK, f"block {final.number} is final, {head.number - final.number} behind"
-            )
+            self._ok("finality", f"block {final.number} is final, {head.number - final.number} behind")
         if signer is not None:
             self._membership(reader, deployment, signer)
             self._gas(reader, signer)
@@ -116,45 +110,32 @@ class KeeperPreflight:
         if keeper_id is None:
             return
         if keeper_id == 0:
-            self._note(
-                "bond",
-                Level.FAILURE,
-                f"{signer.address} is no keeper's signer; join the registry with a bond first",
-            )
+            self._fail("bond", f"{signer.address} is no keeper's signer; join the registry with a bond first")
             return
         view = reads.one("KeeperRegistry", "keepers", keeper_id)
         minimum = int(reads.one("KeeperRegistry", "minBond"))
         epoch = deployment.clock().epoch_at(reads.block.timestamp)
         if view["bond"] < minimum:
-            self._note(
-                "bond", Level.FAILURE, f"the bond of {view['bond']} wei is below the minimum of {minimum} wei"
-            )
+            self._fail("bond", f"the bond of {view['bond']} wei is below the minimum of {minimum} wei")
         elif view["activeUntil"] <= epoch:
-            self._note("bond", Level.FAILURE, f"keeper {keeper_id} has left at epoch {view['activeUntil']}")
+            self._fail("bond", f"keeper {keeper_id} has left at epoch {view['activeUntil']}")
         elif view["activeFrom"] > epoch:
-            self._note(
-                "bond",
-                Level.WARNING,
-                f"keeper {keeper_id} counts from epoch {view['activeFrom']}, now is {epoch}",
-            )
+            self._warn("bond", f"keeper {keeper_id} counts from epoch {view['activeFrom']}, now is {epoch}")
         else:
-            self._note("bond", Level.OK, f"keeper {keeper_id} is bonded with {view['bond']} wei")
+            self._ok("bond", f"keeper {keeper_id} is bonded with {view['bond']} wei")
         region = bytes(view["region"]).rstrip(b"\0").decode(errors="replace")
         if region != self._settings.region:
-            self._note(
-                "region",
-                Level.WARNING,
-                f"settings say {self._settings.region!r}, the registry {region!r}, which counts",
+            self._warn(
+                "region", f"settings say {self._settings.region!r}, the registry {region!r}, which counts"
             )
         listed = reads.gateway_keeper(signer.address)
         if listed is None:
-            self._note(
+            self._warn(
                 "tickets",
-                Level.WARNING,
                 "the signer is not listed as a gateway, so nodes refuse its on-chain work; call setGateway",
             )
         else:
-            self._note("tickets", Level.OK, f"keeper {listed} lists the signer: nodes take its tickets")
+            self._ok("tickets", f"keeper {listed} lists the signer: nodes take its tickets")
 
     def _gas(self, reader: ChainReader, signer: TransactionSigner) -> None:
         def balance() -> Wei:
@@ -168,11 +149,11 @@ class KeeperPreflight:
         lasts = found // (GAS_OF_A_SUBMISSION * price)
         text = f"{found} wei: {lasts} submissions at the highest fee of the settings"
         if lasts == 0:
-            self._note("gas", Level.FAILURE, f"{text}; send ether to {signer.address}")
+            self._fail("gas", f"{text}; send ether to {signer.address}")
         elif lasts < SUBMISSIONS_AHEAD:
-            self._note("gas", Level.WARNING, f"{text}; send ether to {signer.address}")
+            self._warn("gas", f"{text}; send ether to {signer.address}")
         else:
-            self._note("gas", Level.OK, text)
+            self._ok("gas", text)
 
     def _database(self) -> None:
         def check() -> bool:
@@ -181,23 +162,21 @@ class KeeperPreflight:
             return True
 
         if self._try("database", check):
-            self._note("database", Level.OK, "reachable, tables are up to date")
+            self._ok("database", "reachable, tables are up to date")
 
     def _broker(self) -> None:
         url = self._settings.redis_url
         if url is None:
-            self._note("broker", Level.OK, "embedded, started with the keeper")
+            self._ok("broker", "embedded, started with the keeper")
             return
         try:
             client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
             client.ping()
             client.close()
         except (redis.RedisError, ValueError) as error:
-            self._note(
-                "broker", Level.FAILURE, f"redis_url does not answer: {type(error).__name__}; start it"
-            )
+            self._fail("broker", f"redis_url does not answer: {type(error).__name__}; start it")
         else:
-            self._note("broker", Level.OK, "redis_url answers")
+            self._ok("broker", "redis_url answers")
 
     def _gateway(self) -> None:
         key = self._try("gateway", lambda: read_api_key(self._settings))
@@ -207,24 +186,16 @@ class KeeperPreflight:
         try:
             answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=5)
         except httpx.HTTPError as error:
-            self._note(
-                "gateway",
-                Level.WARNING,
-                f"{url} does not answer: {type(error).__name__}; probes will abstain",
-            )
+            self._warn("gateway", f"{url} does not answer: {type(error).__name__}; probes will abstain")
             return
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            self._note("gateway", Level.FAILURE, "the gateway refuses the API key; ask its operator for one")
+            self._fail("gateway", "the gateway refuses the API key; ask its operator for one")
         elif answer.status_code != httpx.codes.OK:
-            self._note(
-                "gateway", Level.WARNING, f"{url} answers HTTP {answer.status_code}; probes will abstain"
-            )
+            self._warn("gateway", f"{url} answers HTTP {answer.status_code}; probes will abstain")
         elif self._settings.probe_model not in answer.text:
-            self._note(
-                "gateway", Level.WARNING, f"the gateway does not serve {self._settings.probe_model} now"
-            )
+            self._warn("gateway", f"the gateway does not serve {self._settings.probe_model} now")
         else:
-            self._note("gateway", Level.OK, f"answers and serves {self._settings.probe_model}")
+            self._ok("gateway", f"answers and serves {self._settings.probe_model}")
 
     def _peers(self) -> None:
         for url in self._settings.peers:
@@ -245,8 +216,17 @@ class KeeperPreflight:
         try:
             return call()
         except (ParallelixError, RpcError) as error:
-            self._note(check, Level.FAILURE, str(error))
+            self._fail(check, str(error))
             return None
+
+    def _ok(self, check: str, text: str) -> None:
+        self._note(check, Level.OK, text)
+
+    def _warn(self, check: str, text: str) -> None:
+        self._note(check, Level.WARNING, text)
+
+    def _fail(self, check: str, text: str) -> None:
+        self._note(check, Level.FAILURE, text)
 
     def _note(self, check: str, level: Level, text: str) -> None:
         self.findings.append(PreflightFinding(check, level, text))

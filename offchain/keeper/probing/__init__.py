@@ -1,1 +1,1 @@
-"""Probes: which node is asked when, what is asked, and what an answer says about the node."""
+"""Probes: which node is asked when, what the request is, and what the reply says about the node."""

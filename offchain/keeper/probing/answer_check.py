@@ -1,4 +1,4 @@
-"""Whether a probed node said what its model says: its answer against a reference, never on one mismatch alone.
+"""Compares a probed node's answer with a reference. One mismatch alone never counts.
 
 ::
 
@@ -8,9 +8,9 @@
               | no
     WRONG_ANSWER
 
-Probes are greedy and a few tokens long, so honest nodes of one model revision agree to the token. Where there is no
-reference the answer holds. One keeper's verdict is a signed miss like any other: it costs the node its slot only if a
-keeper of another region came to the same one with its own prompt, and nobody holds a receipt.
+Probes are greedy and a few tokens long, so honest nodes of one model revision agree to the token. Without a reference
+the answer holds. A wrong answer becomes a signed miss like any other: it costs the node its slot only if a keeper of
+another region signed a miss too, after a prompt of its own, and no keeper holds a receipt for the slot.
 """
 
 import asyncio
@@ -21,17 +21,16 @@ from typing import Protocol
 
 import aiohttp
 import structlog
-from sqlalchemy import select
 
 from offchain.db.database import Database
-from offchain.db.models import Node
 from offchain.domain.answer_text import answer_result
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt
 from offchain.domain.types import FULL_BPS, Bps, NodeId
 from offchain.evidence.document import MessageSigner
+from offchain.keeper.lookups import independent_nodes
 from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind, read_body
-from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, body_of, judge_reply, probe_seed
+from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, assess_reply, body_of, probe_seed
 from offchain.keeper.store import DueProbe
 from offchain.runtime.clock import Clock
 
@@ -42,16 +41,16 @@ MAX_ASKED = 3
 
 
 class AnswerReference(Protocol):
-    """Where the right answer comes from."""
+    """Gives the right answer to a probe."""
 
     async def result(
         self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
     ) -> bytes | None:
-        """The result bytes of a greedy request under a model revision, None when nobody can say.
+        """The result bytes of a greedy request under a model revision, None when there is no reference for it.
 
         Args:
-            subject: the node in question, which is not asked, nor is any other of its owner.
-            seed: secret of this keeper and new for each probe; decides who is asked.
+            subject: the probed node. Neither this node nor another one of its owner is asked.
+            seed: secret of this keeper, new for each probe; decides which nodes are asked.
         """
 
 
@@ -59,7 +58,7 @@ class NodesReference:
     """The majority of other nodes of the same model revision, each of another owner, asked through the gateway.
 
     Args:
-        serving: nodes alive now with the hash of the revision that they serve.
+        serving: nodes alive now, each with the hash of the model revision that it serves.
     """
 
     def __init__(self, database: Database, serving: Callable[[], Sequence[tuple[NodeId, bytes]]]) -> None:
@@ -69,7 +68,10 @@ class NodesReference:
     async def result(
         self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
     ) -> bytes | None:
-        chosen = self._independent(subject, revision, seed)[:MAX_ASKED]
+        alive = [node for node, served in self._serving() if served == revision]
+        chosen = independent_nodes(
+            self._database, alive, subject, lambda node: keccak256(seed + node.to_bytes(4, "big"))
+        )[:MAX_ASKED]
         votes = Counter[bytes]()
         for batch in (chosen[:MAJORITY], chosen[MAJORITY:]):
             replies = await asyncio.gather(*(gateway.ask(node, body) for node in batch))
@@ -78,20 +80,6 @@ class NodesReference:
                 return votes.most_common(1)[0][0]
         return None
 
-    def _independent(self, subject: NodeId, revision: bytes, seed: bytes) -> list[NodeId]:
-        alive = [node for node, served in self._serving() if served == revision and node != subject]
-        with self._database.read() as session:
-            rows = session.execute(
-                select(Node.node_id, Node.owner).where(Node.node_id.in_([*alive, subject]))
-            )
-            owners = {NodeId(node): owner for node, owner in rows}
-        taken, chosen = {owners.get(subject)}, list[NodeId]()
-        for node in sorted(alive, key=lambda item: keccak256(seed + item.to_bytes(4, "big"))):
-            if node in owners and owners[node] not in taken:
-                taken.add(owners[node])
-                chosen.append(node)
-        return chosen
-
 
 class EndpointReference:
     """An OpenAI-compatible server that this keeper's operator trusts, with the model that is probed.
@@ -99,7 +87,7 @@ class EndpointReference:
     Args:
         url: base URL.
         api_key: sent as a bearer token unless empty; never logged.
-        revision: hash of the model revision that it serves, None when it may speak for any.
+        revision: hash of the model revision that it serves; None: its answers count for every revision.
     """
 
     def __init__(self, url: str, api_key: str, timeout_seconds: float, revision: bytes | None = None) -> None:
@@ -136,7 +124,7 @@ class AnswerCheck:
     """Decides whether an answered probe was answered wrongly.
 
     Args:
-        share_bps: share of the answers that are checked, drawn by this keeper's secret.
+        share_bps: share of the answers that are checked; a secret of this keeper decides which.
     """
 
     def __init__(
@@ -156,7 +144,7 @@ class AnswerCheck:
         self._share_bps = share_bps
 
     async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome) -> str:
-        """Why the answer is wrong, empty when it holds or nothing speaks against it."""
+        """Why the answer is wrong; empty when it holds, or when there is no reference."""
         seed = keccak256(b"parallelix.probe.reference" + probe_seed(probe, self._signer))
         if int.from_bytes(seed[:8], "big") % FULL_BPS >= self._share_bps:
             return ""
@@ -164,7 +152,7 @@ class AnswerCheck:
             return ""
         body = body_of(probe, self._model, self._signer, again=True)
         reply = await gateway.ask(probe.node_id, body)
-        second = judge_reply(reply, body, node, self._market, self._clock.now_ms())
+        second = assess_reply(reply, body, node, self._market, self._clock.now_ms())
         if second.receipt is None or await self._holds(gateway, probe, second, seed, again=True):
             log.info("answer_differs_once", epoch=probe.epoch, slot=probe.slot, node=probe.node_id)
             return ""
@@ -182,7 +170,7 @@ class AnswerCheck:
 
 
 def _result_of(reply: Reply, revision: bytes) -> bytes | None:
-    """The result of a reference's reply, if its receipt is of this revision and binds it."""
+    """The result in a reference node's reply, if the receipt names this revision and the result's hash."""
     if reply.kind is not ReplyKind.ANSWER:
         return None
     try:

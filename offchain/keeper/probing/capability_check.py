@@ -1,13 +1,13 @@
-"""What each node declared on chain, against the manifest that it serves, its heartbeats and its receipts.
+"""Compares what each node declared on chain with the manifest that it serves, its heartbeats and its receipts.
 
 ::
 
     capabilityHash on chain --+
-    GET /manifest ------------+-> contradictions --> kept with the time since when --a slot later--> FALSE_MANIFEST
+    GET /manifest ------------+-> contradictions --> kept with their first time --a slot later--> FALSE_MANIFEST
     latest heartbeat ---------+
 
-A node that changes its manifest needs a moment for the chain, its server and its heartbeats to agree; what does not fit
-counts only once it has lasted `grace_ms`. A node that declares nothing, or that cannot be reached, is not judged here.
+While a node changes its manifest, the chain, its server and its heartbeats disagree for a moment. A contradiction
+therefore counts only when it has lasted `grace_ms`. Nodes that declare nothing, or cannot be reached, are left out.
 """
 
 import asyncio
@@ -33,16 +33,17 @@ log = structlog.get_logger(__name__)
 
 CAPABILITY = "capability"
 BATCH, WIDTH = 128, 16
+"""Nodes that are checked in one step, and how many of them are asked at once."""
 FETCH_SECONDS = 2.0
 
 
 class CapabilityService:
-    """Keeps a finding for each node that declared a manifest.
+    """Stores a finding for each node that declared a manifest.
 
     Args:
-        fleet: latest heartbeats.
+        fleet: gives the latest heartbeat of each node alive.
         model: name of the model that is probed.
-        grace_ms: how long a contradiction must last before `contradiction` tells it.
+        grace_ms: `contradiction` returns only contradictions that have lasted this long.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class CapabilityService:
         self._regions: dict[NodeId, str] = {}
 
     def step(self) -> int:
-        """Look at nodes that were not looked at for half the grace. Returns how many."""
+        """Check nodes that were last checked at least half of `grace_ms` ago. Returns how many."""
         now_ms = self._clock.now_ms()
         due = [
             report
@@ -79,7 +80,7 @@ class CapabilityService:
         declared = [report for report in due if report.node_id in nodes]
         for report, document in zip(declared, asyncio.run(_fetch_all(declared)), strict=True):
             if document is not None:
-                self._keep(report.node_id, judge_node(document, nodes[report.node_id], report))
+                self._keep(report.node_id, check_node(document, nodes[report.node_id], report))
         return len(due)
 
     def _note_regions(self, reports: Sequence[NodeReport], now: int) -> None:
@@ -92,7 +93,11 @@ class CapabilityService:
         self._regions |= moved
 
     def contradiction(self, node: NodeId, revision: bytes) -> str:
-        """What speaks against a node long enough, given the model revision that its receipt names; empty for nothing."""
+        """The first contradiction of a node that has lasted `grace_ms`, empty when there is none.
+
+        Args:
+            revision: the model revision (32 bytes) that the node's receipt names.
+        """
         with self._database.read() as session:
             row = session.get(Job, (CAPABILITY, str(node)))
         finding: Mapping[str, Any] = (row.result if row is not None else None) or {}
@@ -117,8 +122,8 @@ class CapabilityService:
             log.warning("capability_mismatch", node=node, found=finding["found"])
 
 
-def judge_node(document: bytes, node: Node, report: NodeReport) -> dict[str, Any]:
-    """`found`: what does not fit; `revisions`: hex of each declared model's revision hash, if the manifest holds."""
+def check_node(document: bytes, node: Node, report: NodeReport) -> dict[str, Any]:
+    """A finding. `found`: contradictions; `revisions`: the revision hash (hex) of each declared model, if there are none."""
     served: dict[str, Any] = {
         "models": [
             {"name": name, "revision": offer.revision, "context_length": offer.extent}
@@ -143,7 +148,7 @@ async def _fetch_all(reports: Sequence[NodeReport]) -> list[bytes | None]:
         async def fetch(url: str) -> bytes | None:
             bare, pins = unpinned(url)
             checks = [aiohttp.Fingerprint(bytes.fromhex(pin)) for pin in sorted(pins)]
-            for check in checks or (True,):
+            for check in checks or (True,):  # a node that rotates its certificate announces both pins
                 try:
                     where = f"{bare}/manifest"
                     async with limit, session.get(where, ssl=check, allow_redirects=False) as response:

@@ -1,9 +1,10 @@
-"""Whether this keeper's clock can be trusted, held against the chain's.
+"""Whether this keeper's clock can be trusted: it is compared with the time in new blocks.
 
-A block says when it was made, and the index sees it a moment later: the youngest of the last few, when first seen, is
-about as old as the clocks are apart. A clock that is behind sees blocks from the future. A clock that is ahead and an
-endpoint that is late look alike, and call for the same: with either, an honest node's receipt seems to be from another
-time, so the keeper abstains until its clock fits again. Absence of evidence is not downtime; a false miss would be.
+A block says when it was made, and the index sees it a moment later. The smallest age of the last few blocks, when first
+seen, is therefore about the distance of the two clocks. A clock that is behind sees blocks from the future. A clock that
+is ahead and an RPC endpoint that is late look alike and have the same remedy: an honest node's receipt would seem to be
+from another time, so the keeper makes no probes until its clock fits again. Its missing evidence costs nobody a slot; a
+false miss would.
 """
 
 from typing import Any
@@ -18,23 +19,25 @@ from offchain.runtime.clock import Clock
 
 CLOCK = "clock"
 BEHIND_MS, AHEAD_MS = 5_000, 10_000
-"""What is tolerated: nodes' and keepers' clocks may be 5 s apart; a new block may take some seconds to be seen."""
+"""Tolerance: clocks of nodes and keepers may be 5 s apart, and a new block may be seen some seconds late."""
 KEPT_BLOCKS = 4
+"""The smallest age of so many blocks decides: a single late block must not end probing."""
 
 
 class ClockCheck:
-    """Notes how old new blocks are by this keeper's clock; every process of the keeper reads the same notes."""
+    """Stores how old new blocks are by this keeper's clock, in the database, for all processes of the keeper."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def saw(self, head: BlockRef) -> None:
-        """Note the newest indexed block; one that is noted already changes nothing."""
+        """Store the age of the newest indexed block; a block that is stored already changes nothing."""
         now_ms = self._clock.now_ms()
         with self._database.read() as session:
             ages = _ages(session)
-        if ages and head.number <= ages[-1][0]:
+        newest = max((number for number, _ in ages), default=-1)
+        if head.number <= newest:
             return
         ages = [*ages, (head.number, now_ms - head.timestamp * 1000)][-KEPT_BLOCKS:]
         with self._database.write() as session:
@@ -43,19 +46,19 @@ class ClockCheck:
             )
 
     def why_not(self) -> str:
-        """Why this keeper must not judge by its clock now, in words; empty when it may."""
+        """Why this keeper must not sign evidence by its clock now, in words; empty when it may."""
         with self._database.read() as session:
-            skew = skew_ms(session)
-        if skew is None:
+            offset = clock_offset_ms(session)
+        if offset is None:
             return "no new block was seen yet"
-        if skew < -BEHIND_MS:
-            return f"this clock is {-skew // 1000} s behind the newest blocks"
-        if skew > AHEAD_MS:
-            return f"new blocks are {skew // 1000} s old: this clock is ahead, or the RPC endpoint late"
+        if offset < -BEHIND_MS:
+            return f"this clock is {-offset // 1000} s behind the newest blocks"
+        if offset > AHEAD_MS:
+            return f"new blocks are {offset // 1000} s old: this clock is ahead, or the RPC endpoint late"
         return ""
 
 
-def skew_ms(session: Session) -> int | None:
+def clock_offset_ms(session: Session) -> int | None:
     """Milliseconds by which this clock is ahead of the chain, or the index late; None before a block was seen."""
     return min((age for _, age in _ages(session)), default=None)
 

@@ -1,4 +1,4 @@
-"""Asks a gateway the way any requester does, with the node pinned; tells apart whose failure a failure is."""
+"""Sends probes to a gateway as any requester would, for one named node, and tells whether the gateway or the node failed."""
 
 import asyncio
 import json
@@ -21,11 +21,12 @@ NODE_UNAVAILABLE = "node_unavailable"
 _HEALTH_SECONDS = 1.0
 _MAX_ANSWER_BYTES = 1 << 20
 _RECEIPT_TRIES, _RECEIPT_PAUSE_SECONDS = 10, 0.05
+"""The gateway writes a stream's record a moment after the stream has ended."""
 _BUSY_REASONS = frozenset({"no_slot", "busy", "full"})
 
 
 class ReplyKind(StrEnum):
-    """What came back."""
+    """What a reply says about the node."""
 
     ANSWER = "answer"
     NODE_FAILED = "node_failed"
@@ -33,7 +34,7 @@ class ReplyKind(StrEnum):
     TIMED_OUT = "timed_out"
     """No answer in time, though the gateway itself answers."""
     GATEWAY_FAILED = "gateway_failed"
-    """Nothing that says anything about the node."""
+    """The gateway failed, or refused for reasons of its own; the reply says nothing about the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Reply:
 
 
 class Asker(Protocol):
-    """The part that probes need."""
+    """Sends one request to one node. `GatewayClient` does it over HTTP; tests script the replies."""
 
     async def ask(self, node: NodeId, body: bytes) -> Reply:
         """Send one chat request to one node; a body with `stream` is read as a stream."""
@@ -108,7 +109,7 @@ class GatewayClient:
                 streamed = status == 200 and headers.get("Content-Type", "").startswith("text/event-stream")
                 stream = await _Stream().read(response, elapsed) if streamed else None
                 raw = b"" if streamed else await read_body(response)
-        except TimeoutError:
+        except TimeoutError:  # is it the node or the gateway that hangs?
             if await self._healthy():
                 return Reply(ReplyKind.TIMED_OUT, elapsed())
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail="no answer, nor from /health")
@@ -130,7 +131,7 @@ class GatewayClient:
         return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail=f"HTTP {status} {code}")
 
     async def _streamed(self, stream: "_Stream", request_id: bytes, took: int) -> Reply:
-        """What a stream came to; its receipt is asked for, because clients' streams do not carry it."""
+        """The reply of a stream that was read. Streams carry no receipt, so the gateway is asked for its record of it."""
         if stream.error:
             return Reply(ReplyKind.NODE_FAILED, took, request_id, detail=stream.error)
         if not stream.done:
@@ -162,7 +163,7 @@ class GatewayClient:
             return False
 
     async def _was_busy(self, request_id: str) -> bool:
-        """Whether the pinned node was refused for want of a free slot, which is no failure of the node."""
+        """Whether the gateway found no free slot on the node, which is no failure of the node."""
         data = await self._record(request_id)
         attempts = None if data is None else data.get("attempts")
         if not isinstance(attempts, list) or not attempts:
@@ -190,11 +191,11 @@ class GatewayClient:
 
 
 class _Stream:
-    """Reads a streamed answer, and when its first text came.
+    """Reads a streamed answer and measures when its first text came.
 
     Attributes:
-        error: what the gateway says of an answer that broke off.
-        done: the end came.
+        error: the gateway's error code when the answer broke off, else empty.
+        done: the stream's end marker came.
     """
 
     def __init__(self) -> None:
@@ -204,7 +205,7 @@ class _Stream:
         self.done = False
 
     async def read(self, response: aiohttp.ClientResponse, elapsed: Callable[[], int]) -> Self:
-        """Read to the end. Raises ValueError for what is no stream of chunks, or too long a one."""
+        """Read to the end. Raises ValueError when this is no stream of chunks, or too long."""
         size = 0
         async for line in response.content:
             size += len(line)
@@ -227,7 +228,7 @@ class _Stream:
 
 
 async def read_body(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, which may come in pieces. Raises ValueError when it is too large."""
+    """The whole body. Raises ValueError when it is longer than 1 MiB."""
     raw = bytearray()
     async for piece in response.content.iter_any():
         raw += piece
@@ -237,7 +238,7 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def decode_envelope(header: str) -> Any:
-    """The receipt envelope of a header's base64url, None when it is none."""
+    """The receipt envelope in a header's base64url, None when the header is malformed."""
     try:
         return json.loads(decode_header(header))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Planning: before an epoch begins, or as soon as it can, this keeper's probes of it become rows.
+"""Planning: this keeper's probes of an epoch become rows in the database, if possible before the epoch begins.
 
 ::
 
@@ -36,7 +36,7 @@ class PlanService:
         self,
         database: Database,
         view: ChainView,
-        frames: EpochContextReader,
+        context_reader: EpochContextReader,
         signer: MessageSigner,
         clock: Clock,
         *,
@@ -44,18 +44,18 @@ class PlanService:
     ) -> None:
         self._database = database
         self._view = view
-        self._frames = frames
+        self._context_reader = context_reader
         self._signer = signer
         self._clock = clock
         self._reached = reached
 
     def step(self) -> list[Epoch]:
-        """Plan what can be planned now. Returns the epochs that got probes. Safe to run twice.
+        """Plan the epochs that can be planned now. Returns those that got probes. Safe to run twice.
 
-        An epoch is planned twice: when its seed block is final, and again when its first second is, for nodes that
-        registered in between.
+        An epoch is planned twice: when its seed block is final, and again when its first second is final, for nodes
+        that registered in between.
         """
-        epochs = self._frames.clock
+        epochs = self._context_reader.clock
         now = seconds(self._clock)
         if now < epochs.genesis:
             return []
@@ -73,7 +73,7 @@ class PlanService:
             if indexed is None or store.is_marked(session, kind, str(epoch)):
                 return False
         try:
-            context = self._frames.read(epoch, indexed, until=horizon)
+            context = self._context_reader.read(epoch, indexed, until=horizon)
         except NotReadyError as waiting:
             log.debug("plan_waits", epoch=epoch, reason=str(waiting))
             return False
@@ -92,10 +92,10 @@ class PlanService:
         if keeper is None:
             return
         schedule = ProbeSchedule(context.clock, context.epoch, seed_of(seed_signature(context, self._signer)))
-        judged = [node.node_id for node in context.nodes.values() if context.judges(keeper, node)]
+        node_ids = [node.node_id for node in context.nodes.values() if context.evidence_counts(keeper, node)]
         for slot in range(context.clock.slots):
             if context.clock.slot_bounds_ms(context.epoch, slot)[1] > now_ms:
-                for node in judged:
+                for node in node_ids:
                     yield store.DueProbe(context.epoch, slot, node, schedule.due_ms(node, slot))
 
 

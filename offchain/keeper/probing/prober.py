@@ -1,8 +1,10 @@
-"""Probing: due probes go through the gateway as ordinary requests; what comes back becomes signed evidence.
+"""Probing: due probes go through the gateway as ordinary requests; replies become signed evidence.
 
-A probe ends as an *answer* (the node's receipt holds in every respect, in its tier's time), as a *miss* (the node failed,
-timed out, signed something false, answered wrongly, or is not what it declared), or it *abstains*: then nothing was learnt about the node, and the probe is tried
-again as long as its slot lasts.
+A probe ends in one of three ways:
+
+- *answer*: the node's receipt holds in every respect and came within the time of the node's tier.
+- *miss*: the node failed, timed out, signed something false, answered wrongly, or is not what it declared.
+- *abstention*: the reply says nothing about the node. The probe is tried again until its slot ends.
 """
 
 import asyncio
@@ -44,14 +46,16 @@ log = structlog.get_logger(__name__)
 
 MAX_COMPLETION_TOKENS = 64
 RETRY_MS = 1_000
+"""Pause before a probe that ended in an abstention is tried again."""
 MAX_KEPT_TEXT = 2_000
+"""Characters of an answer that are stored, for validating a sample of the answers later."""
 _ASKS_IN_A_ROW = 6
-"""Probe, two rounds of references, and the same for a second prompt."""
+"""Requests that one probe may make in a row: itself and two rounds of references, and the same for a second prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbedNode:
-    """What the index says of a node now."""
+    """A node as the index has it now."""
 
     node_id: NodeId
     key: bytes
@@ -74,10 +78,10 @@ class ProbeOutcome:
     result: bytes = b""
 
 
-def judge_reply(
+def assess_reply(
     reply: Reply, body: bytes, node: ProbedNode, market: SigningDomain, now_ms: int
 ) -> ProbeOutcome:
-    """What a reply says about the node. Pure.
+    """The outcome that follows from a reply. Pure.
 
     Args:
         body: the request's bytes, whose hash the receipt must bind.
@@ -124,24 +128,24 @@ def judge_reply(
 
 
 class WrongAnswer(Protocol):
-    """Says whether an answered probe was answered wrongly; see `keeper.reference`."""
+    """Says whether a probe was answered wrongly; `answer_check.AnswerCheck` does."""
 
     async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome) -> str:
-        """Why, or nothing."""
+        """Why the answer is wrong; empty when it is not."""
 
 
 class ProbeService:
     """Runs due probes.
 
     Args:
-        check: compares answers with a reference; None leaves that out.
-        contradiction: what a node (by id) has declared otherwise than it shows, given the model revision (32 bytes) that
-            its receipt names; empty when nothing.
-        distrust: why this keeper cannot judge anybody now; empty when it can.
-        open_gateway: gives a client for one batch.
+        check: compares answers with a reference; None: answers are not compared.
+        contradiction: given a node and the model revision (32 bytes) in its receipt, what contradicts the node's
+            declared manifest; empty for nothing.
+        distrust: why this keeper must not sign evidence now; empty when it may.
+        open_gateway: gives a gateway client for one batch of probes.
         signer: this keeper's key.
         model: name of the model that is asked for.
-        timeout_ms: of one request; a lease lasts longer than all that a probe may ask one after another.
+        timeout_ms: for one request. A probe's lease outlasts all requests that it may make in a row.
     """
 
     def __init__(
@@ -181,9 +185,9 @@ class ProbeService:
         self._reached = reached
 
     def step(self) -> int:
-        """Take a batch of due probes and see it through. Returns how many were taken; run again when it was full.
+        """Make a batch of due probes. Returns how many; after a full batch call it again at once.
 
-        With a clock that cannot be trusted none is taken, and their slots are abstained from.
+        While the clock cannot be trusted no probe is made, and this keeper abstains from those slots.
         """
         if why := self._distrust():
             log.warning("probing_suspended", why=why)
@@ -208,7 +212,7 @@ class ProbeService:
 
     @property
     def batch(self) -> int:
-        """Most probes that one step takes."""
+        """How many probes one step makes at most."""
         return self._batch
 
     async def _run(self, due: Sequence[DueProbe], nodes: dict[NodeId, ProbedNode]) -> None:
@@ -219,7 +223,7 @@ class ProbeService:
                 async with limit:
                     try:
                         await self._probe(gateway, probe, nodes[probe.node_id])
-                    except TransientError as error:  # of the key or the database; the others' probes go on
+                    except TransientError as error:  # the key or the database failed; the other probes go on
                         self._abstain(probe, str(error), self._clock.now_ms())
 
             async with asyncio.TaskGroup() as group:
@@ -233,17 +237,17 @@ class ProbeService:
         reply = await gateway.ask(probe.node_id, body)
         self._reached("probe-answered")
         now_ms = self._clock.now_ms()
-        found = judge_reply(reply, body, node, self._market, now_ms)
+        found = assess_reply(reply, body, node, self._market, now_ms)
         if now_ms > self._slot_end(probe) + CLOCK_TOLERANCE_MS:
             return
         if found.receipt is not None:
-            found = await self._doubted(gateway, probe, node, found, found.receipt.model_revision)
+            found = await self._cross_checked(gateway, probe, node, found, found.receipt.model_revision)
         self._record(probe, reply, found, self._clock.now_ms() if found.miss else now_ms)
 
-    async def _doubted(
+    async def _cross_checked(
         self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome, revision: bytes
     ) -> ProbeOutcome:
-        """The answer, or a miss when it is wrong or the node is not what it declared and the slot is not over."""
+        """A miss if the answer is wrong or the node is not what it declared; else, or when the slot is over, `found`."""
         reason, why = MissReason.FALSE_MANIFEST, self._contradiction(node.node_id, revision)
         if not why and self._check is not None:
             reason, why = MissReason.WRONG_ANSWER, await self._check.wrong(gateway, probe, node, found)
@@ -280,7 +284,10 @@ class ProbeService:
 
     def _abstain(self, probe: DueProbe, why: str, now_ms: int) -> None:
         log.warning("probe_abstained", epoch=probe.epoch, slot=probe.slot, node=probe.node_id, why=why)
-        with suppress(TransientError), self._database.write() as session:  # else its lease runs out
+        with (
+            suppress(TransientError),
+            self._database.write() as session,
+        ):  # if this fails too, the lease runs out
             store.release_probes(session, [probe], now_ms + RETRY_MS)
 
     def _answer(self, probe: DueProbe, receipt: ServiceReceipt, node_signature: bytes) -> AnswerEntry:
@@ -298,15 +305,15 @@ class ProbeService:
 
 
 def probe_seed(probe: DueProbe, signer: MessageSigner) -> bytes:
-    """32 bytes that are this keeper's secret and the same at every call.
+    """A secret of this keeper for a probe, 32 bytes, the same at every call.
 
-    The key makes them unpredictable to others; the due time, drawn from the schedule's seed, ties them to the probe.
+    Only the key's holder can compute it; the due time, which follows from the schedule's seed, ties it to the probe.
     """
     secret = signer.sign(b"parallelix.probe.prompt" + probe.epoch.to_bytes(4, "big"))
     return keccak256(secret + probe.due_at_ms.to_bytes(8, "big"))
 
 
 def body_of(probe: DueProbe, model: str, signer: MessageSigner, *, again: bool = False) -> bytes:
-    """The request body of a probe, or of the second look at its answer; the same at every call."""
+    """The request body of a probe, or of the second prompt after a doubtful answer; the same at every call."""
     seed = probe_seed(probe, signer)
     return probe_body(model, keccak256(b"again" + seed) if again else seed, probe.node_id, probe.slot)

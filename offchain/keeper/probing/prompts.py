@@ -1,4 +1,4 @@
-"""Probe requests: small, deterministic, and no different to a node from what customers ask."""
+"""Probe requests: small and deterministic. A node cannot tell them from customers' requests."""
 
 import json
 
@@ -43,7 +43,7 @@ def probe_body(model: str, seed: bytes, node: NodeId, slot: int) -> bytes:
 
     Args:
         model: name that requesters use.
-        seed: of the keeper's schedule, so that prompts cannot be foreseen either.
+        seed: secret of the keeper, so that nobody can foresee a prompt.
     """
     draw = int.from_bytes(keccak256(_TAG + seed + word(node) + word(slot)), "big")
 

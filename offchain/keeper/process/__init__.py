@@ -1,1 +1,1 @@
-"""The keeper's processes: supervisor, broker, Celery app and tasks, HTTP API, health."""
+"""The keeper's processes: supervisor, broker, Celery application and tasks, HTTP API, health."""

@@ -1,4 +1,4 @@
-"""The keeper's HTTP API: health, evidence and proposals for other keepers, bundles for everybody, heartbeats of nodes."""
+"""The keeper's HTTP API: health, evidence and proposals for other keepers, bundles for everybody, nodes' heartbeats."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,9 +11,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from offchain.db.database import Database
 from offchain.dispatch.fleet_store import FleetStore
+from offchain.domain.canonical_json import canonical
 from offchain.domain.types import Address, Epoch
 from offchain.errors import TransientError
-from offchain.evidence.canonical_json import canonical
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.keeper import store
 from offchain.keeper.attestation.ballot import BallotRefusedError
@@ -30,11 +30,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class KeeperApi:
-    """Routes over services; each handler parses, calls and answers. Blocking work runs in threads.
+    """The routes. Each handler parses the request, calls one service in a thread (services block) and answers.
 
     Args:
-        address: this keeper's signer, for people and for peers that want to know whom they talk to.
-        reputation: gives the document of all nodes' reputation.
+        address: this keeper's signer, shown in `/health` and in epoch summaries.
+        reputation: gives the document behind GET /v1/reputation.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class KeeperApi:
         body = await request.read()
         header = request.headers.get("X-Parallelix-Heartbeat")
 
-        def take() -> None:
+        def accept() -> None:
             self._fleet.write(self._heartbeats.verify(body, header))
 
         try:
-            await asyncio.to_thread(take)
+            await asyncio.to_thread(accept)
         except HeartbeatRefusedError as refused:
             return _json(refused.to_json(), status=refused.status)
         return web.Response(status=204)
@@ -107,7 +107,7 @@ class KeeperApi:
     async def evidence(self, request: web.Request) -> web.Response:
         epoch = _epoch(request)
         try:
-            document = await asyncio.to_thread(self._attest.frozen_evidence, epoch)
+            document = await asyncio.to_thread(self._attest.own_document.frozen, epoch)
         except NotReadyError as waiting:
             return _json({"error": str(waiting)}, status=425)
         body = await asyncio.to_thread(lambda: canonical(document.to_json()))
@@ -120,7 +120,7 @@ class KeeperApi:
         except orjson.JSONDecodeError:
             return _json({"error": "the body is not JSON"}, status=400)
         try:
-            signature = await asyncio.to_thread(self._attest.answer_proposal, epoch, data)
+            signature = await asyncio.to_thread(self._attest.follower.answer_proposal, epoch, data)
         except BallotRefusedError as refused:
             return _json({"error": str(refused), "disagreement": refused.disagreement}, status=409)
         return _json({"signature": signature})

@@ -14,6 +14,7 @@ from pathlib import Path
 from offchain.errors import UserError
 from offchain.keeper.settings import KeeperSettings
 
+# noeviction: an evicted key would be a lost message. appendonly: queues outlive a restart of the server.
 _CONFIG = """bind 127.0.0.1
 port {port}
 requirepass {password}
@@ -30,11 +31,11 @@ logfile ""
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is, and how to start it when it is ours.
+    """The broker's address, and how to start an embedded one.
 
     Attributes:
         url: redis:// URL, with the password; never logged.
-        command: words that start the embedded server; None when the operator runs one.
+        command: words that start the embedded server; None when the operator runs the broker.
         folder: the embedded server's data folder.
     """
 
@@ -52,7 +53,7 @@ def prepare(settings: KeeperSettings) -> Broker:
     folder = settings.data_dir / "valkey"
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", 0))  # the system chooses a free port; the server takes it a moment later
         port = int(probe.getsockname()[1])
     password = secrets.token_urlsafe(24)
     config = folder / "valkey.conf"

@@ -1,7 +1,7 @@
 """The Celery application of a keeper: queues by purpose, a schedule as data, settings that survive a killed worker.
 
-The broker is only a messenger. Every task may come twice or never: what is due stands in the database, and the schedule
-below asks it every second.
+The broker only carries messages, and a message may come twice or never. What is due stands in the database, and the
+scheduled steps below ask the database for it, most of them every second or two.
 """
 
 import os
@@ -27,17 +27,19 @@ CHAIN_QUEUES = (INDEX, SEND, ATTEST)
 WORK_QUEUES = (DISPATCH, PROBE)
 
 VISIBILITY_SECONDS = 180
+"""The broker delivers a message again that was not acknowledged for so long; tasks must end before."""
 SOFT_LIMIT_SECONDS, HARD_LIMIT_SECONDS = 150, 165
 BEAT_LOCK_SECONDS = 5
+"""After a killed scheduler the next one takes over in this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A step that is taken again and again.
+    """A step on the schedule.
 
     Attributes:
         task: Celery task name.
-        every: seconds between two steps. A tick that waited two of them in its queue is dropped.
+        every: seconds between two runs. A tick that waited twice as long in its queue (at least 2 s) is dropped.
     """
 
     task: str
@@ -60,11 +62,10 @@ TICKS = (
 
 
 class WakeUp(bootsteps.StartStopStep):
-    """Lets a thread pool's acknowledgements go out at once.
+    """Sends a thread pool's acknowledgements at once.
 
-    Celery's event loop hears of a task that a thread has finished only when its poll ends, up to a second later; until
-    then the message counts against the prefetch limit, which caps a worker at `concurrency` tasks a second. A byte in
-    a pipe ends the poll.
+    Celery's event loop notices a finished task only when its poll ends, up to a second later. Until then the message
+    counts against the prefetch limit, which caps a worker at `concurrency` tasks a second. A byte in a pipe ends the poll.
     """
 
     requires = ("celery.worker.components:Hub",)
@@ -82,9 +83,9 @@ class WakeUp(bootsteps.StartStopStep):
 
         def call_soon(callback: Any, *args: Any) -> Any:
             planned = plain(callback, *args)
-            if reader not in hub.readers:  # the hub was reset: the broker had gone away
+            if reader not in hub.readers:  # the hub was reset because the broker had gone away
                 hub.add_reader(reader, drain)
-            with suppress(BlockingIOError):  # a full pipe wakes as well
+            with suppress(BlockingIOError):  # a full pipe ends the poll as well
                 os.write(writer, b"!")
             return planned
 
@@ -93,7 +94,7 @@ class WakeUp(bootsteps.StartStopStep):
 
 
 def make_app(broker_url: str) -> Celery:
-    """The application, without tasks; `tasks.register` adds them."""
+    """The application without tasks; `tasks.register` adds the tasks."""
     app = Celery("parallelix-keeper", set_as_current=False)
     app.conf.update(
         **policy(broker_url, VISIBILITY_SECONDS),
@@ -125,7 +126,7 @@ def make_app(broker_url: str) -> Celery:
 
 
 def run_worker(app: Celery, name: str, queues: tuple[str, ...], concurrency: int) -> None:
-    """Run a thread-pool worker in this process until it is told to end; running tasks are finished first."""
+    """Run a thread-pool worker in this process until SIGTERM; running tasks are finished first."""
     worker = app.Worker(
         hostname=f"{name}@keeper",
         queues=list(queues),
@@ -141,5 +142,5 @@ def run_worker(app: Celery, name: str, queues: tuple[str, ...], concurrency: int
 
 
 def run_beat(app: Celery) -> None:
-    """Run the scheduler in this process until it is told to end. A second one waits for the first one's lock."""
+    """Run the scheduler in this process until SIGTERM. A second scheduler waits for the lock of the first."""
     app.Beat(loglevel="WARNING", quiet=True, pidfile=None).run()

@@ -1,4 +1,4 @@
-"""Reputation of nodes, as a keeper shows it."""
+"""The reputation of all nodes as a keeper publishes it."""
 
 from typing import Any
 

@@ -1,8 +1,18 @@
-"""Child processes that never outlive their parent, and the loop that keeps them running.
+"""The keeper's child processes: forked, restarted when they end, and gone when the supervisor is gone.
 
-Children are forked from the supervisor after everything heavy is imported, so they share its memory; the key of the
-keeper reaches them in memory and never through arguments, environment or files. Each child is the leader of its own
-process group and is killed by the kernel when the supervisor dies, however it dies (PR_SET_PDEATHSIG).
+Children are forked after everything heavy is imported, so they share the supervisor's memory. The keeper's key reaches
+them in memory and never through arguments, environment or files. Each child leads a process group of its own, and the
+kernel kills it when the supervisor dies, however the supervisor dies (PR_SET_PDEATHSIG).
+
+::
+
+    supervisor = Supervisor()
+    signal.signal(signal.SIGTERM, supervisor.request_stop)
+    supervisor.start(SupervisedProcess("beat", run_beat))
+    while not supervisor.stopping:
+        supervisor.watch_once()
+        time.sleep(0.5)
+    supervisor.stop()
 """
 
 import os
@@ -22,7 +32,9 @@ from offchain.runtime.child_processes import die_with, name_process
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 10.0
+"""Children that still run this long after SIGTERM are killed."""
 RESTART_LIMIT, RESTART_WINDOW_SECONDS = 5, 60.0
+"""A child that ends this often within this time is not restarted: the keeper ends with an error."""
 
 
 class ChildFailedError(Exception):
@@ -34,9 +46,9 @@ class SupervisedProcess:
     """One child process.
 
     Attributes:
-        name: for people and logs.
-        run: what the child does; its return is its end. It may also replace the process (exec).
-        stop_order: children are asked to end in ascending order, the next when all before it are gone.
+        name: shown in logs and in `ps`.
+        run: what the child does; the child ends when it returns. It may replace the process (exec).
+        stop_order: children are asked to end in ascending order; those of 1 only when all of 0 are gone.
     """
 
     name: str
@@ -47,7 +59,7 @@ class SupervisedProcess:
 
 
 class Supervisor:
-    """Starts children, restarts those that end, stops all of them. Not reentrant; use in the main thread."""
+    """Starts children, restarts those that end, stops all of them. Use it in the main thread only."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, *, restart_limit: int = RESTART_LIMIT
@@ -73,7 +85,7 @@ class Supervisor:
             self.children.append(child)
         child.starts = [at for at in child.starts if at > self._clock() - RESTART_WINDOW_SECONDS]
         child.starts.append(self._clock())
-        sys.stdout.flush()
+        sys.stdout.flush()  # else the child inherits the buffered text and writes it a second time
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
@@ -101,7 +113,7 @@ class Supervisor:
         return ended
 
     def watch_once(self) -> None:
-        """Restart what has ended. Raises ChildFailedError when one ended too often."""
+        """Restart children that have ended. Raises ChildFailedError when one ended too often."""
         for child in self.reap():
             if len(child.starts) >= self._restart_limit:
                 raise ChildFailedError(
@@ -110,7 +122,7 @@ class Supervisor:
             self.start(child)
 
     def stop(self) -> None:
-        """Ask every child to end, in their order, and kill what does not within `STOP_SECONDS`."""
+        """Send every child SIGTERM, in `stop_order`, and kill those that still run after `STOP_SECONDS`."""
         for order in sorted({child.stop_order for child in self.children}):
             group = [child for child in self.children if child.stop_order == order and child.pid]
             for child in group:
@@ -127,47 +139,47 @@ class Supervisor:
                     child.pid = 0
 
     def _become(self, child: SupervisedProcess) -> NoReturn:
-        code = 1
-        try:
+        def run() -> None:
             die_with(self._parent)
             os.setpgid(0, 0)
             name_process(child.name)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             child.run()
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else 1
-        except KeyboardInterrupt:
-            code = 130
-        except BaseException:  # noqa: BLE001 - the last frame of a process; the trace goes to its log
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+
+        _run_and_exit(run)
 
 
 def run_forked(task: Callable[[], None]) -> int:
-    """Run a task in a child of its own and wait for it. Returns its exit status; errors are the task's to print."""
+    """Run a task in a child process of its own and wait for it. Returns the child's exit status.
+
+    An error ends the child with status 1 and its trace on stderr; `sys.exit(n)` in the task with status n.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        code = 1
-        try:
-            task()
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else 1
-        except BaseException:  # noqa: BLE001 - as above
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        _run_and_exit(task)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def _run_and_exit(task: Callable[[], None]) -> NoReturn:
+    """The whole life of a forked child: run the task and exit without the parent's cleanup (`os._exit`)."""
+    code = 1
+    try:
+        task()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:  # noqa: BLE001 - nothing above this catches it; the trace goes to the process's log
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _signal_group(pid: int, number: int) -> None:

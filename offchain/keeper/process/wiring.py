@@ -1,4 +1,4 @@
-"""Builds the services of one keeper in one process; everything is made when it is first used."""
+"""Makes the services of one keeper in one process. Each is made when it is first used."""
 
 from functools import cached_property
 
@@ -41,7 +41,7 @@ from offchain.keeper.probing.prober import ProbeService, body_of
 from offchain.keeper.process.api import KeeperApi
 from offchain.keeper.process.health import Health
 from offchain.keeper.process.reputation import reputation_document
-from offchain.keeper.process.step_ages import Pulse
+from offchain.keeper.process.step_ages import StepAges
 from offchain.keeper.settings import KeeperSettings
 from offchain.keeper.transactions import Intents
 from offchain.outbox import Outbox, Sender, SenderSettings
@@ -53,15 +53,17 @@ from offchain.runtime.crash_points import CrashPoint, nowhere
 log = structlog.get_logger(__name__)
 
 MAX_DISPATCH_SECONDS = 100.0
+"""For one on-chain request; below the soft time limit of its Celery task."""
 VALIDATION_SECONDS = 20.0
+"""For one answer that is asked for again to compare it."""
 
 
 class KeeperWiring:
-    """One keeper, wired. Make one for each process; not to be carried over a fork.
+    """One keeper's services and what they need. Make one in each process: connections must not be carried over a fork.
 
     Args:
-        broker_url: Redis of this keeper: queues, fleet, pulse.
-        reached: crash points, for tests.
+        broker_url: Redis of this keeper, for queues, nodes' heartbeats and step ages.
+        reached: called with a crash point's name; tests kill the process there.
     """
 
     def __init__(
@@ -103,15 +105,15 @@ class KeeperWiring:
         return ReaderView(self.reader)
 
     @cached_property
-    def pulse(self) -> Pulse:
-        return Pulse(self.redis, self.clock)
+    def step_ages(self) -> StepAges:
+        return StepAges(self.redis, self.clock)
 
     @cached_property
     def clock_check(self) -> ClockCheck:
         return ClockCheck(self.database, self.clock)
 
     @cached_property
-    def frames(self) -> EpochContextReader:
+    def context_reader(self) -> EpochContextReader:
         return EpochContextReader(self.database, self.view, self.deployment)
 
     @cached_property
@@ -159,13 +161,13 @@ class KeeperWiring:
         )
 
     @cached_property
-    def plan(self) -> PlanService:
+    def planner(self) -> PlanService:
         return PlanService(
-            self.database, self.view, self.frames, self.signer, self.clock, reached=self.reached
+            self.database, self.view, self.context_reader, self.signer, self.clock, reached=self.reached
         )
 
     @cached_property
-    def probe(self) -> ProbeService:
+    def prober(self) -> ProbeService:
         api_key = read_api_key(self.settings)
         timeout = self.settings.probe_timeout_seconds
         return ProbeService(
@@ -196,7 +198,7 @@ class KeeperWiring:
         )
 
     @cached_property
-    def validate(self) -> ValidateService:
+    def answer_sampling(self) -> ValidateService:
         api_key = read_api_key(self.settings)
         return ValidateService(
             self.database,
@@ -215,7 +217,7 @@ class KeeperWiring:
         return AttestService(
             self.database,
             self.view,
-            self.frames,
+            self.context_reader,
             self.signer,
             self.clock,
             self.peers,
@@ -226,11 +228,11 @@ class KeeperWiring:
         )
 
     @cached_property
-    def close_epochs(self) -> EpochSettlement:
+    def settlement(self) -> EpochSettlement:
         return EpochSettlement(
             self.database,
             self.view,
-            self.frames,
+            self.context_reader,
             self.attest,
             self.intents,
             self.clock,
@@ -265,7 +267,7 @@ class KeeperWiring:
 
     @cached_property
     def health(self) -> Health:
-        return Health(self.database, self.pulse, self.clock, self.deployment.clock(), self._gas_wei)
+        return Health(self.database, self.step_ages, self.clock, self.deployment.clock(), self._gas_wei)
 
     @cached_property
     def api(self) -> KeeperApi:
@@ -288,13 +290,13 @@ class KeeperWiring:
     # ---------------------------------------------------------------------------------------------------------- steps
 
     def index(self) -> bool:
-        """Bring the index forward. Returns whether there were new events."""
+        """Index what the chain has new. Returns whether there were events."""
         progress = self.indexer.advance()
         self.clock_check.saw(progress.head)
         return progress.events > 0
 
     def send(self) -> None:
-        """Let the outbox's sender take its next step."""
+        """Let the outbox's sender take its next step, and log what became of transactions."""
         done = self.sender.run_once()
         for key, reason in done.faults.items():
             log.error("transaction_fault", intent=key, reason=reason)

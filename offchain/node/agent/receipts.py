@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import orjson
-
 from offchain.crypto.keys import Signer
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import SigningDomain, keccak256, signing_prefix
 from offchain.domain.messages import ServiceReceipt, Ticket, proof_of_execution
 from offchain.domain.types import NodeId, Wei
@@ -73,7 +72,6 @@ class ReceiptMaker:
             "signature": "0x" + signature.hex(),
             "nodeKey": self._signer.address,
         }
-        # Equal to RFC 8785 here: ASCII keys, and integers below 2**53.
-        signed = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+        signed = canonical(data)
         self._keep(signed)
         return signed

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rfc8785
-
+from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import keccak256
 from offchain.domain.tiers import Tier
 from offchain.domain.types import Wei
@@ -70,7 +69,7 @@ class Manifest:
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes."""
-        return rfc8785.dumps(self.to_json())
+        return canonical(self.to_json())
 
     def hash(self) -> bytes:
         """keccak256 of the canonical bytes: the `capabilityHash` on chain."""
@@ -104,7 +103,7 @@ def model_revision(folder: Path, cache: Path | None = None) -> str:
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(known))
-    return "sha256:" + hashlib.sha256(rfc8785.dumps(index)).hexdigest()
+    return "sha256:" + hashlib.sha256(canonical(index)).hexdigest()
 
 
 def _read_cache(cache: Path | None) -> dict[str, str]:

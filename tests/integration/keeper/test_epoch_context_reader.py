@@ -1,4 +1,4 @@
-"""The frame of an epoch from a real chain: who counts, which keys, which seed block; and planning from it."""
+"""The context of an epoch from a real chain: nodes with weight, their keys, the seed block; and planning from it."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def indexed(network: Network, database: Database) -> BlockRef:
     return found
 
 
-def frames(network: Network, database: Database) -> EpochContextReader:
+def context_reader(network: Network, database: Database) -> EpochContextReader:
     return EpochContextReader(database, ReaderView(network.chain), network.deployment)
 
 
@@ -42,7 +42,7 @@ def test_read__nodes_come_and_go__only_those_with_weight_count(network: Network,
     second = Epoch(network.next_epoch())
     third = Epoch(network.next_epoch())
     final = indexed(network, database)
-    reader = frames(network, database)
+    reader = context_reader(network, database)
     one, two = reader.read(first, final), reader.read(second, final)
     assert set(one.nodes) == {staying, leaving}
     assert set(two.nodes) == {staying, late}
@@ -64,7 +64,7 @@ def test_read__key_was_rotated_in_the_epoch__both_keys_count(network: Network, d
     after = Epoch(network.next_epoch())
     network.next_epoch()
     final = indexed(network, database)
-    reader = frames(network, database)
+    reader = context_reader(network, database)
     assert b"\x07" * 20 in reader.read(epoch, final).nodes[node].keys
     assert len(reader.read(epoch, final).nodes[node].keys) == 2
     assert reader.read(after, final).nodes[node].keys == frozenset({b"\x07" * 20})
@@ -93,11 +93,11 @@ def test_plan__own_operators_node__is_never_probed(network: Network, database: D
     indexed(network, database)
     clock = network.deployment.clock()
     time = Hands((clock.start(epoch) + 30) * 1000)
-    plan = PlanService(
-        database, ReaderView(network.chain), frames(network, database), network.signers[1], time
+    planner = PlanService(
+        database, ReaderView(network.chain), context_reader(network, database), network.signers[1], time
     )
-    assert epoch in plan.step()
-    assert plan.step() == [], "planned once"
+    assert epoch in planner.step()
+    assert planner.step() == [], "planned once"
     with database.read() as session:
         from sqlalchemy import select
 
@@ -129,7 +129,7 @@ def test_read__gateways_come_and_go__each_counts_while_a_keeper_vouched_and_a_li
         network.next_epoch()
     later = Epoch(network.next_epoch() - 1)
     final = indexed(network, database)
-    reader = frames(network, database)
+    reader = context_reader(network, database)
     everybody = frozenset(address_bytes(signer) for signer in (staying, removed, left))
     assert reader.read(first, final).gateways == everybody
     assert reader.read(Epoch(first + LATE_EPOCHS), final).gateways == everybody

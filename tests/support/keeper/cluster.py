@@ -12,11 +12,11 @@ from offchain.chain.reader import EpochStatus, KeeperSet
 from offchain.db.cursors import move
 from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
+from offchain.domain.canonical_json import canonical, parse
 from offchain.domain.evidence_entries import AnswerEntry, Miss, SignedExecutionBatch
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import BlockRef, Epoch, NodeId, Wei
 from offchain.errors import TransientError
-from offchain.evidence.canonical_json import canonical, parse
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.epoch_context_reader import NotReadyError
@@ -69,8 +69,8 @@ class StillView:
 
 
 @dataclass
-class Frames:
-    """`FrameReader` that knows one epoch."""
+class OneContextReader:
+    """`EpochContextReader` that knows one epoch."""
 
     context: EpochContext
 
@@ -128,7 +128,7 @@ class Ring:
                 AttestService(
                     database,
                     self.view,
-                    Frames(world.context),  # type: ignore[arg-type]
+                    OneContextReader(world.context),  # type: ignore[arg-type]
                     signer,
                     self.time,
                     self.peers_of(index),
@@ -152,18 +152,18 @@ class Ring:
     def turn_of(self, index: int) -> None:
         """Move time into the next turn in which this keeper leads."""
         for _ in range(len(self.services)):
-            closing = self.services[index].closing(EPOCH)
-            assert closing is not None
-            if closing.leader(closing.turn(self.time.ms // 1000)) == closing.me:
+            open_epoch = self.services[index].open_epochs.of(EPOCH)
+            assert open_epoch is not None
+            if open_epoch.leader(open_epoch.turn(self.time.ms // 1000)) == open_epoch.me:
                 return
-            self.time.ms += closing.turn_seconds * 1000
+            self.time.ms += open_epoch.turn_seconds * 1000
 
     def late_in_turn(self, index: int) -> None:
         """Move time to the end of a turn in which this keeper leads, when it no longer waits for others."""
         self.turn_of(index)
-        closing = self.services[index].closing(EPOCH)
-        assert closing is not None
-        self.time.ms += (closing.turn_seconds * 1000 * 3) // 4
+        open_epoch = self.services[index].open_epochs.of(EPOCH)
+        assert open_epoch is not None
+        self.time.ms += (open_epoch.turn_seconds * 1000 * 3) // 4
 
     def close(self) -> None:
         """Close the databases."""
@@ -184,7 +184,7 @@ class RingPeers:
     def evidence(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
         return {
             str(i): self.ring.tamper.get(f"evidence:{i}")
-            or parse(canonical(self.ring.services[i].frozen_evidence(epoch).to_json()))
+            or parse(canonical(self.ring.services[i].own_document.frozen(epoch).to_json()))
             for i in self._up(urls)
         }
 
@@ -205,7 +205,9 @@ class RingPeers:
         for i in self._up(urls):
             try:
                 replies.append(
-                    ProposalReply(str(i), self.ring.services[i].answer_proposal(epoch, dict(proposal)))
+                    ProposalReply(
+                        str(i), self.ring.services[i].follower.answer_proposal(epoch, dict(proposal))
+                    )
                 )
             except BallotRefusedError as refused:
                 replies.append(ProposalReply(str(i), None, str(refused)))

@@ -10,8 +10,6 @@ from offchain.domain.evidence_entries import (
     Execution,
     Miss,
     SignedExecutionBatch,
-    in_order,
-    misses_in_order,
 )
 from offchain.domain.execution_tree import BATCH, ExecutionTree
 from offchain.domain.measurement.schedule import ProbeSchedule, probe_challenge, seed_of
@@ -144,9 +142,9 @@ class EpochWorld:
         misses: list[Miss] | None = None,
         batches: list[SignedExecutionBatch] | None = None,
     ) -> Evidence:
-        """The keeper's signed evidence; by default every node that it may judge, in every slot."""
-        judged = [node for node in self.node_ids if not (node == 1 and keeper == 0)]
-        places = [(node, slot) for node in judged for slot in range(self.slots)]
+        """The keeper's signed evidence; by default every node of another operator, in every slot."""
+        probed = [node for node in self.node_ids if not (node == 1 and keeper == 0)]
+        places = [(node, slot) for node in probed for slot in range(self.slots)]
         if answers is None:
             answers = [self.answer(keeper, n, s) for n, s in places if s not in self.down.get(n, set())]
         if misses is None:
@@ -158,8 +156,8 @@ class EpochWorld:
             signer=Address(signer.address.lower()),
             seed_block=self.context.seed_block,
             seed_signature=self.seed_signature(keeper),
-            answers=in_order(answers),
-            misses=misses_in_order(misses),
+            answers=tuple(a.pack() for a in sorted(answers, key=lambda a: (a.slot, a.receipt.node_id))),
+            misses=tuple(m.pack() for m in sorted(misses, key=lambda m: (m.slot, m.node_id))),
             executions=(),
             regions=self.homes,
             batches=tuple(sorted(batch.pack() for batch in batches or [])),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from offchain.domain import uptime_tree
 from offchain.domain.epochs import EpochClock
 from offchain.domain.measurement.uptime import Observation, SlotState, tabulate
-from offchain.domain.payout import reward, settle
+from offchain.domain.payout import epoch_account, reward
 from offchain.domain.types import Bps, Epoch, NodeId, Wei, Weight
 
 
@@ -55,13 +55,13 @@ def test_reward__another_node_down__earns_nobody_more(pool: int, mine: int, othe
     assert reward(Wei(pool), Weight(mine), total, Bps(up)) == pool * mine * up // (10_000 * total)
 
 
-def test_settle__paid_something_else_than_earned__is_refused() -> None:
+def test_epoch_account__paid_something_else_than_earned__is_refused() -> None:
     with pytest.raises(ValueError, match="node 1 was paid 6 wei but earned 5"):
-        settle(Wei(10), {NodeId(1): Wei(5)}, {NodeId(1): Wei(6)})
+        epoch_account(Wei(10), {NodeId(1): Wei(5)}, {NodeId(1): Wei(6)})
 
 
-def test_settle__one_claimed_one_not__balances() -> None:
-    account = settle(Wei(10), {NodeId(1): Wei(5), NodeId(2): Wei(3)}, {NodeId(1): Wei(5)})
+def test_epoch_account__one_claimed_one_not__balances() -> None:
+    account = epoch_account(Wei(10), {NodeId(1): Wei(5), NodeId(2): Wei(3)}, {NodeId(1): Wei(5)})
     assert (account.paid, account.claimable, account.carried) == (5, 3, 2)
 
 

@@ -13,28 +13,28 @@ from sqlalchemy import select
 from offchain.audit.execution_proof import ServedRecord, fetch_record, read_record, record_proof, served_proof
 from offchain.audit.verify_epoch import Audit
 from offchain.db.models import Job
+from offchain.domain.canonical_json import canonical, parse
 from offchain.domain.eip712 import address_bytes, keccak256
 from offchain.domain.evidence_entries import EvidenceError, Execution, SignedExecutionBatch
 from offchain.domain.execution_tree import BATCH, EXECUTIONS, ExecutionProof, verify
 from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.errors import UserError
-from offchain.evidence.bundle import BundleVerdict, assemble, judge, read
-from offchain.evidence.canonical_json import canonical, parse
+from offchain.evidence.bundle import BundleVerdict, assemble, read, verify_bundle
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.execution_batches import GatewayAnswer, GatewayBatches, equivocations
 from offchain.keeper import store
 from offchain.keeper.attestation.lease import unfenced
 from offchain.keeper.attestation.settlement import EpochSettlement
-from tests.support.keeper.cluster import Frames, Ring
+from tests.support.keeper.cluster import OneContextReader, Ring
 from tests.support.keeper.epoch_factory import ATTESTATION, EPOCH, EpochWorld, key
 from tests.unit.keeper.test_settlement import accept
 
 
-def judged(world: EpochWorld, *documents: Evidence) -> BundleVerdict:
+def verdict_on(world: EpochWorld, *documents: Evidence) -> BundleVerdict:
     bundle = assemble(world.context, documents)
-    return judge(world.context, read(bundle.raw, world.context))
+    return verify_bundle(world.context, read(bundle.raw, world.context))
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ def test_pack__batch__comes_back_and_malformed_does_not() -> None:
             SignedExecutionBatch.from_json(batch.to_json() | {field: value})
 
 
-def test_judge__batch__is_a_leaf_and_its_records_are_under_the_root() -> None:
+def test_verify_bundle__batch__is_a_leaf_and_its_records_are_under_the_root() -> None:
     world = EpochWorld()
     records = world.served(5)
     batch = world.batch(records)
-    verdict = judged(world, world.document(0, batches=[batch]), world.document(1))
+    verdict = verdict_on(world, world.document(0, batches=[batch]), world.document(1))
     assert len(verdict.executions) == verdict.records + 1
     [listed] = verdict.batches
     assert listed.gateway == address_bytes(world.gateway_keys[0].address)
@@ -83,27 +83,29 @@ def test_judge__batch__is_a_leaf_and_its_records_are_under_the_root() -> None:
         proof = world.tree(records).proof(struct_hash)
         assert verify(batch.commitment.root, EPOCH, struct_hash, proof, BATCH)
         assert not verify(batch.commitment.root, EPOCH, struct_hash, proof, EXECUTIONS)
-    without = judged(world, world.document(0), world.document(1))
+    without = verdict_on(world, world.document(0), world.document(1))
     assert without.executions.root != verdict.executions.root
     assert without.report.uptime_root == verdict.report.uptime_root
 
 
-def test_judge__same_batch_by_every_keeper__counts_once() -> None:
+def test_verify_bundle__same_batch_by_every_keeper__counts_once() -> None:
     world = EpochWorld()
     batch = world.batch(world.served(2))
-    verdict = judged(world, *(world.document(i, batches=[batch]) for i in range(3)))
+    verdict = verdict_on(world, *(world.document(i, batches=[batch]) for i in range(3)))
     assert [item.commitment for item in verdict.batches] == [batch.commitment]
 
 
-def test_judge__gateway_signs_two_batches__both_count_and_it_shows() -> None:
+def test_verify_bundle__gateway_signs_two_batches__both_count_and_it_shows() -> None:
     world = EpochWorld()
     one, two = world.batch(world.served(2)), world.batch(world.served(3))
     other = world.batch(world.served(4), world.gateway_keys[1])
     documents = [world.document(0, batches=[one, other]), world.document(1, batches=[two]), world.document(2)]
-    verdict = judged(world, *documents)
+    verdict = verdict_on(world, *documents)
     assert {item.commitment.count for item in verdict.batches} == {2, 3, 4}
     assert equivocations(verdict.batches) == [(address_bytes(world.gateway_keys[0].address), EPOCH)]
-    assert judged(world, *sorted(documents, key=lambda d: d.signer, reverse=True)).report == verdict.report
+    assert (
+        verdict_on(world, *sorted(documents, key=lambda d: d.signer, reverse=True)).report == verdict.report
+    )
 
 
 def forged(world: EpochWorld) -> SignedExecutionBatch:
@@ -122,32 +124,32 @@ def forged(world: EpochWorld) -> SignedExecutionBatch:
         (lambda w: w.batch([]), "of 0 records"),
     ],
 )
-def test_judge__batch_that_does_not_hold__is_rejected(
+def test_verify_bundle__batch_that_does_not_hold__is_rejected(
     make: Callable[[EpochWorld], SignedExecutionBatch], reason: str
 ) -> None:
     world = EpochWorld()
     with pytest.raises(EvidenceError, match=reason):
-        judged(world, world.document(0, batches=[make(world)]))
+        verdict_on(world, world.document(0, batches=[make(world)]))
 
 
-def test_judge__batches_out_of_order_twice_or_too_many__are_rejected() -> None:
+def test_verify_bundle__batches_out_of_order_twice_or_too_many__are_rejected() -> None:
     world = EpochWorld()
     texts = sorted(world.batch(world.served(i)).pack() for i in (1, 2))
     for wrong in (texts[::-1], [texts[0]] * 2):
         document = replace(world.document(0), batches=tuple(wrong)).sign(world.keeper_keys[0])
         with pytest.raises(EvidenceError, match="out of order"):
-            judged(world, document)
+            verdict_on(world, document)
     signer = world.gateway_keys[0]
     said = [ExecutionBatch(EPOCH, 1, keccak256(bytes([i % 256, i // 256]))) for i in range(257)]
     many = [SignedExecutionBatch(item, signer.sign_struct(ATTESTATION, item.struct_hash())) for item in said]
     with pytest.raises(EvidenceError, match="too many"):
-        judged(world, world.document(0, batches=many))
+        verdict_on(world, world.document(0, batches=many))
 
 
-def test_judge__late_batch__is_taken_in_the_epochs_after() -> None:
+def test_verify_bundle__late_batch__is_taken_in_the_epochs_after() -> None:
     world = EpochWorld()
     late = world.batch(world.served(2), epoch=Epoch(EPOCH - 3))
-    assert judged(world, world.document(0, batches=[late])).batches[0].commitment.epoch == EPOCH - 3
+    assert verdict_on(world, world.document(0, batches=[late])).batches[0].commitment.epoch == EPOCH - 3
 
 
 def test_evidence__of_version_2__is_read_as_it_was_signed() -> None:
@@ -156,7 +158,7 @@ def test_evidence__of_version_2__is_read_as_it_was_signed() -> None:
     data = parse(canonical(old.to_json()))
     assert "batches" not in data
     assert Evidence.from_json(data, ATTESTATION) == old
-    assert judged(world, old, world.document(1)).table.covered()
+    assert verdict_on(world, old, world.document(1)).table.covered()
     for wrong in (data | {"batches": []}, data | {"version": 1}, data | {"version": 3}):
         with pytest.raises(EvidenceError):
             Evidence.from_json(wrong, ATTESTATION)
@@ -173,22 +175,22 @@ def test_step__gateways_differ_and_one_is_away__everybody_signs_the_union(
     one, two = world.batch(world.served(2)), world.batch(world.served(3), world.gateway_keys[1])
     ring.gateways = {0: [one, forged(world)], 1: [two, one]}  # keeper 2's gateway is away
     for service in ring.services:
-        service.step(unfenced)
+        service.leader.step(unfenced)
     [report] = [sent.intents[f"attest:{EPOCH}"][0] for sent in ring.sent if sent.intents]
-    _, verdict = ring.services[0].judged_bundle(world.context, "0x" + report.bundle_hash.hex(), [])
+    _, verdict = ring.services[0].follower.verified_bundle(world.context, "0x" + report.bundle_hash.hex(), [])
     assert {item.commitment for item in verdict.batches} == {one.commitment, two.commitment}
 
 
-def test_own_evidence__gateway_answers_later_or_differently__is_the_same_document(
+def test_own_document__gateway_answers_later_or_differently__is_the_same_document(
     make_ring: Callable[[EpochWorld], Ring],
 ) -> None:
     world = EpochWorld()
     ring = make_ring(world)
-    document = ring.services[0].frozen_evidence(EPOCH)
+    document = ring.services[0].own_document.frozen(EPOCH)
     assert document.batches == ()
     ring.gateways[0] = [world.batch(world.served(2))]
-    ring.services[0].evidence._own.clear()  # as after a restart
-    assert ring.services[0].frozen_evidence(EPOCH) == document
+    ring.services[0].own_document._own.clear()  # as after a restart
+    assert ring.services[0].own_document.frozen(EPOCH) == document
 
 
 def test_step__a_gateway_is_making_its_batch__is_waited_for_and_not_for_ever(
@@ -196,25 +198,27 @@ def test_step__a_gateway_is_making_its_batch__is_waited_for_and_not_for_ever(
 ) -> None:
     world = EpochWorld()
     ring = make_ring(world)
-    leader = ring.services[0].closing(EPOCH)
+    leader = ring.services[0].open_epochs.of(EPOCH)
     assert leader is not None
     me = leader.leader(0).index
     ring.making = {me}
-    ring.services[me].step(unfenced)
+    ring.services[me].leader.step(unfenced)
     assert not ring.sent[me].intents
     with pytest.raises(NotReadyError, match="is making its batch"):
-        ring.services[me].frozen_evidence(EPOCH)
+        ring.services[me].own_document.frozen(EPOCH)
     ring.gateways[me] = [world.batch(world.served(2))]
     ring.making = set()
-    ring.services[me].step(unfenced)
+    ring.services[me].leader.step(unfenced)
     report = ring.sent[me].intents[f"attest:{EPOCH}"][0]
-    _, verdict = ring.services[me].judged_bundle(world.context, "0x" + report.bundle_hash.hex(), [])
+    _, verdict = ring.services[me].follower.verified_bundle(
+        world.context, "0x" + report.bundle_hash.hex(), []
+    )
     assert len(verdict.batches) == 1
     late = make_ring(EpochWorld())  # its time is the same: one second after the evidence is frozen
     other = late.services[me]
     late.making = {me}
     late.time.ms += leader.turn_seconds * 1000 // 4
-    assert other.frozen_evidence(EPOCH).batches == ()
+    assert other.own_document.frozen(EPOCH).batches == ()
 
 
 def test_freeze__two_processes__the_first_stands(make_ring: Callable[[EpochWorld], Ring]) -> None:
@@ -232,7 +236,7 @@ def close(ring: Ring, world: EpochWorld) -> None:
     EpochSettlement(
         ring.databases[0],
         ring.view,
-        Frames(world.context),  # type: ignore[arg-type]
+        OneContextReader(world.context),  # type: ignore[arg-type]
         ring.services[0],
         ring.sent[0],
         ring.time,
@@ -265,7 +269,7 @@ def test_close__batch_was_under_an_accepted_report__is_not_listed_again(
     close(ring, world)
     ring.gateways = {0: [reported, late]}
     after = replace(world.context, epoch=Epoch(EPOCH + 1))
-    assert ring.services[0].evidence._frozen_batches(after) == [late.pack()]
+    assert ring.services[0].own_document._frozen_batches(after) == [late.pack()]
 
 
 def test_gateway_batches__nobody_there__is_none() -> None:
@@ -294,7 +298,7 @@ def served_json(
 def audit_of(world: EpochWorld, *documents: Evidence) -> Audit:
     """The part of an audit that proofs use."""
     bundle = assemble(world.context, documents)
-    verdict = judge(world.context, bundle)
+    verdict = verify_bundle(world.context, bundle)
     made = SimpleNamespace(
         epoch=EPOCH,
         report=verdict.report,

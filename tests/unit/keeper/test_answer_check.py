@@ -15,7 +15,7 @@ from offchain.domain.tiers import Tier
 from offchain.domain.types import Bps, Epoch, NodeId, Wei
 from offchain.keeper.probing.answer_check import AnswerCheck, NodesReference
 from offchain.keeper.probing.gateway_client import Reply, ReplyKind
-from offchain.keeper.probing.prober import ProbedNode, body_of, judge_reply
+from offchain.keeper.probing.prober import ProbedNode, assess_reply, body_of
 from offchain.keeper.store import DueProbe
 from tests.support.factories import make_node
 from tests.support.keeper.cluster import Hands
@@ -81,7 +81,7 @@ def verdict(database: Database, fleet: Fleet, *, share: int = 10_000, serving: b
     async def run() -> str:
         body = body_of(PROBE, "m", KEEPER)
         node = ProbedNode(NodeId(1), address_bytes(key("node 1").address), Tier.CPU)
-        found = judge_reply(await fleet.ask(NodeId(1), body), body, node, MARKET, NOW)
+        found = assess_reply(await fleet.ask(NodeId(1), body), body, node, MARKET, NOW)
         assert found.receipt is not None, found.why
         fleet.asked.clear()
         reference = NodesReference(database, lambda: [(NodeId(number), serving) for number in OWNERS])

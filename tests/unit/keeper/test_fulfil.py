@@ -13,9 +13,10 @@ from offchain.db.database import Database, open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Event, Job, MarketRequest
 from offchain.domain.evidence_entries import Execution
-from offchain.domain.types import BlockRef
+from offchain.domain.types import BlockRef, NodeId
 from offchain.errors import SkipError, TransientError
 from offchain.keeper.attestation.own_executions import FULFIL, read_execution
+from offchain.keeper.market.dispatcher import DispatchedAnswer
 from offchain.keeper.market.fulfil import LEASE_SECONDS, RETRY_SECONDS, STAGGER_SECONDS, FulfilService
 from offchain.protocol.receipts import SignedReceipt
 from tests.support.keeper.cluster import Hands
@@ -26,28 +27,21 @@ REQUEST = "0x" + "5a" * 32
 
 
 @dataclass
-class Done:
-    """A whole answer."""
-
-    result: bytes
-    receipt: SignedReceipt
-
-
-@dataclass
-class Desk:
+class DispatchAndOutbox:
     """Dispatch and outbox of a test."""
 
     trouble: list[Exception] = field(default_factory=list)
     dispatched: list[bytes] = field(default_factory=list)
     intents: list[str] = field(default_factory=list)
 
-    def dispatch(self, request_id: bytes, payload: bytes, seconds: float) -> Done:
+    def dispatch(self, request_id: bytes, payload: bytes, seconds: float) -> DispatchedAnswer:
         self.dispatched.append(request_id)
         if self.trouble:
             raise self.trouble.pop(0)
         receipt = receipt_of(2, request_id, NOW * 1000)
         signature = key("node 2").sign_struct(MARKET, receipt.struct_hash())
-        return Done(b"an answer", SignedReceipt(receipt, signature, key("node 2").address))
+        signed = SignedReceipt(receipt, signature, key("node 2").address)
+        return DispatchedAnswer(b"{}", b"an answer", signed, NodeId(2), ())
 
     def fulfil(
         self, session: Session, request_id: str, receipt: Any, signature: bytes, result: bytes
@@ -90,7 +84,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close()
 
 
-def make(database: Database, desk: Desk, time: Hands, *, rank: int = 0, depth: int = 0) -> FulfilService:
+def make(
+    database: Database, desk: DispatchAndOutbox, time: Hands, *, rank: int = 0, depth: int = 0
+) -> FulfilService:
     return FulfilService(database, desk.dispatch, desk, time, depth=depth, rank=lambda _request: rank)
 
 
@@ -100,7 +96,7 @@ def job(database: Database) -> Job | None:
 
 
 def test_run__open_request__one_intent_and_a_record(database: Database) -> None:
-    desk, time = Desk(), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox(), Hands(NOW * 1000)
     service = make(database, desk, time)
     assert service.scan() == 1
     assert service.scan() == 0
@@ -117,7 +113,7 @@ def test_run__open_request__one_intent_and_a_record(database: Database) -> None:
 
 
 def test_run__message_comes_again__nothing_happens(database: Database) -> None:
-    desk, time = Desk(), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox(), Hands(NOW * 1000)
     service = make(database, desk, time)
     service.scan()
     service.run(REQUEST)
@@ -127,10 +123,10 @@ def test_run__message_comes_again__nothing_happens(database: Database) -> None:
 
 
 def test_run__while_another_worker_has_it__waits_for_the_lease(database: Database) -> None:
-    desk, time = Desk(), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox(), Hands(NOW * 1000)
     service = make(database, desk, time)
     service.scan()
-    died = Desk([KeyboardInterrupt()])  # type: ignore[list-item]  # stands for a killed process: nothing is cleaned up
+    died = DispatchAndOutbox([KeyboardInterrupt()])  # type: ignore[list-item]  # stands for a killed process: nothing is cleaned up
     with pytest.raises(KeyboardInterrupt):
         make(database, died, time).run(REQUEST)
     assert service.due() == []
@@ -144,7 +140,7 @@ def test_run__while_another_worker_has_it__waits_for_the_lease(database: Databas
 
 
 def test_run__no_node_can_serve_now__tries_again_later(database: Database) -> None:
-    desk, time = Desk([TransientError("nobody")]), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox([TransientError("nobody")]), Hands(NOW * 1000)
     service = make(database, desk, time)
     service.scan()
     assert not service.run(REQUEST)
@@ -154,7 +150,7 @@ def test_run__no_node_can_serve_now__tries_again_later(database: Database) -> No
 
 
 def test_run__request_that_nobody_can_ever_serve__is_given_up(database: Database) -> None:
-    desk, time = Desk([SkipError("not JSON")]), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox([SkipError("not JSON")]), Hands(NOW * 1000)
     service = make(database, desk, time)
     service.scan()
     assert not service.run(REQUEST)
@@ -166,7 +162,7 @@ def test_run__request_that_nobody_can_ever_serve__is_given_up(database: Database
 
 
 def test_run__deadline_passed_or_settled__is_given_up_without_work(database: Database) -> None:
-    desk, time = Desk(), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox(), Hands(NOW * 1000)
     service = make(database, desk, time)
     service.scan()
     time.ms += 61_000
@@ -175,7 +171,7 @@ def test_run__deadline_passed_or_settled__is_given_up_without_work(database: Dat
 
 
 def test_scan__lower_rank__stands_by_for_its_turn(database: Database) -> None:
-    desk, time = Desk(), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox(), Hands(NOW * 1000)
     service = make(database, desk, time, rank=2)
     assert service.scan() == 0
     time.ms += (2 * STAGGER_SECONDS - 1) * 1000
@@ -185,7 +181,7 @@ def test_scan__lower_rank__stands_by_for_its_turn(database: Database) -> None:
 
 
 def test_scan__not_deep_enough_or_late__makes_no_job(database: Database) -> None:
-    desk, time = Desk(), Hands(NOW * 1000)
+    desk, time = DispatchAndOutbox(), Hands(NOW * 1000)
     assert make(database, desk, time, depth=2).scan() == 0
     assert make(database, desk, time, depth=1).scan() == 1
     time.ms += 61_000

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 METRIC = re.compile(r"parallelix_keeper_[a-z_]+")
 
 
-class Beats:
-    """A pulse that beats, or a broker that is gone."""
+class FixedAges:
+    """Step ages as the test sets them, or a broker that is gone."""
 
     def __init__(self, age_ms: int | None = 500) -> None:
         self.age_ms = age_ms
@@ -38,7 +38,7 @@ class Beats:
 
 
 @pytest.fixture
-def health(tmp_path: Path) -> tuple[Health, Beats]:
+def health(tmp_path: Path) -> tuple[Health, FixedAges]:
     from offchain.db.cursors import move
 
     clock = EpochWorld().context.clock
@@ -69,12 +69,12 @@ def health(tmp_path: Path) -> tuple[Health, Beats]:
             Intent(key="attest:5", signer="0x", to_address="0x", data=b"", contract="c", function="f", status="sent",
                    created_at=now - 90, updated_at=now)
         )  # fmt: skip
-    beats = Beats()
-    made = Health(database, beats, Hands(now * 1000), clock, lambda: 512)  # type: ignore[arg-type]
-    return made, beats
+    ages = FixedAges()
+    made = Health(database, ages, Hands(now * 1000), clock, lambda: 512)  # type: ignore[arg-type]
+    return made, ages
 
 
-def test_metrics__every_alert_and_panel__uses_a_figure_that_exists(health: tuple[Health, Beats]) -> None:
+def test_metrics__every_alert_and_panel__uses_a_figure_that_exists(health: tuple[Health, FixedAges]) -> None:
     given = set(METRIC.findall(health[0].metrics().decode()))
     rules = yaml.safe_load((ROOT / "deploy/prometheus/keeper-alerts.yml").read_text())["groups"][0]["rules"]
     board = json.loads((ROOT / "deploy/grafana/keepers.json").read_text())
@@ -96,7 +96,7 @@ def test_alerts__each_one__has_a_runbook_that_names_it() -> None:
         assert "## Do" in text
 
 
-def test_metrics__values__are_those_of_the_database(health: tuple[Health, Beats]) -> None:
+def test_metrics__values__are_those_of_the_database(health: tuple[Health, FixedAges]) -> None:
     text = health[0].metrics().decode()
     for line in (
         'parallelix_keeper_block{cursor="head"} 5.0',
@@ -118,13 +118,13 @@ def test_metrics__values__are_those_of_the_database(health: tuple[Health, Beats]
         assert line in text, line
 
 
-def test_problems__silent_or_dead_parts__are_named(health: tuple[Health, Beats]) -> None:
-    checked, beats = health
+def test_problems__silent_or_dead_parts__are_named(health: tuple[Health, FixedAges]) -> None:
+    checked, ages = health
     assert checked.problems() == []
-    beats.age_ms = None
+    ages.age_ms = None
     assert any("never ran" in text for text in checked.problems())
-    beats.age_ms = 60_000
+    ages.age_ms = 60_000
     assert any("60 s ago" in text for text in checked.problems())
-    beats.broken = True
+    ages.broken = True
     assert any("broker" in text for text in checked.problems())
     assert "parallelix_keeper_broker_up 0.0" in checked.metrics().decode()

@@ -24,7 +24,7 @@ from offchain.evidence.bundle import signed_by
 from offchain.keeper import store
 from offchain.keeper.probing.clock_check import ClockCheck
 from offchain.keeper.probing.gateway_client import Reply, ReplyKind, decode_envelope, error_code
-from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, ProbeService, judge_reply
+from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, ProbeService, assess_reply
 from offchain.keeper.probing.prompts import probe_body
 from tests.support.factories import make_node
 from tests.support.keeper.cluster import Hands
@@ -72,12 +72,12 @@ def reply_to(
     return Reply(**(fields | more))
 
 
-def judged(reply: Reply, body: bytes = b"body", node: ProbedNode = NODE) -> ProbeOutcome:
-    return judge_reply(reply, body, node, MARKET, NOW)
+def assessed(reply: Reply, body: bytes = b"body", node: ProbedNode = NODE) -> ProbeOutcome:
+    return assess_reply(reply, body, node, MARKET, NOW)
 
 
-def test_judge_reply__flawless_answer__is_accepted() -> None:
-    found = judged(reply_to(b"body"))
+def test_assess_reply__flawless_answer__is_accepted() -> None:
+    found = assessed(reply_to(b"body"))
     assert found.miss is None
     assert found.receipt is not None
     assert signed_by(NODE.key, MARKET.digest(found.receipt.struct_hash()), found.node_signature)
@@ -98,47 +98,47 @@ def test_judge_reply__flawless_answer__is_accepted() -> None:
         lambda r: r._replace(finished_at_ms=r.started_at_ms - 1),
     ],
 )
-def test_judge_reply__receipt_that_does_not_fit__is_a_miss(
+def test_assess_reply__receipt_that_does_not_fit__is_a_miss(
     tamper: Callable[[ServiceReceipt], ServiceReceipt],
 ) -> None:
-    assert judged(reply_to(b"body", tamper=tamper)).miss is MissReason.BAD_RECEIPT
+    assert assessed(reply_to(b"body", tamper=tamper)).miss is MissReason.BAD_RECEIPT
 
 
-def test_judge_reply__signed_by_another_key__is_a_miss() -> None:
+def test_assess_reply__signed_by_another_key__is_a_miss() -> None:
     stranger = replace(NODE, key=address_bytes(key("node 8").address))
-    assert judged(reply_to(b"body"), node=stranger).miss is MissReason.BAD_RECEIPT
+    assert assessed(reply_to(b"body"), node=stranger).miss is MissReason.BAD_RECEIPT
 
 
 @pytest.mark.parametrize(
     "envelope", [None, {}, {"receipt": {}}, [], {"receipt": {"nodeId": 7}, "signature": "zz"}]
 )
-def test_judge_reply__no_or_malformed_receipt__is_a_miss(envelope: object) -> None:
-    assert judged(reply_to(b"body", envelope=envelope)).miss is MissReason.BAD_RECEIPT
+def test_assess_reply__no_or_malformed_receipt__is_a_miss(envelope: object) -> None:
+    assert assessed(reply_to(b"body", envelope=envelope)).miss is MissReason.BAD_RECEIPT
 
 
 @pytest.mark.parametrize("answer", [None, {}, [], {"choices": [{}]}])
-def test_judge_reply__malformed_answer__is_a_miss(answer: object) -> None:
-    assert judged(reply_to(b"body", answer=answer)).miss is MissReason.BAD_RECEIPT
+def test_assess_reply__malformed_answer__is_a_miss(answer: object) -> None:
+    assert assessed(reply_to(b"body", answer=answer)).miss is MissReason.BAD_RECEIPT
 
 
-def test_judge_reply__slower_than_the_tiers_floor__is_a_miss_of_that_tier_only() -> None:
+def test_assess_reply__slower_than_the_tiers_floor__is_a_miss_of_that_tier_only() -> None:
     slow = reply_to(b"body", elapsed_ms=4_000)
-    assert judged(slow).miss is None
-    assert judged(slow, node=replace(NODE, tier=Tier.HEAVY_GPU)).miss is MissReason.BELOW_FLOOR
+    assert assessed(slow).miss is None
+    assert assessed(slow, node=replace(NODE, tier=Tier.HEAVY_GPU)).miss is MissReason.BELOW_FLOOR
 
 
 @pytest.mark.parametrize(("tier", "miss"), [(Tier.CPU, None), (Tier.MID_GPU, MissReason.SLOW_FIRST_TOKEN)])
-def test_judge_reply__late_first_token__is_a_miss_by_the_tiers_own_floor(
+def test_assess_reply__late_first_token__is_a_miss_by_the_tiers_own_floor(
     tier: Tier, miss: MissReason | None
 ) -> None:
     late = reply_to(b"body", elapsed_ms=2_050, first_token_ms=2_001)
-    assert judged(late, node=replace(NODE, tier=tier)).miss is miss
+    assert assessed(late, node=replace(NODE, tier=tier)).miss is miss
 
 
-def test_judge_reply__kinds__whose_failure_it_is() -> None:
-    assert judged(Reply(ReplyKind.NODE_FAILED, 5)).miss is MissReason.UNREACHABLE
-    assert judged(Reply(ReplyKind.TIMED_OUT, 4_000)).miss is MissReason.TIMEOUT
-    abstained = judged(Reply(ReplyKind.GATEWAY_FAILED, 5, detail="HTTP 500"))
+def test_assess_reply__kinds__whose_failure_it_is() -> None:
+    assert assessed(Reply(ReplyKind.NODE_FAILED, 5)).miss is MissReason.UNREACHABLE
+    assert assessed(Reply(ReplyKind.TIMED_OUT, 4_000)).miss is MissReason.TIMEOUT
+    abstained = assessed(Reply(ReplyKind.GATEWAY_FAILED, 5, detail="HTTP 500"))
     assert (abstained.miss, abstained.receipt) == (None, None)
 
 

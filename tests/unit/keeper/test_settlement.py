@@ -19,7 +19,7 @@ from offchain.keeper.attestation.lease import unfenced
 from offchain.keeper.attestation.settlement import EpochSettlement
 from offchain.keeper.process.supervisor import run_forked
 from offchain.runtime.crash_points import VARIABLE, CrashPoint, from_environment, nowhere
-from tests.support.keeper.cluster import Frames, Ring
+from tests.support.keeper.cluster import OneContextReader, Ring
 from tests.support.keeper.epoch_factory import EPOCH, EpochWorld
 
 
@@ -36,7 +36,7 @@ def closer(
     return EpochSettlement(
         database or ring.databases[i],
         ring.view,
-        Frames(ring.world.context),  # type: ignore[arg-type]
+        OneContextReader(ring.world.context),  # type: ignore[arg-type]
         ring.services[i],
         ring.sent[i] if database is None else Intents(),
         ring.time,
@@ -48,7 +48,7 @@ def closer(
 def accept(ring: Ring, i: int, *, root: str | None = None) -> EpochReport:
     """Let the ring vote, and put the accepted report into keeper i's index."""
     for service in ring.services:
-        service.step(unfenced)
+        service.leader.step(unfenced)
     report: EpochReport = next(s.intents[f"attest:{EPOCH}"][0] for s in ring.sent if s.intents)
     ring.view.state = EpochStatus.PENDING
     with ring.databases[i].write() as session:
