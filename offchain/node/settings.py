@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic_settings import SettingsConfigDict
 
 from offchain.runtime.settings import ChainSettings
 
@@ -34,6 +35,9 @@ class ModelSettings(BaseModel):
 class NodeSettings(ChainSettings):
     """One node: the agent and the model server behind it."""
 
+    # The environment's names of an alias, too, begin with PARALLELIX_.
+    model_config = SettingsConfigDict(env_prefix_target="all")
+
     node_id: int | None = None
     """None (or 0) asks the registry which node the key belongs to."""
     keystore: Path
@@ -43,8 +47,8 @@ class NodeSettings(ChainSettings):
     port: int = 0
     public_url: str | None = None
     """How fronts reach this agent inbound; None means `http(s)://host:port`, and nobody but this machine while dialling."""
-    fronts: list[str]
-    """Base URLs of gateways and keepers that get heartbeats."""
+    heartbeat_receivers: list[str] = Field(validation_alias=AliasChoices("heartbeat_receivers", "fronts"))
+    """Base URLs of the gateways and keepers that this node tells what it can take. Older files say `fronts`."""
     dial_out: bool = True
     """Connect outward to the fronts that take it, so that requests reach a node behind NAT; False serves inbound only."""
     tls_certificate: Path | None = None

@@ -81,12 +81,19 @@ class Wire:
         )
         return AccountState(head, final, now, then)
 
+    def funds(self, signer: str) -> tuple[int, int]:
+        """Wei of the chain's own coin that an account holds, and its next nonce with transactions that still wait."""
+        balance, nonce = self._rpc.batch(
+            [("eth_getBalance", [signer, "latest"]), ("eth_getTransactionCount", [signer, "pending"])]
+        )
+        return _quantity(balance), _quantity(nonce)
+
     def simulate(self, signer: str, to: str, data: bytes) -> int:
         """Gas that a call needs.
 
         Raises:
             RevertedError: it would revert.
-            RefusedError: the endpoint does not run it.
+            TransactionRefusedError: the endpoint does not run it.
             TransientError: no endpoint answered.
         """
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}

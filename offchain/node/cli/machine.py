@@ -79,7 +79,7 @@ def _initialise(given: dict[str, Any]) -> Any:
         folder=given["folder"],
         rpc_url=given["rpc_url"],
         deployment=given["deployment"],
-        fronts=given["fronts"],
+        heartbeat_receivers=given["heartbeat_receivers"],
         region=given["region"],
         served_model=given["served_model"] or (given["model_path"].name if given["model_path"] else "model"),
         model_path=given["model_path"],
@@ -167,18 +167,18 @@ def _forecast(
     settings: "NodeSettings", checker: Any, given: dict[str, Any], stake: int | None
 ) -> "Forecast | None":
     from offchain.domain.tiers import Tier
-    from offchain.domain.types import Bps, Wei, Weight
+    from offchain.domain.types import Bps, Epoch, Wei
     from offchain.node.owner.forecast import forecast
 
     chain = checker.chain
     if chain is None:
         return None
-    registry, distributor = chain.contract("NodeRegistryLocker"), chain.contract("RewardDistributor")
-    epoch = int(chain.call(registry.functions.currentEpoch()))
+    reads = chain.at(chain.head_block())
+    following = Epoch(reads.current_epoch() + 1)
     return forecast(
-        Wei(int(chain.call(distributor.functions.poolOf(epoch + 1)))),
-        Weight(int(chain.call(registry.functions.totalWeightAt(epoch + 1)))),
-        Wei(stake or int(chain.call(registry.functions.minStake()))),
+        reads.pool(following),
+        reads.total_weight(following),
+        Wei(stake) if stake else reads.min_stake(),
         Tier(settings.tier),
         Bps(round(given["uptime"] * 100)),
         chain.deployment.epoch_length,
@@ -309,13 +309,13 @@ def _register(
     from offchain.crypto.keys import Signer
     from offchain.domain.amounts import parse_prlx
     from offchain.domain.tiers import Tier
+    from offchain.domain.types import Wei
     from offchain.node.cli.options import open_owner
     from offchain.node.owner import stake as lifecycle
     from offchain.node.owner.node_key import node_key_hash
 
     owner = open_owner(settings, *owner_files, yes=yes)
-    registry = owner.chain.contract("NodeRegistryLocker")
-    amount = parse_prlx(stake) if stake else int(owner.chain.call(registry.functions.minStake()))
+    amount = Wei(parse_prlx(stake)) if stake else owner.now().min_stake()
     key_hash = node_key_hash(Signer.load(settings.keystore, settings.password_file))
     done = lifecycle.register(owner, key_hash, amount, Tier(settings.tier), manifest_hash, "", tell)
     return int(done.node_id)

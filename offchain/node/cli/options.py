@@ -11,7 +11,9 @@ import click
 from offchain.errors import UserError
 
 if TYPE_CHECKING:
-    from offchain.node.owner.wallet import Chain, Owner
+    from offchain.chain.reader import PinnedReads
+    from offchain.domain.types import NodeId
+    from offchain.node.owner.wallet import Owner
     from offchain.node.settings import NodeSettings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -45,7 +47,11 @@ init_options = options(
     click.option("--rpc-url", required=True, help="RPC endpoint of the chain."),
     click.option("--deployment", type=PATH, required=True, help="deployments/<chain id>.json."),
     click.option(
-        "--front", "fronts", multiple=True, help="Gateway or keeper that gets heartbeats; repeat it."
+        "--heartbeat-receiver",
+        "--front",
+        "heartbeat_receivers",
+        multiple=True,
+        help="URL of a gateway or keeper to announce the node to; may be given several times.",
     ),
     click.option("--region", default="local", show_default=True),
     click.option("--served-model", help="Name that requesters use; by default the folder's."),
@@ -85,28 +91,26 @@ def load_settings(config: Path) -> "NodeSettings":
 
 def open_owner(settings: "NodeSettings", keystore: Path, password_file: Path, *, yes: bool) -> "Owner":
     """The owner's key and a checked chain; asks before each transaction unless `yes`. Raises UserError."""
-    from offchain.chain.deployment import Deployment
     from offchain.crypto.keys import Signer
-    from offchain.node.owner.wallet import Chain, Owner
-
-    signer = Signer.load(keystore, password_file)
-    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
+    from offchain.node.chain import open_chain
+    from offchain.node.owner.wallet import Owner
 
     def confirm(effect: str) -> bool:
         return yes or click.confirm(f"{effect}\nSend?", err=True)
 
-    return Owner(chain, signer, confirm)
+    signer = Signer.load(keystore, password_file)
+    return Owner(open_chain(settings), signer, confirm)
 
 
-def node_id_of(settings: "NodeSettings", chain: "Chain") -> int:
-    """The node of these settings. Raises UserError when the key has none."""
-    if settings.node_id:
-        return int(settings.node_id)
+def node_id_of(settings: "NodeSettings", reads: "PinnedReads") -> "NodeId":
+    """The node of these settings. Raises UserError when the key is bound to none."""
+    from offchain.domain.types import NodeId
     from offchain.node.owner.node_key import keystore_address
-    from offchain.node.owner.stake import node_of_key
 
+    if settings.node_id:
+        return NodeId(settings.node_id)
     key = keystore_address(settings.keystore)
-    found = node_of_key(chain, key)
-    if not found:
+    found = reads.node_of_key(key)
+    if found is None:
         raise UserError(f"node key {key} is bound to no node; run `parallelix node register` first")
     return found

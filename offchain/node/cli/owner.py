@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,9 @@ from offchain.node.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from offchain.chain.reader import PinnedReads
+    from offchain.domain.types import NodeId
+    from offchain.node.owner.stake import Earning
     from offchain.node.owner.wallet import Owner
 
 
@@ -54,12 +57,13 @@ def register(
     from offchain.crypto.keys import Signer
     from offchain.domain.amounts import parse_prlx
     from offchain.domain.tiers import Tier
+    from offchain.domain.types import Wei
     from offchain.node.machine.manifest import manifest_of
     from offchain.node.owner import node_key
     from offchain.node.owner import stake as lifecycle
 
     settings = load_settings(config)
-    stake_wei = parse_prlx(stake)
+    stake_wei = Wei(parse_prlx(stake))
     if node_key_hash is None:
         key_hash = node_key.node_key_hash(Signer.load(settings.keystore, settings.password_file))
     else:
@@ -108,16 +112,13 @@ def claim(
 ) -> None:
     """Claim what the node earned, with proof, to its payout address."""
     from offchain.node.owner import stake as lifecycle
-    from offchain.node.owner.keeper_client import epoch_uptimes
 
     settings = load_settings(config)
     keeper = keeper_url_of(settings, keeper_url)
     owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-    node_id = node_id_of(settings, owner.chain)
-    wanted = epochs or lifecycle.epochs_of(owner.chain, node_id)
-    found = [
-        lifecycle.earning(owner.chain, node_id, epoch, lambda e: epoch_uptimes(keeper, e)) for epoch in wanted
-    ]
+    reads = owner.now()
+    node_id = node_id_of(settings, reads)
+    found = _earnings(reads, node_id, epochs or lifecycle.earning_epochs(reads, node_id), keeper)
     done = lifecycle.claim(owner, node_id, found)
     if as_json:
         click.echo(json.dumps(done))
@@ -134,18 +135,16 @@ def claim(
 @json_option
 def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, as_json: bool) -> None:
     """What the node earned per epoch, recomputed from the chain and a keeper's table."""
-    from offchain.chain.deployment import Deployment
     from offchain.domain.amounts import prlx
+    from offchain.node.chain import open_chain
     from offchain.node.owner import stake as lifecycle
-    from offchain.node.owner.keeper_client import epoch_uptimes
-    from offchain.node.owner.wallet import Chain
 
     settings = load_settings(config)
     keeper = keeper_url_of(settings, keeper_url)
-    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
-    node_id = node_id_of(settings, chain)
-    wanted = epochs or lifecycle.epochs_of(chain, node_id)[-10:]
-    found = [lifecycle.earning(chain, node_id, epoch, lambda e: epoch_uptimes(keeper, e)) for epoch in wanted]
+    chain = open_chain(settings)
+    reads = chain.at(chain.head_block())
+    node_id = node_id_of(settings, reads)
+    found = _earnings(reads, node_id, epochs or lifecycle.earning_epochs(reads, node_id)[-10:], keeper)
     if as_json:
         click.echo(json.dumps({"node_id": node_id, "epochs": [earned.to_json() for earned in found]}))
         return
@@ -155,7 +154,20 @@ def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, a
         click.echo(f"epoch {earned.epoch:>6}  {earned.status:<10} {uptime:>9}  {amount}")
 
 
-def _stake_command(name: str, help_text: str, change: "Callable[[Owner, int], str]") -> click.Command:
+def _earnings(
+    reads: "PinnedReads", node_id: "NodeId", epochs: Sequence[int], keeper_url: str
+) -> "list[Earning]":
+    from offchain.domain.types import Epoch
+    from offchain.node.owner import stake as lifecycle
+    from offchain.node.owner.keeper_client import epoch_uptimes
+
+    return [
+        lifecycle.earning(reads, node_id, Epoch(epoch), lambda e: epoch_uptimes(keeper_url, e))
+        for epoch in epochs
+    ]
+
+
+def _stake_command(name: str, help_text: str, change: "Callable[[Owner, NodeId], str]") -> click.Command:
     @click.command(name, help=help_text)
     @config_option
     @owner_options
@@ -168,30 +180,30 @@ def _stake_command(name: str, help_text: str, change: "Callable[[Owner, int], st
 
         settings = load_settings(config)
         owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-        node_id = node_id_of(settings, owner.chain)
+        node_id = node_id_of(settings, owner.now())
         tx_hash = change(owner, node_id)
-        found = lifecycle.view(owner.chain, node_id)
+        node = lifecycle.registered_node(owner.now(), node_id)
         if as_json:
-            click.echo(json.dumps({**found.to_json(), "tx_hash": tx_hash}))
+            click.echo(json.dumps({**lifecycle.node_json(node), "tx_hash": tx_hash}))
         else:
-            click.echo(f"node {node_id} is {found.state} now ({tx_hash})")
+            click.echo(f"node {node_id} is {lifecycle.state_name(node)} now ({tx_hash})")
 
     return command
 
 
-def _unstake(owner: "Owner", node_id: int) -> str:
+def _unstake(owner: "Owner", node_id: "NodeId") -> str:
     from offchain.node.owner.stake import unstake as change
 
     return change(owner, node_id)
 
 
-def _cancel(owner: "Owner", node_id: int) -> str:
+def _cancel(owner: "Owner", node_id: "NodeId") -> str:
     from offchain.node.owner.stake import cancel_unstake
 
     return cancel_unstake(owner, node_id)
 
 
-def _withdraw(owner: "Owner", node_id: int) -> str:
+def _withdraw(owner: "Owner", node_id: "NodeId") -> str:
     from offchain.node.owner.stake import withdraw as change
 
     return change(owner, node_id)
@@ -228,13 +240,11 @@ def rotate_key(
     settings = load_settings(config)
     key_hash = node_key.parse_key_hash(new_key_hash)
     owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-    # after the rotation the settings' own key is bound to no node, and the command may be run again
-    own = settings.node_id or lifecycle.node_of_key(owner.chain, node_key.keystore_address(settings.keystore))
-    node_id = (
-        own
-        or lifecycle.node_of_key(owner.chain, "0x" + key_hash[12:].hex())
-        or node_id_of(settings, owner.chain)
-    )
+    reads = owner.now()
+    # After the rotation the settings' own key is bound to no node, and the command may be run again.
+    rotated = reads.node_of_key(node_key.address_of_key_hash(key_hash))
+    own = settings.node_id or reads.node_of_key(node_key.keystore_address(settings.keystore))
+    node_id = rotated if rotated and not own else node_id_of(settings, reads)
     tx_hash = lifecycle.rotate_key(owner, node_id, key_hash)
     if as_json:
         click.echo(

@@ -77,10 +77,11 @@ async def _show(agent: "Agent", settings: "NodeSettings") -> None:
     """The live view, until cancelled."""
     from rich.live import Live
 
+    from offchain.domain.types import NodeId
     from offchain.node.machine.terminal_view import render
     from offchain.node.owner.earnings import NodeEarnings
 
-    ledger = NodeEarnings(settings)
+    earnings = NodeEarnings(settings)
     reading: asyncio.Task[None] | None = None
     try:
         with Live(refresh_per_second=4, transient=False) as screen:
@@ -88,8 +89,8 @@ async def _show(agent: "Agent", settings: "NodeSettings") -> None:
                 state = agent.snapshot()
                 if state is not None:
                     if reading is None:
-                        reading = asyncio.create_task(ledger.watch(int(str(state["node_id"]))))
-                    screen.update(render(state, ledger))
+                        reading = asyncio.create_task(earnings.watch(NodeId(int(str(state["node_id"])))))
+                    screen.update(render(state, earnings))
                 await asyncio.sleep(0.5)
     finally:
         if reading is not None:
@@ -122,21 +123,22 @@ def keygen(keystore: Path, password_file: Path, *, as_json: bool) -> None:
 @json_option
 def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
     """The node on chain and the agent on this machine."""
-    from offchain.chain.deployment import Deployment
     from offchain.domain.amounts import prlx
+    from offchain.node.chain import open_chain
     from offchain.node.machine.status import agent_state
     from offchain.node.owner import stake
-    from offchain.node.owner.wallet import Chain
 
     settings = load_settings(config)
-    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
-    found = stake.view(chain, node_id_of(settings, chain))
+    chain = open_chain(settings)
+    reads = chain.at(chain.head_block())
+    node = stake.registered_node(reads, node_id_of(settings, reads))
     agent = agent_state(settings)
     if as_json:
-        click.echo(json.dumps({"node": found.to_json(), "agent": agent}))
+        click.echo(json.dumps({"node": stake.node_json(node), "agent": agent}))
         return
     if plain or agent is None:
-        click.echo(f"node {found.node_id}  {found.state}  tier {found.tier}  stake {prlx(found.stake_wei)}")
+        state = stake.state_name(node)
+        click.echo(f"node {node.node_id}  {state}  tier {node.tier}  stake {prlx(node.stake_wei)}")
         if agent is None:
             click.echo("agent  not running here (no ready file, or it does not answer)")
             return
@@ -152,14 +154,14 @@ def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
     from offchain.node.machine.terminal_view import render
     from offchain.node.owner.earnings import NodeEarnings
 
-    ledger = NodeEarnings(settings)
-    ledger.read(found.node_id)
+    earnings = NodeEarnings(settings)
+    earnings.read(node.node_id)
     if not watch:
-        Console().print(render(agent, ledger))
+        Console().print(render(agent, earnings))
         return
-    with Live(render(agent, ledger), refresh_per_second=2) as screen:
+    with Live(render(agent, earnings), refresh_per_second=2) as screen:
         while (agent := agent_state(settings)) is not None:
-            screen.update(render(agent, ledger))
+            screen.update(render(agent, earnings))
             time.sleep(1)
     raise UserError("the agent does not answer any more; see `parallelix node logs`")
 

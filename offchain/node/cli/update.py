@@ -24,6 +24,7 @@ from offchain.node.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from offchain.domain.types import NodeId
     from offchain.node.machine.manifest import Manifest
     from offchain.node.machine.status import Running
     from offchain.node.settings import NodeSettings
@@ -93,20 +94,20 @@ def _publish(
     owner: tuple[Path, Path] | None,
     *,
     yes: bool,
-) -> tuple[int, str | None]:
+) -> "tuple[NodeId, str | None]":
     """Node id, and the hash of the transaction if one was needed. Raises UserError before anything is changed."""
-    from offchain.chain.deployment import Deployment
+    from offchain.node.chain import open_chain
     from offchain.node.owner import stake
-    from offchain.node.owner.wallet import Chain
 
-    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
-    node_id = node_id_of(settings, chain)
-    found = stake.view(chain, node_id)
-    if found.tier != settings.tier:
+    chain = open_chain(settings)
+    reads = chain.at(chain.head_block())
+    node_id = node_id_of(settings, reads)
+    node = stake.registered_node(reads, node_id)
+    if node.tier != settings.tier:
         raise UserError(
-            f"node {node_id} is registered in tier {found.tier}; the tier is fixed with the stake: set it back"
+            f"node {node_id} is registered in tier {node.tier}; the tier is fixed with the stake: set tier back"
         )
-    if found.capability_hash == manifest.hash():
+    if node.capability_hash == manifest.hash():
         return node_id, None
     if owner is None:
         raise UserError(

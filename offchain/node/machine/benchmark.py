@@ -8,7 +8,7 @@ import orjson
 
 from offchain.domain.tier_floors import FLOORS
 from offchain.domain.tiers import Tier
-from offchain.node.machine.findings import CheckVerdict, MachineFinding
+from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, http_fault, passed
 from offchain.node.machine.status import agent_state
 from offchain.node.settings import NodeSettings
 
@@ -33,10 +33,9 @@ def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
         try:
             first_ms, rate = _once(url, key, settings.served_model)
         except (httpx.HTTPError, ValueError) as error:
-            yield MachineFinding(
+            yield failed(
                 "benchmark",
-                CheckVerdict.FAIL,
-                f"the model server failed: {error}",
+                f"the model server failed: {http_fault(error)}",
                 "see `parallelix node logs --engine`",
             )
             return
@@ -47,11 +46,9 @@ def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
         f"{best_rate:.0f} tokens/s (floor {floor.tokens_per_second})"
     )
     if best_first > floor.first_token_ms or best_rate < floor.tokens_per_second:
-        yield MachineFinding(
-            "benchmark", CheckVerdict.FAIL, text, "declare a lower tier, or serve a smaller model"
-        )
+        yield failed("benchmark", text, "declare a lower tier, or serve a smaller model")
     else:
-        yield MachineFinding("benchmark", CheckVerdict.OK, text)
+        yield passed("benchmark", text)
 
 
 def _server(settings: NodeSettings) -> tuple[str | None, str | None]:

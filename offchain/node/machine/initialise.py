@@ -22,7 +22,7 @@ class Wanted:
     folder: Path
     rpc_url: str
     deployment: Path
-    fronts: tuple[str, ...]
+    heartbeat_receivers: tuple[str, ...]
     region: str
     served_model: str
     model_path: Path | None
@@ -76,7 +76,7 @@ def initialise(wanted: Wanted, machine: Hardware) -> Made:
             "keystore": str(keystore),
             "password_file": str(password),
             **_listening(wanted),
-            "fronts": list(wanted.fronts),
+            "heartbeat_receivers": list(wanted.heartbeat_receivers),
             "region": wanted.region,
             "tier": int(machine.tier),
             "slots": 4 if machine.backend == "cpu" else 32 * max(1, len(machine.accelerators)),

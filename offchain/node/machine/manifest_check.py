@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import httpx
 
+from offchain.chain.reader import NodeView
 from offchain.domain.tiers import Tier
 from offchain.errors import UserError
-from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, passed
+from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, http_fault, passed
 from offchain.node.machine.manifest import Manifest, manifest_of
 from offchain.node.machine.status import agent_state, fetch
-from offchain.node.owner.stake import RegisteredNode
 from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions
 
@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 5.0
 _PUBLISH = "run `parallelix node update`, or `parallelix node register` again where the owner's key is"
 
 
-def check_manifest(settings: NodeSettings, node: RegisteredNode) -> Iterator[MachineFinding]:
+def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[MachineFinding]:
     """Of a registered node: what it declares, what it offers and what its first model server has loaded."""
     try:
         manifest = manifest_of(settings)
@@ -41,7 +41,9 @@ def check_manifest(settings: NodeSettings, node: RegisteredNode) -> Iterator[Mac
     try:
         shown = fetch(settings, f"{state['url']}/manifest").content
     except (httpx.HTTPError, OSError) as error:
-        yield failed("manifest", f"the agent does not show it: {error}", "see `parallelix node logs`")
+        yield failed(
+            "manifest", f"the agent does not show it: {http_fault(error)}", "see `parallelix node logs`"
+        )
         return
     wrong = contradictions(shown, node.capability_hash, Tier(node.tier), state["offer"])
     if wrong:

@@ -15,6 +15,11 @@ def node_key_hash(signer: Signer) -> bytes:
     return keccak256(signer.public_key)
 
 
+def address_of_key_hash(key_hash: bytes) -> Address:
+    """The address of the node key that a 32-byte hash names."""
+    return checksum("0x" + key_hash[12:].hex())
+
+
 def parse_key_hash(text: str) -> bytes:
     """32 bytes of 0x-hex. Raises UserError."""
     try:

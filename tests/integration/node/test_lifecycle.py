@@ -92,7 +92,7 @@ def test_register__stake_below_floor_or_missing__one_line(network: LocalNetwork,
     node = network.nodes[1]
     config = settings_of(network, node, folder)
     for stake, says in (
-        ("49999.5", "below the floor of 50,000 PRLX"),
+        ("49999.5", "below the minimum of 50,000 PRLX"),
         ("60000", "holds 50,000 PRLX"),
         ("x", "not an amount"),
     ):
@@ -241,7 +241,9 @@ def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
         live = f"http://127.0.0.1:{runner.addresses[0][1]}"
         agent = Agent(
             network,
-            settings_of(network, registered, folder, fronts=["http://127.0.0.1:9", live], dial_out=False),
+            settings_of(
+                network, registered, folder, heartbeat_receivers=["http://127.0.0.1:9", live], dial_out=False
+            ),
             folder,
         )
         agents.append(agent)

@@ -14,7 +14,7 @@ import tomli_w
 from offchain.db.database import open_database
 from offchain.db.migrations import upgrade
 from offchain.db.models import Cursor
-from offchain.db.models import DemoNode as Row
+from offchain.db.models import Node as Row
 from offchain.demo.network import DemoNode, LocalNetwork
 from offchain.gateway.tenants.api_keys import create_key
 from tests.support.factories import make_node

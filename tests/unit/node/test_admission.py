@@ -8,7 +8,6 @@ import pytest
 from offchain.domain.types import Address
 from offchain.errors import TransientError
 from offchain.node.agent.gateway_list import GatewayList
-from offchain.node.agent.receipt_log import ReceiptLog
 from offchain.node.agent.replay_guard import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
 from offchain.node.agent.slots import Slots
 
@@ -109,18 +108,6 @@ def test_replay__full__429() -> None:
     with pytest.raises(TicketError) as refused:
         guard.admit(b"b" * 32, 10, 0)
     assert refused.value.status == 429
-
-
-def test_receipt_log__turned_by_size__bounded_and_whole_lines(tmp_path: Path) -> None:
-    log = ReceiptLog(tmp_path, max_bytes=100, keep=3)
-    for number in range(40):
-        log.append(b'{"n":%03d}' % number)
-    log.close()
-    files = sorted(tmp_path.iterdir())
-    assert [path.name for path in files] == ["receipts.jsonl", *(f"receipts.jsonl.{n}" for n in (1, 2, 3))]
-    lines = [line for path in reversed(files) for line in path.read_text().splitlines()]
-    assert lines[-1] == '{"n":039}'
-    assert lines == [f'{{"n":{number:03d}}}' for number in range(40 - len(lines), 40)]
 
 
 async def test_slots__drain__waits_for_the_last_and_gives_up_in_time() -> None:

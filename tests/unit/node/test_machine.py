@@ -13,10 +13,10 @@ import rfc8785
 from rich.console import Console
 
 from offchain.chain.deployment import Deployment
+from offchain.chain.reader import NodeState, NodeView
 from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Address, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import UserError
-from offchain.node.agent.logs import RotatedFile
 from offchain.node.cli.main import cli
 from offchain.node.engines.model_server import vllm_arguments, vllm_environment
 from offchain.node.machine import hardware
@@ -29,7 +29,7 @@ from offchain.node.machine.terminal_view import render
 from offchain.node.owner.earnings import NodeEarnings
 from offchain.node.owner.forecast import forecast
 from offchain.node.owner.node_key import parse_key_hash
-from offchain.node.owner.stake import Earning, RegisteredNode
+from offchain.node.owner.stake import Earning
 from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions, parse_manifest, revision_hashes
 from tests.support.node.network import ROOT
@@ -136,7 +136,7 @@ def _settings(tmp_path: Path, **changes: object) -> NodeSettings:
         "deployment": tmp_path / "d.json",
         "keystore": tmp_path / "k.json",
         "password_file": tmp_path / "p",
-        "fronts": [],
+        "heartbeat_receivers": [],
         "served_model": "m",
         **changes,
     }
@@ -306,15 +306,6 @@ def test_init__listen__serves_inbound_there_and_a_bad_address_is_one_line(tmp_pa
         initialise(Wanted(tmp_path / "b", *first, listen="8443"), machine)
 
 
-def test_log__full__is_turned_and_bounded(tmp_path: Path) -> None:
-    log = RotatedFile(tmp_path / "a.log", None, max_bytes=100)
-    for _ in range(100):
-        log.write("x" * 50 + "\n")
-    log.flush()
-    log.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", *(f"a.log.{n}" for n in range(1, 6))]
-
-
 def test_deployment__missing__one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Deployment.load(tmp_path / "none.json")
@@ -335,18 +326,21 @@ def test_view__serving_node__shows_state_requests_models_uptime_and_earnings(tmp
             {"url": "http://k", "accepted_s_ago": None, "way": "relayed"},
         ],
     }
-    ledger = NodeEarnings(_settings(tmp_path))
-    ledger.earnings = (
+    earnings = NodeEarnings(_settings(tmp_path))
+    earnings.earnings = (
         Earning(Epoch(9), "claimable", Bps(9_950), 12 * 10**17),
         Earning(Epoch(8), "claimed", Bps(10_000), 10**18),
         Earning(Epoch(7), "lapsed", None, None),
     )
-    ledger.reason = ""
-    ledger.node = RegisteredNode(
-        NodeId(7), Address("0x1"), Address("0x1"), bytes(32), 50_000 * 10**18, 1, "active", 1, 0, 0, bytes(32)
-    )
+    earnings.reason = ""
+    owner = Address("0x1")
+    earnings.node = NodeView(
+        node_id=NodeId(7), owner=owner, beneficiary=owner, key_address=owner, stake_wei=Wei(50_000 * 10**18), tier=1,
+        state=NodeState.ACTIVE, active_from=1, active_until=0, unlock_at=0, capability_hash=bytes(32),
+        node_key_hash=bytes(32),
+    )  # fmt: skip
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render(agent, ledger))
+    console.print(render(agent, earnings))
     text = console.export_text()
     for part in (
         "node 7",
