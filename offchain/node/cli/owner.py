@@ -1,4 +1,4 @@
-"""Commands of the owner: what changes stake, keys and earnings on chain."""
+"""Commands of the owner: stake, earnings, and the key that a node is bound to."""
 # A command imports what it needs, so that `parallelix node --help` does not load web3.
 # ruff: noqa: PLC0415
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 @owner_options
 @click.option("--stake", required=True, help="PRLX to lock, e.g. 50000.")
 @click.option(
-    "--node-key-hash", help="Hash printed by `node keygen`; by default that of the settings' keystore."
+    "--node-key-hash", help="Hash that `node keygen` printed; by default that of the settings' keystore."
 )
-@click.option("--manifest-hash", help="Printed by `node models`, when the weights are on another machine.")
 @click.option(
-    "--manifest-uri", default="", help="Where the manifest can be fetched; by default the agent's public URL."
+    "--manifest-hash", help="Hash that `node models` printed, when the weights are on another machine."
 )
+@click.option("--manifest-uri", default="", help="URL of the manifest; by default /manifest at public_url.")
 @yes_option
 @json_option
 def register(
@@ -53,7 +53,10 @@ def register(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Stake by permit and publish the manifest; safe to run again, also to publish a changed manifest."""
+    """Lock the stake and register the node, then publish its manifest.
+
+    Safe to run again: what is done already is skipped, and a changed manifest is published.
+    """
     from offchain.crypto.keys import Signer
     from offchain.domain.amounts import parse_prlx
     from offchain.domain.tiers import Tier
@@ -95,9 +98,16 @@ def register(
 @config_option
 @owner_options
 @click.option(
-    "--epoch", "epochs", type=int, multiple=True, help="Epoch to claim; by default all that are due."
+    "--epoch",
+    "epochs",
+    type=int,
+    multiple=True,
+    help="Epoch to claim, may be given several times; by default all that can be claimed.",
 )
-@click.option("--keeper-url", help="A keeper's API; its table is checked against the chain.")
+@click.option(
+    "--keeper-url",
+    help="URL of a keeper's API, by default keeper_url; its uptime table is checked against the chain.",
+)
 @yes_option
 @json_option
 def claim(
@@ -110,7 +120,7 @@ def claim(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Claim what the node earned, with proof, to its payout address."""
+    """Claim the node's earnings; the contract checks the proof and pays to the payout address."""
     from offchain.node.owner import stake as lifecycle
 
     settings = load_settings(config)
@@ -130,11 +140,20 @@ def claim(
 
 @click.command()
 @config_option
-@click.option("--keeper-url", help="A keeper's API; its table is checked against the chain.")
-@click.option("--epoch", "epochs", type=int, multiple=True, help="Epoch to show; by default the latest ten.")
+@click.option(
+    "--keeper-url",
+    help="URL of a keeper's API, by default keeper_url; its uptime table is checked against the chain.",
+)
+@click.option(
+    "--epoch",
+    "epochs",
+    type=int,
+    multiple=True,
+    help="Epoch to show, may be given several times; by default the latest ten.",
+)
 @json_option
 def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, as_json: bool) -> None:
-    """What the node earned per epoch, recomputed from the chain and a keeper's table."""
+    """Show uptime and earnings of each epoch, computed from the chain and a keeper's uptime table."""
     from offchain.domain.amounts import prlx
     from offchain.node.chain import open_chain
     from offchain.node.owner import stake as lifecycle
@@ -209,19 +228,25 @@ def _withdraw(owner: "Owner", node_id: "NodeId") -> str:
     return change(owner, node_id)
 
 
-unstake = _stake_command("unstake", "Ask for the stake back; it unlocks after the cooldown.", _unstake)
+unstake = _stake_command(
+    "unstake",
+    "Ask for the stake back. The node stops earning after this epoch; the stake unlocks after the cooldown.",
+    _unstake,
+)
 cancel = _stake_command(
-    "cancel", "Cancel an unstake request; the node earns again from the next epoch.", _cancel
+    "cancel", "Cancel an unstake request. The node earns again from the next epoch.", _cancel
 )
 withdraw = _stake_command(
-    "withdraw", "Take the stake back after the cooldown; the node is retired.", _withdraw
+    "withdraw", "Take the stake back after the cooldown. The node is retired for good.", _withdraw
 )
 
 
 @click.command("rotate-key")
 @config_option
 @owner_options
-@click.option("--new-key-hash", required=True, help="Hash that `node keygen` printed on the new machine.")
+@click.option(
+    "--new-key-hash", required=True, help="Hash that `node keygen` or `node init` printed on the new machine."
+)
 @yes_option
 @json_option
 def rotate_key(
@@ -233,7 +258,10 @@ def rotate_key(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Bind the node to another key: moves it to the machine that holds that key (start it with --standby first)."""
+    """Bind the node to another key, which moves the node to the machine that holds that key.
+
+    First run `node start --standby` there: it loads the model and serves as soon as its key is bound.
+    """
     from offchain.node.owner import node_key
     from offchain.node.owner import stake as lifecycle
 

@@ -1,4 +1,4 @@
-"""Runs one engine and outlives nothing: a stand-alone program of the standard library, started with `python -I`.
+"""Runs one model server and ends with it: a program of the standard library alone, started with `python -I`.
 
 ::
 
@@ -6,7 +6,7 @@
 
 The launcher ends the engine and all that came from it when the agent asks (`stop` on stdin), when the agent is gone
 (end of file on stdin: also after SIGKILL), and when the engine's first process ends. The engine in turn gets SIGKILL
-from the kernel when the launcher is gone. What the engine prints goes to a log file that is rotated by size.
+from the kernel when the launcher is gone. What the engine prints goes to a log file of bounded size (`RotatingFile`).
 
 Usage: launcher.py LOG_FILE MAX_BYTES KEEP GRACE_SECONDS COMMAND...
 Exit status: that of the command; 128 + n when signal n ended it; 127 when it could not be started.
@@ -48,7 +48,7 @@ def _children() -> list[int]:
 
 
 def _reap_all(deadline: float) -> None:
-    """Kill and collect everything that was re-parented to this process, whatever group it moved to."""
+    """Kill and collect every process that was re-parented to this one, also those that moved to another group."""
     while time.monotonic() < deadline:
         for pid in _children():
             with contextlib.suppress(ProcessLookupError):
@@ -62,7 +62,7 @@ def _reap_all(deadline: float) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run until the engine has ended and nothing of it is left."""
+    """Run until the engine and every process that it started have ended."""
     path, max_bytes, keep, grace, *command = arguments
     log = RotatingFile(Path(path), int(max_bytes), int(keep))
     grace_seconds = float(grace)

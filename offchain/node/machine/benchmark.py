@@ -1,4 +1,4 @@
-"""The tier's floor, measured on the model server itself: what a keeper's probe will demand."""
+"""The model server measured against the floor of its tier, as a keeper's probe will measure it."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 120.0
 
 
 def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
-    """Time to the first token and tokens per second, best of three, against the floor of the declared tier."""
+    """Time to first token and tokens per second, the best of three runs, against the floor of the declared tier."""
     url, key = _server(settings)
     if url is None:
         yield MachineFinding(
@@ -64,7 +64,7 @@ def _server(settings: NodeSettings) -> tuple[str | None, str | None]:
 
 
 def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
-    """(ms to the first token, tokens per second after it)."""
+    """One run: (milliseconds to the first token, tokens per second after it)."""
     body = {
         "model": model,
         "prompt": "The",

@@ -1,4 +1,4 @@
-"""Is the node what its manifest says? Settings, chain, agent and model server are held against each other."""
+"""Whether a node is what its manifest says: settings, chain, agent and model server are compared."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _PUBLISH = "run `parallelix node update`, or `parallelix node register` again wh
 
 
 def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[MachineFinding]:
-    """Of a registered node: what it declares, what it offers and what its first model server has loaded."""
+    """Compare what a registered node declares with what it offers and with what its first model server has loaded."""
     try:
         manifest = manifest_of(settings)
     except UserError as error:
@@ -56,7 +56,7 @@ def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[MachineFi
 
 
 def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[MachineFinding]:
-    """The first model server's own list of models."""
+    """Compare the manifest with the first model server's own list of models."""
     access, declared = settings.data_dir / "engine.json", manifest.models[0]
     if not access.exists():
         return

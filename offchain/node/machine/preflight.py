@@ -1,4 +1,4 @@
-"""`node verify`: everything that can be known before a wei is spent, each with a verdict, a reason and a remedy."""
+"""`node verify`: all that can be checked before money is spent, each check with a verdict, a reason and a remedy."""
 
 import email.utils
 import ipaddress
@@ -43,12 +43,14 @@ _LEAST_DISK_BYTES = 2_000_000_000
 
 @dataclass(slots=True)
 class MachinePreflight:
-    """Runs the checks one after another; later ones are skipped when what they need has failed.
+    """Runs the checks one after another. A check is skipped when one that it builds on has failed.
 
     Attributes:
         owner: address that will stake, or None to leave its balance out.
-        stake_wei: what it wants to lock, or None for the least.
+        stake_wei: what the owner wants to lock, or None for the minimum.
         run: runs a program, see `hardware.Run`.
+        wall: Unix seconds of this machine.
+        chain: set by `findings` once the chain could be read.
     """
 
     settings: NodeSettings
@@ -59,7 +61,7 @@ class MachinePreflight:
     chain: ChainReader | None = None
 
     def findings(self) -> Iterator[MachineFinding]:
-        """All findings, as they come."""
+        """All findings, each as soon as its check has ended."""
         yield self._key()
         yield from self._chain()
         yield from self._clock()

@@ -1,4 +1,4 @@
-"""How a node looks in a terminal."""
+"""The panel of `node start` and `node status`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +33,7 @@ def _coloured(word: str) -> Text:
 
 
 def render(agent: Mapping[str, Any], earnings: NodeEarnings) -> RenderableType:
-    """The agent's `/ready` document, the node on chain and its last epochs, as a panel."""
+    """The panel: the agent's `/ready` document, the node on chain, and its last epochs."""
     parts: list[RenderableType] = []
     if (node := earnings.node) is not None:
         parts.append(Text(f"stake  {prlx(node.stake_wei)}   {state_name(node)} on chain   tier {node.tier}"))
@@ -67,11 +67,13 @@ def render(agent: Mapping[str, Any], earnings: NodeEarnings) -> RenderableType:
             engine["reason"],
         )
     parts.append(engines)
-    for front in agent.get("fronts", ()):
+    for receiver in agent.get("fronts", ()):
         when = (
-            "never heard" if front["accepted_s_ago"] is None else f"heard {front['accepted_s_ago']:.0f} s ago"
+            "never heard"
+            if receiver["accepted_s_ago"] is None
+            else f"heard {receiver['accepted_s_ago']:.0f} s ago"
         )
-        parts.append(Text(f"front {front['url']}  {front['way']}, {when}", style="dim"))
+        parts.append(Text(f"receiver {receiver['url']}  {receiver['way']}, {when}", style="dim"))
     parts.append(_epochs(earnings))
     title = f"ParalleliX node {agent.get('node_id', '')}".strip()
     return Panel(Group(*parts), title=title, title_align="left")

@@ -1,4 +1,4 @@
-"""What a node may expect to earn, with the assumptions spelled out. Pure."""
+"""What a node may expect to earn, with its assumptions in words. Pure arithmetic."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,10 +16,10 @@ class Forecast:
 
     Attributes:
         per_epoch_wei: reward of one epoch at the assumed uptime.
-        share_bps: the node's share of all weight, once it has joined, in basis points.
-        per_percent_wei: what one per cent of uptime is worth in an epoch.
-        break_even_price: price of one PRLX from which on the reward pays for the machine; None without a cost.
-        covers_cost: whether the assumed price is at least that; None without a price.
+        share_bps: the node's share of all weight after it has joined, in basis points.
+        per_percent_wei: reward of one per cent of uptime in an epoch.
+        break_even_price: price of one PRLX at which the reward pays for the machine; None without a cost.
+        covers_cost: whether the assumed price is at least `break_even_price`; None without a price.
     """
 
     per_epoch_wei: Wei

@@ -1,4 +1,4 @@
-"""The node key: made once, encrypted, and known on chain by the hash of its public key."""
+"""The node key. The chain knows it by the Keccak-256 of its 64-byte public key, the node key hash."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def parse_key_hash(text: str) -> bytes:
 
 
 def keystore_address(keystore: Path) -> Address:
-    """The address that a keystore names, without its password. Raises UserError."""
+    """The address of a keystore, which can be read without the password. Raises UserError."""
     try:
         return checksum(str(json.loads(keystore.read_text())["address"]))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""From a key to a registered node to its earnings: what the owner does, each step safe to run again."""
+"""What the owner does on chain: register, publish, unstake, withdraw, rotate the key, claim. Each is safe to run again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

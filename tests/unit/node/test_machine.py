@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import rfc8785
+from pydantic import ValidationError
 from rich.console import Console
 
 from offchain.chain.deployment import Deployment
@@ -355,6 +357,29 @@ def test_view__serving_node__shows_state_requests_models_uptime_and_earnings(tmp
         "active",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("name", ["heartbeat_receivers", "fronts"])
+def test_settings__receivers_by_their_name_or_the_old_one__are_read_from_file_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fields = _settings(tmp_path).model_dump(
+        include={"data_dir", "rpc_url", "deployment", "keystore", "password_file"}
+    )
+    fields |= {"served_model": "m"}
+    assert NodeSettings(**fields, **{name: ["http://g"]}).heartbeat_receivers == ["http://g"]
+    monkeypatch.setenv("FRONTS", '["http://stranger"]')
+    with pytest.raises(ValidationError, match="heartbeat_receivers"):
+        NodeSettings(**fields)
+    monkeypatch.setenv(f"PARALLELIX_{name.upper()}", '["http://e"]')
+    assert NodeSettings(**fields).heartbeat_receivers == ["http://e"]
+
+
+def test_chain__is_read_and_written_without_web3_and_without_words_cut_by_hand() -> None:
+    """Reads go through `chain/reader.py`, transactions through `outbox/wire.py`."""
+    for path in (ROOT / "offchain/node").rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"(import|from) (web3|eth_abi|requests)\b|eth_call", text), path
 
 
 def test_contradictions__honest_node__none_and_each_lie_is_named() -> None:
