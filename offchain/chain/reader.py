@@ -321,11 +321,6 @@ class PinnedReads:
         """What was claimed of an epoch's pool."""
         return Wei(self.one("RewardDistributor", "paidOf", epoch))
 
-    def claim_deadline(self, epoch: Epoch) -> int:
-        """Unix seconds after which an epoch's rewards can no longer be claimed."""
-        deadline: int = self.one("RewardDistributor", "claimDeadline", epoch)
-        return deadline
-
     def claimed(self, pairs: Iterable[tuple[NodeId, Epoch]]) -> dict[tuple[NodeId, Epoch], bool]:
         """Whether each (node, epoch) was paid."""
         listed = list(pairs)
@@ -364,7 +359,7 @@ class PinnedReads:
         return Address(self.one("NodeRegistryLocker", "payoutAddress", node_id))
 
     def claim_deadlines(self, epochs: Iterable[Epoch]) -> dict[Epoch, int]:
-        """`claim_deadline` of several epochs."""
+        """Unix seconds after which the rewards of each epoch can no longer be claimed."""
         listed = list(epochs)
         values = self.many(Read("RewardDistributor", "claimDeadline", (epoch,)) for epoch in listed)
         return dict(zip(listed, values, strict=True))

@@ -1,7 +1,7 @@
 """The chain that a node's settings name."""
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.reader import ChainReader
+from offchain.chain.reader import ChainReader, PinnedReads
 from offchain.chain.rpc import DEFAULT_TIMEOUT_SECONDS, Rpc
 from offchain.errors import TransientError
 from offchain.node.settings import NodeSettings
@@ -25,3 +25,9 @@ def open_chain(settings: NodeSettings, timeout_seconds: float = DEFAULT_TIMEOUT_
     except TransientError as error:
         raise TransientError(f"{error}; check rpc_url, or try again when the endpoint is back") from None
     return chain
+
+
+def open_reads(settings: NodeSettings) -> PinnedReads:
+    """Reads at the newest block, for one command. Raises as `open_chain`."""
+    chain = open_chain(settings)
+    return chain.at(chain.head_block())

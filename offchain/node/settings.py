@@ -84,6 +84,11 @@ class NodeSettings(ChainSettings):
     """After SIGTERM, running requests get this long to end."""
     max_request_bytes: int = Field(default=8 * 1024 * 1024, gt=0)
 
+    @property
+    def engine_access_file(self) -> Path:
+        """Where the agent leaves URL and key of its first model server (0600), for commands of the same user."""
+        return self.data_dir / "engine.json"
+
     def all_models(self) -> tuple[ModelSettings, ...]:
         """Every model of the node; the first one's fields stand at the top level."""
         first = ModelSettings(

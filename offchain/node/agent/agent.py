@@ -18,7 +18,7 @@ from offchain.crypto.keys import Signer
 from offchain.domain.types import NodeId
 from offchain.errors import TransientError, UserError
 from offchain.node.agent.registry import TIMEOUT_SECONDS, RegistryReader
-from offchain.node.agent.serving import AgentDependencies, Serving
+from offchain.node.agent.serving import Serving
 from offchain.node.chain import open_chain
 from offchain.node.engines.model_server import Engine
 from offchain.node.engines.pool import Engines
@@ -132,10 +132,10 @@ class Agent:
                     "the manifest on chain is another",
                     hint="run `parallelix node register` again to update it",
                 )
-            parts = AgentDependencies(
-                session, registry, chain.deployment, signer, manifest, node_id, engines, self._certificate
-            )
-            self._serving = Serving(settings, parts, self._stop, self.stop, self._on_ready)
+            self._serving = Serving(
+                settings, session, registry, chain.deployment, signer, manifest, node_id, engines,
+                self._certificate, self._stop, self.stop, self._on_ready,
+            )  # fmt: skip
             await self._serving.run()
 
     def _handle_signals(self) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,18 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class AgentDependencies:
-    """What an agent has found out and opened before it serves. `certificate` is None for plain HTTP."""
+@dataclass
+class Serving:
+    """Serves one registered node. `run` returns after the drain that `stopped` asks for.
 
+    Attributes:
+        certificate: None for plain HTTP.
+        stop: sets `stopped`; called when another machine has taken the node over.
+        on_ready: told the URL once traffic is accepted.
+        url: where others reach the node inbound, once it listens; `local_url`: where this machine does.
+    """
+
+    settings: NodeSettings
     session: aiohttp.ClientSession
     registry: RegistryReader
     deployment: Deployment
@@ -70,39 +78,17 @@ class AgentDependencies:
     node_id: NodeId
     engines: Engines
     certificate: Certificate | None
+    stopped: asyncio.Event
+    stop: Callable[[], None]
+    on_ready: Callable[[str], None]
+    url: str = field(default="", init=False)
+    local_url: str = field(default="", init=False)
 
-
-class Serving:
-    """Serves one node. `run` returns after the drain that `stopped` asks for.
-
-    Attributes:
-        url: where others reach the node inbound, once it listens; `local_url`: where this machine does.
-    """
-
-    def __init__(
-        self,
-        settings: NodeSettings,
-        parts: AgentDependencies,
-        stopped: asyncio.Event,
-        stop: Callable[[], None],
-        on_ready: Callable[[str], None],
-    ) -> None:
-        """
-        Args:
-            stop: sets `stopped`; called when another machine has taken the node over.
-            on_ready: told the URL once traffic is accepted.
-        """
-        self._settings = settings
-        self._parts = parts
-        self._stopped = stopped
-        self._stop = stop
-        self._on_ready = on_ready
-        self._announced = False
-        self.url = ""
-        self.local_url = ""
-        node_id, signer = parts.node_id, parts.signer
-        domain = parts.deployment.signing_domain("NodeRegistryLocker")
+    def __post_init__(self) -> None:
+        settings, node_id, signer = self.settings, self.node_id, self.signer
+        domain = self.deployment.signing_domain("NodeRegistryLocker")
         metrics = NodeMetrics()
+        self._announced = False
         self._slots = Slots(settings.slots)
         self._guard = ReplayGuard(settings.data_dir / "tickets", now_ms())
         self._receipts = RotatingFile(
@@ -111,23 +97,23 @@ class Serving:
         receipts = ReceiptMaker(
             node_id,
             signer,
-            parts.deployment.signing_domain("InferenceMarket"),
+            self.deployment.signing_domain("InferenceMarket"),
             Wei(settings.price_per_token_wei),
             now_ms,
             lambda receipt: self._receipts.append(receipt + b"\n"),
         )
-        self._proxy = Proxy(parts.engines.backends, receipts, now_ms)
-        gateways = GatewayList(parts.registry.is_gateway)
+        self._proxy = Proxy(self.engines.backends, receipts, now_ms)
+        gateways = GatewayList(self.registry.is_gateway)
         gate = TicketGate(node_id, domain, gateways, self._guard, now_ms, signer.agree)
         self._server = AgentServer(
-            gate, self._slots, self._proxy, parts.manifest, metrics, now_ms, self._about
+            gate, self._slots, self._proxy, self.manifest, metrics, now_ms, self._about
         )
         self._http = HttpServer(
             self._handle, HttpLimits(max_body=settings.max_request_bytes), _handler_failed, server_error_body
         )
         receivers = settings.heartbeat_receivers
         self._heartbeats = HeartbeatSender(
-            node_id, signer, domain, receivers, self._describe, parts.session, metrics, now_ms
+            node_id, signer, domain, receivers, self._describe, self.session, metrics, now_ms
         )
         self._dial = DialOut(
             node_id, signer, domain, receivers, self._http, settings.slots, now_ms, self._heartbeats.changed
@@ -146,12 +132,12 @@ class Serving:
 
     async def run(self) -> None:
         """Serve until stopped, then drain. Raises UserError when the port is taken."""
-        tasks: list[asyncio.Task[None]] = []
+        tasks: list[asyncio.Task[Any]] = []
         try:
             self.url = await self._listen()
             self.react()
             tasks = self._start_tasks()
-            stop_asked = asyncio.create_task(self._stop_asked())
+            stop_asked = asyncio.create_task(self.stopped.wait())
             tasks.append(stop_asked)
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop_asked}:
@@ -163,12 +149,12 @@ class Serving:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._close()
 
-    def _start_tasks(self) -> list[asyncio.Task[None]]:
-        settings, certificate = self._settings, self._parts.certificate
+    def _start_tasks(self) -> list[asyncio.Task[Any]]:
+        settings, certificate = self.settings, self.certificate
         work: list[Coroutine[Any, Any, None]] = [
             self._heartbeats.run(),
             self._watch_key(),
-            self._parts.engines.wait(),
+            self.engines.wait(),
         ]
         if settings.dial_out and settings.heartbeat_receivers:
             work.append(self._dial.run())
@@ -176,14 +162,11 @@ class Serving:
             work.append(certificate.watch(self._heartbeats.changed))
         return [asyncio.create_task(coroutine) for coroutine in work]
 
-    async def _stop_asked(self) -> None:
-        await self._stopped.wait()
-
     async def _drain(self) -> None:
         _log.info("draining", running=self._slots.used)
         self._slots.draining = True
         self._heartbeats.changed()
-        cut_off = await self._slots.drain(self._settings.drain_seconds)
+        cut_off = await self._slots.drain(self.settings.drain_seconds)
         _log.info("drained", cut_off=cut_off)
 
     async def _close(self) -> None:
@@ -191,8 +174,8 @@ class Serving:
         self._proxy.close()
         self._guard.close()
         self._receipts.close()
-        if self._settings.ready_file is not None:
-            self._settings.ready_file.unlink(missing_ok=True)
+        if self.settings.ready_file is not None:
+            self.settings.ready_file.unlink(missing_ok=True)
 
     async def _handle(self, request: Request, connection: ServerConnection) -> None:
         self._dial.nudge()
@@ -208,13 +191,13 @@ class Serving:
                     await refused.wait()
             refused.clear()
             try:
-                found = await self._parts.registry.node_of_key(self._parts.signer.address)
+                found = await self.registry.node_of_key(self.signer.address)
             except TransientError:
                 continue
-            if found != self._parts.node_id:
+            if found != self.node_id:
                 _log.warning("this key speaks for the node no more", hint="another machine serves it; ending")
                 await asyncio.sleep(_HANDOVER_SECONDS)
-                self._stop()
+                self.stop()
 
     # ------------------------------------------------------------------------------------- what others are told
 
@@ -222,27 +205,27 @@ class Serving:
         """The part of `/ready` that only this class knows; `fronts` is the field's name on the wire."""
         receivers = [
             {"url": url, "accepted_s_ago": self._heartbeats.seconds_since(url), "way": self._way(url)}
-            for url in self._settings.heartbeat_receivers
+            for url in self.settings.heartbeat_receivers
         ]
-        return {"node_id": int(self._parts.node_id), "fronts": receivers}
+        return {"node_id": int(self.node_id), "fronts": receivers}
 
     def _describe(self, receiver: str) -> dict[str, object]:
         """The heartbeat for one receiver. A receiver that has no way to this node yet is told of no model."""
         url = self._url_for(receiver)
         return {
-            "node_id": int(self._parts.node_id),
-            "url": url or dialled_url(self._parts.node_id),
+            "node_id": int(self.node_id),
+            "url": url or dialled_url(self.node_id),
             **self._server.offer(reachable=url is not None),
-            "versions": {"agent": __version__, "vllm": self._parts.engines.version},
+            "versions": {"agent": __version__, "vllm": self.engines.version},
         }
 
     def _url_for(self, receiver: str) -> str | None:
         """Where a receiver reaches this node; None while it does not."""
-        certificate = self._parts.certificate
+        certificate = self.certificate
         inbound = self.url if certificate is None else certificate.pinned(self.url)
-        if not self._settings.dial_out:
+        if not self.settings.dial_out:
             return inbound
-        return self._dial.url_for(receiver, inbound if self._settings.public_url is not None else None)
+        return self._dial.url_for(receiver, inbound if self.settings.public_url is not None else None)
 
     def _way(self, receiver: str) -> str:
         """How requests of a receiver come: `dialled`, `relayed` by a gateway, `inbound`, or `none` yet."""
@@ -254,7 +237,7 @@ class Serving:
     # ------------------------------------------------------------------------------------------------- listening
 
     async def _listen(self) -> str:
-        settings, certificate = self._settings, self._parts.certificate
+        settings, certificate = self.settings, self.certificate
         try:
             tls = None if certificate is None else certificate.context
             port = await self._http.start(settings.host, settings.port, tls)
@@ -268,11 +251,11 @@ class Serving:
         return (settings.public_url or f"{scheme}://{settings.host}:{port}").rstrip("/")
 
     def _announce(self) -> None:
-        ready_file = self._settings.ready_file
+        ready_file = self.settings.ready_file
         if ready_file is not None:
             found = {"url": self.url, "pid": os.getpid(), "local_url": self.local_url, "since_ms": now_ms()}
             write_atomically(ready_file, json.dumps(found))
-        self._on_ready(self.url)
+        self.on_ready(self.url)
 
 
 def _handler_failed(error: BaseException) -> None:

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from offchain.chain.reader import PinnedReads
     from offchain.domain.types import NodeId
     from offchain.node.owner.stake import Earning
-    from offchain.node.owner.wallet import Owner
 
 
 @click.command()
@@ -155,13 +154,12 @@ def claim(
 def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, as_json: bool) -> None:
     """Show uptime and earnings of each epoch, computed from the chain and a keeper's uptime table."""
     from offchain.domain.amounts import prlx
-    from offchain.node.chain import open_chain
+    from offchain.node.chain import open_reads
     from offchain.node.owner import stake as lifecycle
 
     settings = load_settings(config)
     keeper = keeper_url_of(settings, keeper_url)
-    chain = open_chain(settings)
-    reads = chain.at(chain.head_block())
+    reads = open_reads(settings)
     node_id = node_id_of(settings, reads)
     found = _earnings(reads, node_id, epochs or lifecycle.earning_epochs(reads, node_id)[-10:], keeper)
     if as_json:
@@ -186,7 +184,7 @@ def _earnings(
     ]
 
 
-def _stake_command(name: str, help_text: str, change: "Callable[[Owner, NodeId], str]") -> click.Command:
+def _stake_command(name: str, help_text: str) -> click.Command:
     @click.command(name, help=help_text)
     @config_option
     @owner_options
@@ -200,7 +198,12 @@ def _stake_command(name: str, help_text: str, change: "Callable[[Owner, NodeId],
         settings = load_settings(config)
         owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
         node_id = node_id_of(settings, owner.now())
-        tx_hash = change(owner, node_id)
+        changes = {
+            "unstake": lifecycle.unstake,
+            "cancel": lifecycle.cancel_unstake,
+            "withdraw": lifecycle.withdraw,
+        }
+        tx_hash = changes[name](owner, node_id)
         node = lifecycle.registered_node(owner.now(), node_id)
         if as_json:
             click.echo(json.dumps({**lifecycle.node_json(node), "tx_hash": tx_hash}))
@@ -210,35 +213,12 @@ def _stake_command(name: str, help_text: str, change: "Callable[[Owner, NodeId],
     return command
 
 
-def _unstake(owner: "Owner", node_id: "NodeId") -> str:
-    from offchain.node.owner.stake import unstake as change
-
-    return change(owner, node_id)
-
-
-def _cancel(owner: "Owner", node_id: "NodeId") -> str:
-    from offchain.node.owner.stake import cancel_unstake
-
-    return cancel_unstake(owner, node_id)
-
-
-def _withdraw(owner: "Owner", node_id: "NodeId") -> str:
-    from offchain.node.owner.stake import withdraw as change
-
-    return change(owner, node_id)
-
-
 unstake = _stake_command(
     "unstake",
     "Ask for the stake back. The node stops earning after this epoch; the stake unlocks after the cooldown.",
-    _unstake,
 )
-cancel = _stake_command(
-    "cancel", "Cancel an unstake request. The node earns again from the next epoch.", _cancel
-)
-withdraw = _stake_command(
-    "withdraw", "Take the stake back after the cooldown. The node is retired for good.", _withdraw
-)
+cancel = _stake_command("cancel", "Cancel an unstake request. The node earns again from the next epoch.")
+withdraw = _stake_command("withdraw", "Take the stake back after the cooldown. The node is retired for good.")
 
 
 @click.command("rotate-key")

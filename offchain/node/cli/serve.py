@@ -133,13 +133,12 @@ def keygen(keystore: Path, password_file: Path, *, as_json: bool) -> None:
 def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
     """Show the node on chain and the agent on this machine."""
     from offchain.domain.amounts import prlx
-    from offchain.node.chain import open_chain
+    from offchain.node.chain import open_reads
     from offchain.node.machine.status import agent_state
     from offchain.node.owner import stake
 
     settings = load_settings(config)
-    chain = open_chain(settings)
-    reads = chain.at(chain.head_block())
+    reads = open_reads(settings)
     node = stake.registered_node(reads, node_id_of(settings, reads))
     agent = agent_state(settings)
     if as_json:

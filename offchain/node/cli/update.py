@@ -108,11 +108,10 @@ def _publish(
     yes: bool,
 ) -> "tuple[NodeId, str | None]":
     """Node id, and the hash of the transaction if one was needed. Raises UserError before anything is changed."""
-    from offchain.node.chain import open_chain
+    from offchain.node.chain import open_reads
     from offchain.node.owner import stake
 
-    chain = open_chain(settings)
-    reads = chain.at(chain.head_block())
+    reads = open_reads(settings)
     node_id = node_id_of(settings, reads)
     node = stake.registered_node(reads, node_id)
     if node.tier != settings.tier:

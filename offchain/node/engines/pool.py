@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -71,7 +70,7 @@ class Engines:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._access().unlink(missing_ok=True)
+        self._settings.engine_access_file.unlink(missing_ok=True)
 
     async def wait(self) -> None:
         """Return only when a supervisor ends, which is a fault of this program; raises what the supervisor raised."""
@@ -116,14 +115,10 @@ class Engines:
     def _note_access(self, engine: Engine) -> None:
         """Write the first server's URL and key to a file (0600), for `node verify --benchmark` of the same user."""
         if engine.state is EngineState.UP:
-            path = self._access()
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            handle = os.open(self._settings.engine_access_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w") as file:
                 json.dump({"url": engine.url, "api_key": engine.api_key}, file)
         self._on_change(engine)
-
-    def _access(self) -> Path:
-        return self._settings.data_dir / "engine.json"
 
 
 def _read_key(model: ModelSettings) -> str | None:

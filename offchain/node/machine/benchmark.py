@@ -4,12 +4,11 @@ import time
 from collections.abc import Iterator
 
 import httpx
-import orjson
 
 from offchain.domain.tier_floors import FLOORS
 from offchain.domain.tiers import Tier
-from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, http_fault, passed
-from offchain.node.machine.status import agent_state
+from offchain.node.machine.findings import MachineFinding, failed, http_fault, passed, warned
+from offchain.node.machine.status import agent_state, engine_access
 from offchain.node.settings import NodeSettings
 
 _TOKENS = 32
@@ -21,12 +20,7 @@ def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
     """Time to first token and tokens per second, the best of three runs, against the floor of the declared tier."""
     url, key = _server(settings)
     if url is None:
-        yield MachineFinding(
-            "benchmark",
-            CheckVerdict.WARN,
-            "no model server runs here yet",
-            "start the node, then verify again",
-        )
+        yield warned("benchmark", "no model server runs here yet", "start the node, then verify again")
         return
     best_first, best_rate = float("inf"), 0.0
     for _ in range(_ROUNDS):
@@ -55,12 +49,8 @@ def _server(settings: NodeSettings) -> tuple[str | None, str | None]:
     if settings.engine_url is not None:
         key_file = settings.engine_api_key_file
         return settings.engine_url.rstrip("/"), key_file.read_text().strip() if key_file else None
-    state = agent_state(settings)
-    access = settings.data_dir / "engine.json"
-    if state is None or not access.exists():
-        return None, None
-    found = orjson.loads(access.read_bytes())
-    return str(found["url"]), str(found["api_key"])
+    access = engine_access(settings)
+    return (None, None) if access is None or agent_state(settings) is None else access
 
 
 def _once(url: str, key: str | None, model: str) -> tuple[float, float]:

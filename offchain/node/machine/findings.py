@@ -43,6 +43,11 @@ def passed(name: str, reason: str) -> MachineFinding:
     return MachineFinding(name, CheckVerdict.OK, reason)
 
 
+def warned(name: str, reason: str, remedy: str = "") -> MachineFinding:
+    """A check that found something to look at."""
+    return MachineFinding(name, CheckVerdict.WARN, reason, remedy)
+
+
 def failed(name: str, error: str, remedy: str = "") -> MachineFinding:
     """A check that found something wrong. Without `remedy`, `error` reads `what is wrong; what to do`."""
     if not remedy:

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from offchain.domain.tiers import Tier
@@ -59,19 +59,7 @@ class Hardware:
 
     def to_json(self) -> dict[str, object]:
         """For `--json`; sizes in bytes."""
-        return {
-            "accelerators": [
-                {"vendor": a.vendor, "name": a.name, "memory_bytes": a.memory_bytes, "driver": a.driver}
-                for a in self.accelerators
-            ],
-            "cpu": self.cpu,
-            "cores": self.cores,
-            "memory_bytes": self.memory_bytes,
-            "free_bytes": self.free_bytes,
-            "tier": int(self.tier),
-            "backend": self.backend,
-            "why": self.why,
-        }
+        return {**asdict(self), "tier": int(self.tier)}
 
 
 def run_command(words: Sequence[str]) -> str | None:

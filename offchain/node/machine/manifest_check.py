@@ -1,6 +1,5 @@
 """Whether a node is what its manifest says: settings, chain, agent and model server are compared."""
 
-import json
 from collections.abc import Iterator
 
 import httpx
@@ -8,9 +7,9 @@ import httpx
 from offchain.chain.reader import NodeView
 from offchain.domain.tiers import Tier
 from offchain.errors import UserError
-from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, http_fault, passed
+from offchain.node.machine.findings import MachineFinding, failed, http_fault, passed, warned
 from offchain.node.machine.manifest import Manifest, manifest_of
-from offchain.node.machine.status import agent_state, fetch
+from offchain.node.machine.status import agent_state, engine_access, fetch
 from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions
 
@@ -57,20 +56,17 @@ def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[MachineFi
 
 def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[MachineFinding]:
     """Compare the manifest with the first model server's own list of models."""
-    access, declared = settings.data_dir / "engine.json", manifest.models[0]
-    if not access.exists():
+    access, declared = engine_access(settings), manifest.models[0]
+    if access is None:
         return
+    url, key = access
     try:
-        found = json.loads(access.read_text())
-        headers = {"Authorization": f"Bearer {found['api_key']}"}
-        answer = httpx.get(f"{found['url']}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
         served = {str(model["id"]): model.get("max_model_len") for model in answer.json()["data"]}
-    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError) as error:
-        yield MachineFinding(
-            "served model",
-            CheckVerdict.WARN,
-            f"the model server does not list its models ({type(error).__name__})",
-            "",
+    except (ValueError, KeyError, TypeError, httpx.HTTPError) as error:
+        yield warned(
+            "served model", f"the model server does not list its models ({type(error).__name__})", ""
         )
         return
     if declared.name not in served:

@@ -22,7 +22,7 @@ from offchain.domain.types import Address
 from offchain.errors import ParallelixError, UserError
 from offchain.node.chain import open_chain
 from offchain.node.machine import hardware
-from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, http_fault, passed
+from offchain.node.machine.findings import MachineFinding, failed, http_fault, passed, warned
 from offchain.node.machine.manifest import model_revision
 from offchain.node.machine.manifest_check import check_manifest
 from offchain.node.machine.status import agent_state
@@ -90,11 +90,8 @@ class MachinePreflight:
             return
         age = self.wall() - block.timestamp
         if age > _MAX_BLOCK_AGE_SECONDS:
-            yield MachineFinding(
-                "chain",
-                CheckVerdict.WARN,
-                f"the newest block is {age:.0f} s old",
-                "the RPC endpoint may lag; use another",
+            yield warned(
+                "chain", f"the newest block is {age:.0f} s old", "the RPC endpoint may lag; use another"
             )
             return
         chain_id = self.chain.deployment.chain_id
@@ -121,9 +118,7 @@ class MachinePreflight:
             else:
                 yield passed("clock", f"within {max(1.0, abs(skew)):.0f} s of {host}")
             return
-        yield MachineFinding(
-            "clock", CheckVerdict.WARN, "no server could be asked for the time", "make sure that NTP runs"
-        )
+        yield warned("clock", "no server could be asked for the time", "make sure that NTP runs")
 
     def _port(self) -> MachineFinding:
         settings = self.settings
@@ -148,9 +143,8 @@ class MachinePreflight:
         private = settings.host == "localhost" or _is_private(settings.host)
         secure = settings.tls_certificate is not None or (settings.public_url or "").startswith("https://")
         if not secure and not private:
-            return MachineFinding(
+            return warned(
                 "way",
-                CheckVerdict.WARN,
                 f"serves inbound at {settings.public_url or settings.host} without TLS: prompts travel in the clear",
                 "set tls_certificate and tls_key (self-signed will do), or dial_out = true",
             )
@@ -166,9 +160,8 @@ class MachinePreflight:
                 f"declare tier {int(found.tier)}: probes demand a tier's floor, and a mismatch earns nothing",
             )
         elif declared < found.tier:
-            yield MachineFinding(
+            yield warned(
                 "tier",
-                CheckVerdict.WARN,
                 f"tier {int(declared)} is declared, but {found.why}",
                 f"tier {int(found.tier)} would have more weight",
             )
@@ -186,9 +179,7 @@ class MachinePreflight:
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(self.settings.data_dir).free
         if disk < _LEAST_DISK_BYTES:
-            yield MachineFinding(
-                "disk", CheckVerdict.WARN, f"{disk / 1e9:.1f} GB are free", "make room for logs and caches"
-            )
+            yield warned("disk", f"{disk / 1e9:.1f} GB are free", "make room for logs and caches")
         else:
             yield passed("disk", f"{disk / 1e9:.0f} GB are free in {self.settings.data_dir}")
 
@@ -274,12 +265,10 @@ class MachinePreflight:
                 yield failed("receiver", str(error))
                 continue
             if isinstance(status, int):
-                verdict = CheckVerdict.OK if status == HTTPStatus.OK else CheckVerdict.WARN
-                yield MachineFinding("receiver", verdict, f"{label} answers {status}")
+                finding = passed if status == HTTPStatus.OK else warned
+                yield finding("receiver", f"{label} answers {status}")
             else:
-                yield MachineFinding(
-                    "receiver", CheckVerdict.WARN, f"{label} does not answer ({status})", "check its address"
-                )
+                yield warned("receiver", f"{label} does not answer ({status})", "check its address")
 
     def _stake(self) -> Iterator[MachineFinding]:
         if self.chain is None:
@@ -297,9 +286,8 @@ class MachinePreflight:
                     "stake", f"{prlx(stake)} is below the minimum of {prlx(least)}", "stake at least that"
                 )
             elif self.owner is None:
-                yield MachineFinding(
+                yield warned(
                     "stake",
-                    CheckVerdict.WARN,
                     f"not registered yet; needs {prlx(stake)}",
                     "add --owner ADDRESS to check its balance",
                 )

@@ -56,3 +56,12 @@ def running(settings: NodeSettings) -> Running | None:
             return None
     scheme = "http" if settings.tls_certificate is None else "https"
     return Running(f"{scheme}://{settings.host}:{settings.port}") if settings.port else None
+
+
+def engine_access(settings: NodeSettings) -> tuple[str, str] | None:
+    """URL and API key of the first model server that the agent started; None when there is none."""
+    try:
+        found = json.loads(settings.engine_access_file.read_text())
+        return str(found["url"]), str(found["api_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,6 +1,6 @@
 """What a node may expect to earn, with its assumptions in words. Pure arithmetic."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 
 from offchain.domain.payout import reward
@@ -32,16 +32,13 @@ class Forecast:
 
     def to_json(self) -> dict[str, object]:
         """For `--json`; amounts as decimal text."""
+        price = self.break_even_price
         return {
-            "per_epoch_wei": str(self.per_epoch_wei),
-            "per_day_wei": str(self.per_day_wei),
-            "share_bps": self.share_bps,
-            "per_percent_wei": str(self.per_percent_wei),
-            "covers_cost": self.covers_cost,
-            "break_even_price": None
-            if self.break_even_price is None
-            else f"{float(self.break_even_price):.6g}",
-            "assumptions": list(self.assumptions),
+            **asdict(self),
+            **{
+                name: str(getattr(self, name)) for name in ("per_epoch_wei", "per_day_wei", "per_percent_wei")
+            },
+            "break_even_price": None if price is None else f"{float(price):.6g}",
         }
 
 
