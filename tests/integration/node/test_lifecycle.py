@@ -223,12 +223,12 @@ def test_start__sigterm__finishes_the_running_request_and_leaves_nothing(
     assert not agent.ready_file.exists()
 
 
-def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
+def test_heartbeats__reach_every_receiver_signed_even_when_one_is_dead(
     network: LocalNetwork, registered: DemoNode, folder: Path, agents: list[Agent]
 ) -> None:
     beats: list[tuple[float, bytes, str]] = []
 
-    async def front() -> None:
+    async def receive() -> None:
         async def take(request: web.Request) -> web.Response:
             beats.append((time.monotonic(), await request.read(), request.headers["X-Parallelix-Heartbeat"]))
             return web.Response(status=204)
@@ -253,7 +253,7 @@ def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
             await asyncio.sleep(0.05)
         await runner.cleanup()
 
-    asyncio.run(front())
+    asyncio.run(receive())
     domain = network.deployment.signing_domain("NodeRegistryLocker")
     for _, body, header in beats:
         raw = bytes.fromhex(header[2:])

@@ -1,4 +1,4 @@
-"""Upgrades and moves with real processes under load: other settings, another machine, a front that dies."""
+"""Upgrades and moves with real processes under load: other settings, another machine, a gateway that dies."""
 
 import json
 import signal
@@ -236,7 +236,7 @@ def test_dialled__to_one_of_two_gateways_on_one_redis__the_other_reaches_the_nod
         server.stop()
 
 
-def test_dialling__front_that_takes_no_connections__is_told_of_no_model(
+def test_dialling__receiver_that_takes_no_connections__is_told_of_no_model(
     network: LocalNetwork, tmp_path: Path, agents: list[Agent]
 ) -> None:
     """Nobody is sent to the loopback address of a machine behind a router."""

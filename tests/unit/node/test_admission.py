@@ -1,13 +1,15 @@
 """Tickets remembered, gateways looked up: clocks and chain are injected."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from offchain.domain.types import Address
-from offchain.errors import TransientError
+from offchain.errors import FatalError, TransientError
 from offchain.node.agent.gateway_list import GatewayList
+from offchain.node.agent.registry import RegistryReader
 from offchain.node.agent.replay_guard import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
 from offchain.node.agent.slots import Slots
 
@@ -73,6 +75,36 @@ async def test_gateways__flood_of_strangers__rpc_is_asked_at_a_bounded_rate_and_
         assert not await known(Address(f"0x{number:040x}"))
     assert chain.asked == 20
     assert len(known._known) == 8
+
+
+async def test_registry__endpoint_hangs__questions_are_bounded_and_fail_at_once_beyond_that() -> None:
+    answer = threading.Event()
+
+    class Hanging:
+        def newest(self) -> "Hanging":
+            return self
+
+        def is_gateway(self, signer: Address) -> bool:
+            assert answer.wait(30)
+            return True
+
+    registry = RegistryReader(Hanging())  # type: ignore[arg-type]
+    waiting = [asyncio.create_task(registry.is_gateway(SIGNER)) for _ in range(32)]
+    await asyncio.sleep(0)
+    with pytest.raises(TransientError, match="too many"):
+        await registry.is_gateway(SIGNER)
+    answer.set()
+    assert all(await asyncio.gather(*waiting))
+    assert await registry.is_gateway(SIGNER)
+
+
+async def test_registry__endpoint_answers_nonsense__is_transient() -> None:
+    class Wrong:
+        def newest(self) -> "Wrong":
+            raise FatalError("the RPC endpoint does not offer a method that is needed")
+
+    with pytest.raises(TransientError, match="does not offer"):
+        await RegistryReader(Wrong()).node_of_key(SIGNER)  # type: ignore[arg-type]
 
 
 def test_replay__journal__survives_a_crash_and_expired_tickets_are_forgotten(tmp_path: Path) -> None:
