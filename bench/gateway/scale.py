@@ -90,7 +90,7 @@ def vllm(bench: Bench) -> None:
                 network, folder / "gateway", [node], redis_url=f"redis://127.0.0.1:{valkey.port}/0"
             )
         )
-        agent = Agent(network, settings_of(network, node, place, fronts=[url], **fields), place)
+        agent = Agent(network, settings_of(network, node, place, heartbeat_receivers=[url], **fields), place)
         stack.callback(agent.process.wait)
         stack.callback(agent.process.kill)
         greeting = {"Authorization": f"Bearer {key}"}

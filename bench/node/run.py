@@ -228,7 +228,9 @@ async def dial_out_added(
     errors: list[BaseException] = []
     server = HttpServer(dialin.before(heartbeat), HttpLimits(), errors.append)
     urls.append(f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}")
-    agent = await asyncio.to_thread(attached, network, node, folder, engine_url, fronts=urls, dial_out=True)
+    agent = await asyncio.to_thread(
+        attached, network, node, folder, engine_url, heartbeat_receivers=urls, dial_out=True
+    )
     try:
         inbound = await asyncio.to_thread(agent.wait_ready, 30)
         dialled = dialed_url(node.node_id)
@@ -266,7 +268,9 @@ async def agent_kill_lost(
         registered(network, node, folder / f"agent-{i}", engine_url=engine_url)
     with running_gateway(network, folder / "gateway", network.nodes) as (url, key):
         agents = [
-            attached(network, node, folder / f"agent-{i}", engine_url, fronts=[url], dial_out=True)
+            attached(
+                network, node, folder / f"agent-{i}", engine_url, heartbeat_receivers=[url], dial_out=True
+            )
             for i, node in enumerate(network.nodes)
         ]
         try:

@@ -88,7 +88,11 @@ class OnChainReport:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node as the registry shows it. Addresses are EIP-55; `unlock_at` Unix seconds."""
+    """A node as the registry shows it. Addresses are EIP-55; `unlock_at` Unix seconds.
+
+    Attributes:
+        node_key_hash: keccak256 of the node key's 64-byte public key; its last 20 bytes are `key_address`.
+    """
 
     node_id: NodeId
     owner: Address
@@ -101,6 +105,7 @@ class NodeView:
     active_until: int
     unlock_at: int
     capability_hash: bytes
+    node_key_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,10 @@ class ChainReader:
         """Reads at one block."""
         return PinnedReads(self, block)
 
+    def newest(self) -> "NewestReads":
+        """Reads that are not pinned: each call is answered at the newest block of the endpoint that answers."""
+        return NewestReads(self)
+
     def check(self) -> None:
         """Make sure that the endpoint serves this very deployment.
 
@@ -192,7 +201,7 @@ class PinnedReads:
             TransientError: no endpoint answered properly.
         """
         listed = list(reads)
-        where = {"blockHash": self.block.hash, "requireCanonical": True}
+        where = self._where()
         calls: list[tuple[str, Sequence[Any]]] = []
         for read in listed:
             data = self._chain.abi(read.contract).encode(read.function, read.args)
@@ -204,6 +213,10 @@ class PinnedReads:
     def one(self, contract: str, function: str, *args: Any) -> Any:
         """Result of one call; errors as in `many`."""
         return self.many([Read(contract, function, args)])[0]
+
+    def _where(self) -> object:
+        """The block parameter of `eth_call` (EIP-1898)."""
+        return {"blockHash": self.block.hash, "requireCanonical": True}
 
     # --------------------------------------------------------------------------------------------------- keepers
 
@@ -251,6 +264,7 @@ class PinnedReads:
             active_until=view["activeUntil"],
             unlock_at=view["unlockAt"],
             capability_hash=view["capabilityHash"],
+            node_key_hash=view["nodeKeyHash"],
         )
 
     def node_key(self, node_id: NodeId) -> Address:
@@ -323,6 +337,40 @@ class PinnedReads:
             callback=view["callback"],
         )
 
+    # ------------------------------------------------------------------------------------------------- stake, token
+
+    def current_epoch(self) -> Epoch:
+        """The epoch that runs at this block."""
+        return Epoch(self.one("NodeRegistryLocker", "currentEpoch"))
+
+    def min_stake(self) -> Wei:
+        """The least stake that a new node needs."""
+        return Wei(self.one("NodeRegistryLocker", "minStake"))
+
+    def cooldown(self) -> int:
+        """Seconds between an unstake request and the stake's withdrawal."""
+        seconds: int = self.one("NodeRegistryLocker", "cooldown")
+        return seconds
+
+    def payout_address(self, node_id: NodeId) -> Address:
+        """Where a node's rewards are paid to: its beneficiary, else its owner."""
+        return Address(self.one("NodeRegistryLocker", "payoutAddress", node_id))
+
+    def claim_deadlines(self, epochs: Iterable[Epoch]) -> dict[Epoch, int]:
+        """Unix seconds after which the rewards of each epoch can no longer be claimed."""
+        listed = list(epochs)
+        values = self.many(Read("RewardDistributor", "claimDeadline", (epoch,)) for epoch in listed)
+        return dict(zip(listed, values, strict=True))
+
+    def token_balance(self, holder: str) -> Wei:
+        """PRLX of an account."""
+        return Wei(self.one("ParallelixToken", "balanceOf", holder))
+
+    def permit_nonce(self, holder: str) -> int:
+        """The nonce of the next EIP-2612 permit that an account signs."""
+        nonce: int = self.one("ParallelixToken", "nonces", holder)
+        return nonce
+
     def _decode(self, read: Read, answer: Any) -> Any:
         if isinstance(answer, RpcError):
             if answer.data is None and "revert" not in answer.message.lower():
@@ -338,6 +386,19 @@ class PinnedReads:
             raise TransientError(
                 f"the RPC endpoint gave a malformed result of {read.contract}.{read.function}"
             ) from error
+
+
+class NewestReads(PinnedReads):
+    """Reads for one question at a time whose answer need not fit another's, e.g. whether a gateway is listed now.
+
+    A pinned read fails at an endpoint that has not seen the block yet; this one does not, and asks once instead of twice.
+    """
+
+    def __init__(self, chain: ChainReader) -> None:
+        super().__init__(chain, BlockRef(0, "", 0))
+
+    def _where(self) -> object:
+        return "latest"
 
 
 def _text(answer: Any) -> str:

@@ -92,8 +92,8 @@ class Rpc:
         Raises:
             UserError: a URL is not http(s).
         """
-        listed = [part.strip() for part in urls.split(",")] if isinstance(urls, str) else list(urls)
-        self._endpoints = [_Endpoint(endpoint_label(url), url) for url in listed if url]
+        listed = endpoint_urls(urls) if isinstance(urls, str) else list(urls)
+        self._endpoints = [_Endpoint(endpoint_label(url), url) for url in listed]
         if not self._endpoints:
             raise UserError("rpc_url is empty; name at least one http(s) endpoint")
         timeout = httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 5.0))
@@ -242,6 +242,11 @@ class Rpc:
         error = answer.get("error") if isinstance(answer, dict) else None
         message = error.get("message") if isinstance(error, dict) else "a single answer"
         raise TransientError(f"RPC endpoint {endpoint.label} answered a batch with {message}")
+
+
+def endpoint_urls(rpc_url: str) -> list[str]:
+    """The endpoints of a setting such as `http://one:8545, https://two/key`; commas separate them."""
+    return [part.strip() for part in rpc_url.split(",") if part.strip()]
 
 
 def _result(endpoint: _Endpoint, item: dict[str, Any]) -> Any:

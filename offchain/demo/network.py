@@ -317,7 +317,7 @@ class LocalNetwork:
             "port": self.port(node.name),
             "keystore": node.key.keystore,
             "password_file": node.key.password_file,
-            "fronts": [self.gateway_url, *self.keeper_urls],
+            "heartbeat_receivers": [self.gateway_url, *self.keeper_urls],
             "dial_out": node.dials,
             "keeper_url": self.keeper_urls[0],
             "region": node.region,

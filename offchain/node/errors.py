@@ -1,10 +1,10 @@
-"""Refusals in the shape that OpenAI's clients understand."""
+"""Refusals of the agent, in the shape that OpenAI's clients understand."""
 
 from offchain.protocol.openai_errors import error_body
 
 
 class ServeError(Exception):
-    """A request that is not served. The message says what is wrong and what to do."""
+    """The request is not served. The message says what is wrong and what to do."""
 
     def __init__(self, status: int, kind: str, message: str, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)

@@ -81,6 +81,13 @@ class Wire:
         )
         return AccountState(head, final, now, then)
 
+    def funds(self, signer: str) -> tuple[int, int]:
+        """Wei of the chain's own coin that an account holds, and its next nonce with transactions that still wait."""
+        balance, nonce = self._rpc.batch(
+            [("eth_getBalance", [signer, "latest"]), ("eth_getTransactionCount", [signer, "pending"])]
+        )
+        return _quantity(balance), _quantity(nonce)
+
     def simulate(self, signer: str, to: str, data: bytes) -> int:
         """Gas that a call needs.
 

@@ -108,6 +108,13 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def detach(self) -> asyncio.Transport | None:
+        """Let go of the connection, which speaks something else from now on."""
+        transport, self.transport = self.transport, None
+        self.closed = True
+        self.exchange = None
+        return transport
+
     def pause(self) -> None:
         """Stop reading while the caller is slow."""
         if not self.paused and self.transport is not None and not self.closed:
@@ -194,6 +201,11 @@ class ClientConnection(asyncio.Protocol):
             if not colon:
                 raise _BrokenError("a header line without a colon")
             headers[name.lower()] = value.strip()
+        if status == 101:  # RFC 9110, 15.2.2: what follows is no HTTP of ours, so it is passed on as it is
+            self.keep = False
+            self._state = "until_close"
+            exchange.begin(status, headers)
+            return
         if 100 <= status < 200:
             return
         if version == "HTTP/1.0 " or headers.get("connection", "").lower() == "close":

@@ -139,6 +139,20 @@ class HttpExchange:
         self._waiter = waiter = asyncio.get_running_loop().create_future()
         return waiter
 
+    def take_over(self) -> tuple[asyncio.Transport | None, bytes]:
+        """After a 101: the connection, which is ours from now on, and what has come behind the answer's head.
+
+        The connection is None when it has ended meanwhile.
+        """
+        connection, self._connection = self._connection, None
+        self._finished = True
+        surplus = b"".join(self._body)
+        self._body.clear()
+        if connection is None:
+            return None, surplus
+        connection.resume()
+        return connection.detach(), surplus
+
     def abort(self, fault: Exception) -> None:
         connection = self._connection
         self._end(fault)

@@ -1,4 +1,4 @@
-"""The gateways that a bonded keeper lists, as this node knows them."""
+"""Which gateway signers bonded keepers list on chain, with a cache: a request must not wait for the RPC endpoint."""
 
 import asyncio
 import time
@@ -16,12 +16,13 @@ class _Known:
 
 
 class GatewayList:
-    """`isGateway` with a bounded cache: answers from memory, refreshes behind, keeps the last word while RPC is down.
+    """`isGateway` with a bounded cache: answers from memory, refreshes in the background, and keeps the last answer while
+    the RPC endpoint is down.
 
     Attributes:
-        fresh_seconds: a listed signer is asked about again after this long, without making the request wait.
-        stale_seconds: without any answer for this long, a listed signer is no longer trusted.
-        refuse_seconds: an unlisted signer is not asked about again before this has passed.
+        fresh_seconds: the chain is asked about a listed signer again after this long; the request does not wait.
+        stale_seconds: a listed signer is no longer trusted when the chain has not answered for this long.
+        refuse_seconds: the chain is asked about an unlisted signer again only after this long.
         questions_per_second: unknown signers beyond this rate are refused unasked, so that forged tickets (each of
             which recovers to another address) cannot flood the RPC endpoint.
     """

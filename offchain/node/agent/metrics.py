@@ -1,4 +1,4 @@
-"""What the agent counts."""
+"""The agent's metrics, as `/metrics` shows them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class NodeMetrics:
         requests: by outcome.
         tokens: by direction.
         seconds: from a request's admission to its last byte.
-        heartbeats: by front and outcome.
+        heartbeats: by receiver and outcome; `front` is the label's name since the first version.
     """
 
     requests: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -31,7 +31,9 @@ class NodeMetrics:
         counters: dict[str, list[Sample]] = {
             "requests_total": [(labels(outcome=o), n) for o, n in self.requests.items()],
             "tokens_total": [(labels(direction=d), n) for d, n in self.tokens.items()],
-            "heartbeats_total": [(labels(front=f, outcome=o), n) for (f, o), n in self.heartbeats.items()],
+            "heartbeats_total": [
+                (labels(front=url, outcome=o), n) for (url, o), n in self.heartbeats.items()
+            ],
         }
         gauges: dict[str, list[Sample]] = {
             "slots": [("", slots)],

@@ -1,4 +1,4 @@
-"""Between a gateway and the model server: passes answers through as they come and puts a receipt under each.
+"""Between a gateway and the model server: passes each answer on as it comes and signs a receipt for it.
 
 ::
 
@@ -6,7 +6,7 @@
     gateway <--frame-- agent <--frame-- model server        each frame at once, none kept back
     gateway <--receipt-- agent                              then `data: [DONE]`
 
-An answer that breaks off gets no receipt and no `[DONE]`: the connection is cut, so that nobody takes it for whole.
+An answer that breaks off gets no receipt and no `[DONE]`: the connection is cut, so that no client takes the answer for whole.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from offchain.transport.server import Request, ServerConnection
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
 SALT_HEADER = "x-parallelix-cache-salt"
-"""A front's salt for vLLM's prefix cache; beside the body, so that the receipt binds the caller's own bytes."""
+"""The gateway's salt for vLLM's prefix cache; a header, so that the receipt binds the caller's own bytes."""
 EMBEDDING_PATH = "/v1/embeddings"
 _DONE = b"[DONE]"
 _MAX_FRAME_BYTES = 4 * 1024 * 1024
@@ -38,7 +38,7 @@ _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-co
 
 @dataclass(slots=True)
 class ServedCounts:
-    """Counts of one answer, for metrics and the log. `status` is what the front got."""
+    """Counts of one answer, for metrics and the log. `status` is the HTTP status that the gateway got."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -63,7 +63,7 @@ class Proxy:
         """Answer one admitted request.
 
         Raises:
-            ServeError: the body is malformed, the model is not here or its server is down; nothing was sent yet.
+            ServeError: the body is malformed, the node does not serve the model, or its server is down; nothing was sent yet.
         """
         started_at_ms = self._now_ms()
         body = request.body
@@ -82,7 +82,9 @@ class Proxy:
         ours: dict[str, Any] = {}
         if streaming:
             options = fields.get("stream_options") or {}
-            wants_usage = isinstance(options, dict) and options.get("include_usage") is True
+            if not isinstance(options, dict):
+                raise ServeError(400, "invalid_request_error", "stream_options must be an object")
+            wants_usage = options.get("include_usage") is True
             if not wants_usage or fields.get("return_token_ids") is not True:
                 ours = {"stream_options": {**options, "include_usage": True}, "return_token_ids": True}
         if completes and (salt := request.headers.get(SALT_HEADER)) is not None:
@@ -157,7 +159,7 @@ class Proxy:
             raise ServeError(
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
             ) from None
-        receipt = encode_header(self._receipts.make(job.answered(result, served)))
+        receipt = encode_header(self._receipts.make(job.served_answer(result, served)))
         headers = {"content-type": "application/json", "x-parallelix-receipt": receipt}
         proof = job.admission.prove(data)
         if proof is not None:
@@ -210,7 +212,7 @@ class Proxy:
         served.prompt_tokens = answer.prompt_tokens
         served.completion_tokens = answer.completion_tokens or 0
         served.whole = True
-        receipt = self._receipts.make(job.answered(answer.result(), served))
+        receipt = self._receipts.make(job.served_answer(answer.result(), served))
         return b"event: parallelix.receipt\ndata: " + receipt + b"\n\ndata: [DONE]\n\n"
 
 
@@ -222,7 +224,7 @@ class _Job:
     backend: Backend
     started_at_ms: int
 
-    def answered(self, result: bytes, served: ServedCounts) -> ServedAnswer:
+    def served_answer(self, result: bytes, served: ServedCounts) -> ServedAnswer:
         return ServedAnswer(
             ticket=self.admission.ticket,
             revision_hash=self.backend.model.revision_hash,
@@ -243,7 +245,7 @@ async def _read_all(exchange: HttpExchange) -> bytes:
 
 
 def _with(body: bytes, fields: dict[str, Any], ours: dict[str, Any]) -> bytes:
-    """The body of a JSON object with fields of ours. New ones are put behind its last: it may hold a long prompt.
+    """The body with fields of ours. New fields are appended to the bytes: parsing and writing a long prompt costs time.
 
     Args:
         fields: what `body` holds, at least one.

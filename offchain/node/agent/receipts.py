@@ -1,4 +1,4 @@
-"""The node's signature under each answer."""
+"""Receipts: the node's signature under each answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from offchain.domain.types import NodeId, Wei
 
 @dataclass(frozen=True, slots=True)
 class ServedAnswer:
-    """What the model server did for one request.
+    """One whole answer of the model server.
 
     Attributes:
         result: `result_bytes` of the answer.
@@ -41,7 +41,7 @@ class ReceiptMaker:
     ) -> None:
         """
         Args:
-            keep: takes a copy of each receipt.
+            keep: gets a copy of each receipt, for the node's own file.
         """
         self._node_id = node_id
         self._signer = signer
@@ -50,21 +50,21 @@ class ReceiptMaker:
         self._now_ms = now_ms
         self._keep = keep
 
-    def make(self, answered: ServedAnswer) -> bytes:
+    def make(self, served: ServedAnswer) -> bytes:
         """Canonical JSON of the signed receipt: `{"nodeKey", "receipt", "signature"}`."""
-        ticket = answered.ticket
+        ticket = served.ticket
         receipt = ServiceReceipt(
             request_id=ticket.request_id,
             node_id=self._node_id,
             request_hash=ticket.request_hash,
-            result_hash=keccak256(answered.result),
-            poe=proof_of_execution(ticket.request_id, answered.result, self._node_id),
-            model_revision=answered.revision_hash,
-            prompt_tokens=answered.prompt_tokens,
-            completion_tokens=answered.completion_tokens,
-            started_at_ms=answered.started_at_ms,
+            result_hash=keccak256(served.result),
+            poe=proof_of_execution(ticket.request_id, served.result, self._node_id),
+            model_revision=served.revision_hash,
+            prompt_tokens=served.prompt_tokens,
+            completion_tokens=served.completion_tokens,
+            started_at_ms=served.started_at_ms,
             finished_at_ms=self._now_ms(),
-            price_wei=Wei(self._price_per_token_wei * (answered.prompt_tokens + answered.completion_tokens)),
+            price_wei=Wei(self._price_per_token_wei * (served.prompt_tokens + served.completion_tokens)),
         )
         signature = self._signer.sign_digest(keccak256(self._prefix + receipt.struct_hash()))
         data = {

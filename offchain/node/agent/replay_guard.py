@@ -1,4 +1,4 @@
-"""Which tickets were used already."""
+"""Which tickets were used already: a ticket admits one request."""
 
 import os
 import struct
@@ -7,20 +7,20 @@ from pathlib import Path
 from offchain.node.errors import ServeError
 
 MAX_LIFETIME_MS = 5 * 60_000
-
-
+"""No ticket may live longer."""
 MAX_SKEW_MS = 5_000
-"""A front's clock may be this much ahead of the node's."""
+"""A gateway's clock may be this much ahead of the node's."""
 
 
 class TicketError(ServeError):
-    """A request whose ticket does not admit it."""
+    """The request's ticket is missing, wrong or used."""
 
 
 class ReplayGuard:
     """Remembers every accepted ticket until it expires; survives SIGKILL through an append-only journal.
 
-    Two generations, each at least as long as a ticket can live, so that the memory and both files are bounded.
+    Two generations, each at least as long as a ticket can live: when the current one is old enough, the previous one is
+    dropped, so memory and both files are bounded.
     """
 
     _ENTRY = struct.Struct(">32sQ")
@@ -49,7 +49,7 @@ class ReplayGuard:
                 self._current[digest] = expires_ms
 
     def _begin(self, folder: Path) -> None:
-        """Begin a new journal; the one before it holds everything of the previous generation."""
+        """Begin a new journal, after writing the previous generation to a file of its own."""
         old = folder / "tickets.old.new"
         old.write_bytes(b"".join(self._ENTRY.pack(key, expires) for key, expires in self._previous.items()))
         old.replace(folder / "tickets.old")
@@ -58,7 +58,7 @@ class ReplayGuard:
         )
 
     def admit(self, digest: bytes, expires_ms: int, now_ms: int) -> None:
-        """Take note of a ticket.
+        """Remember a ticket as used.
 
         Raises:
             TicketError: it was used before (409), or more tickets are alive than can be remembered (429).

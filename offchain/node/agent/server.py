@@ -20,7 +20,7 @@ _SERVED_PATHS = frozenset((*COMPLETION_PATHS, EMBEDDING_PATH))
 
 
 class AgentServer:
-    """Routes requests. `handle` is the whole of it, whichever way the connection came about."""
+    """Routes requests. `handle` answers one, whether its connection was accepted or dialled."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class AgentServer:
         """
         Args:
             now_ms: Unix milliseconds.
-            about: what else /health and /ready are to say.
+            about: further fields of `/health` and `/ready`.
         """
         self._gate = gate
         self._slots = slots
@@ -130,10 +130,10 @@ class AgentServer:
         return 200 if good else 503, _JSON, orjson.dumps(self.snapshot(good=good))
 
     def offer(self, *, reachable: bool = True) -> dict[str, object]:
-        """What can be asked of this node now: that part of a heartbeat which its manifest must cover.
+        """What gateways can ask of this node now: the part of a heartbeat that the manifest must cover.
 
         Args:
-            reachable: False while whoever is told has no way to this node.
+            reachable: False while the receiver of the heartbeat has no way to this node.
         """
         models = [
             backend.model.to_json() for backend in self._proxy.backends.values() if backend.up and reachable
@@ -149,7 +149,7 @@ class AgentServer:
         }
 
     def snapshot(self, *, good: bool | None = None) -> dict[str, object]:
-        """What /health and /ready say; `good` defaults to readiness."""
+        """The body of `/health` and `/ready`; `good` defaults to readiness."""
         good = self.ready if good is None else good
         return {
             "status": "ok" if good else "unavailable",

@@ -1,4 +1,4 @@
-"""How many requests run at once, and since when the node takes no more."""
+"""How many requests run at once, and whether the node takes more."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ from types import TracebackType
 
 
 class Slots:
-    """A counter with a limit, not a queue: fronts queue, nodes refuse. One event loop only."""
+    """A counter with a limit, not a queue: gateways queue requests, nodes refuse them. Not thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -17,11 +17,11 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """Slots that a front may fill; 0 while draining."""
+        """Slots that gateways may fill; 0 while draining."""
         return 0 if self.draining else self.limit - self.used
 
     def take(self) -> "_Held | None":
-        """A slot, to be used as a context manager; None when there is none."""
+        """A slot, to be used as a context manager; None when all are taken or the node drains."""
         if self.free <= 0:
             return None
         self.used += 1
@@ -29,13 +29,13 @@ class Slots:
         return _Held(self)
 
     def give_back(self) -> None:
-        """A slot is free again; called by leaving the slot's context."""
+        """Called when a slot's context is left: the slot is free again."""
         self.used -= 1
         if self.used == 0:
             self._idle.set()
 
     async def drain(self, seconds: float) -> int:
-        """Take no more, and wait until all is answered. Returns how many requests were still running in the end."""
+        """Take no more requests, and wait at most `seconds` for running ones. Returns how many were still running then."""
         self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

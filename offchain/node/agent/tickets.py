@@ -1,4 +1,4 @@
-"""Who may use this node: only the bearer of a fresh ticket for it, signed by a listed gateway, and only once."""
+"""Tickets: a request is served only with a fresh ticket for this node and body, made by a listed gateway, and once."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def _invalid(message: str) -> TicketError:
 
 
 class TicketGate:
-    """Checks tickets. `is_gateway` says whether an address is a listed gateway signer now."""
+    """Checks tickets."""
 
     def __init__(
         self,
@@ -34,7 +34,8 @@ class TicketGate:
     ) -> None:
         """
         Args:
-            agree: of the node key; see `pair_mac`.
+            is_gateway: whether a bonded keeper lists an address as a gateway's signer now.
+            agree: ECDH of the node key, see `offchain/protocol/pair_mac.py`.
         """
         self._node_id = node_id
         self._prefix = signing_prefix(domain.separator())
@@ -44,7 +45,7 @@ class TicketGate:
         self._agreed = AgreedKeys(agree)
 
     async def check(self, request_id: str | None, ticket: str | None, body: bytes) -> "Admission":
-        """The ticket of a request, if it is good; it is not used up before `Admission.use`.
+        """Check a request's ticket. The ticket is used up only by `Admission.use`.
 
         Args:
             request_id: `X-Parallelix-Request-Id`.
@@ -73,7 +74,7 @@ class TicketGate:
         if found.expires_at_ms <= now_ms:
             raise _invalid("the ticket has expired; check both clocks and send a new one")
         if found.issued_at_ms > now_ms + MAX_SKEW_MS:
-            raise _invalid("the ticket was issued in the future; the front's or this node's clock is wrong")
+            raise _invalid("the ticket was issued in the future; the gateway's or this node's clock is wrong")
         if not 0 < found.expires_at_ms - found.issued_at_ms <= MAX_LIFETIME_MS:
             raise _invalid(f"a ticket lives at most {MAX_LIFETIME_MS // 1000} s; issue a shorter one")
         message, proof = self._prefix + found.encoded(), raw[_TIMES_BYTES:]
@@ -86,7 +87,7 @@ class TicketGate:
                 raise _invalid("the ticket's signature is malformed") from None
         if not await self._is_gateway(gateway) or (is_mac and not self._agreed.holds(message, proof)):
             raise _invalid(
-                "the ticket is not for this node, this body or this network, or its signer is no listed gateway"
+                "the ticket is not for this node, this body or this network, or no bonded keeper lists its signer as a gateway"
             )
         key = self._agreed.key(proof[:PUBLIC_KEY_BYTES]) if is_mac else None
         return Admission(found, blake2b(message, digest_size=32).digest(), self._guard, key)
@@ -102,11 +103,11 @@ class Admission:
     _key: bytes | None
 
     def use(self, now_ms: int) -> None:
-        """Use it up. Raises TicketError when it was used before."""
+        """Use the ticket up. Raises TicketError when it was used before."""
         self._guard.admit(self._digest, self.ticket.expires_at_ms, now_ms)
 
     def prove(self, body: bytes) -> str | None:
-        """`X-Parallelix-Proof` of a whole answer; None for a front that signed its ticket."""
+        """`X-Parallelix-Proof` of a whole answer; None when the gateway signed its ticket instead of making a MAC."""
         if self._key is None:
             return None
         return answer_mac(self._key, self.ticket.request_id, body).hex()

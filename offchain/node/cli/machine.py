@@ -33,7 +33,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.command()
 @json_option
 def probe(*, as_json: bool) -> None:
-    """What this machine has (nvidia-smi, rocm-smi, CPU), and its tier with the reason."""
+    """Show this machine's accelerators, CPU and memory, and the tier it can claim, with the reason."""
     from offchain.node.machine.hardware import detect
 
     found = detect()
@@ -53,7 +53,7 @@ def probe(*, as_json: bool) -> None:
 @init_options
 @json_option
 def init(*, as_json: bool, **given: Any) -> None:
-    """Write settings and a node key for this machine; keeps what is there already."""
+    """Write settings and a node key for this machine. Files that exist are kept."""
     made = _initialise(given)
     if as_json:
         click.echo(
@@ -79,7 +79,7 @@ def _initialise(given: dict[str, Any]) -> Any:
         folder=given["folder"],
         rpc_url=given["rpc_url"],
         deployment=given["deployment"],
-        fronts=given["fronts"],
+        heartbeat_receivers=given["heartbeat_receivers"],
         region=given["region"],
         served_model=given["served_model"] or (given["model_path"].name if given["model_path"] else "model"),
         model_path=given["model_path"],
@@ -97,7 +97,7 @@ def _initialise(given: dict[str, Any]) -> Any:
 @config_option
 @json_option
 def models(config: Path, *, as_json: bool) -> None:
-    """The models that the settings serve, with the content hash of their weights and the manifest that follows."""
+    """Show the models that the settings serve, the content hash of their weights, and the manifest's hash."""
     from offchain.node.machine.manifest import manifest_of
 
     settings = load_settings(config)
@@ -113,14 +113,18 @@ def models(config: Path, *, as_json: bool) -> None:
 
 
 _verify_options = options(
-    click.option("--owner", help="Address that will stake: checks its balance and gas."),
-    click.option("--stake", help="PRLX to lock; by default the least."),
+    click.option("--owner", help="Address that will stake; its PRLX and ETH are checked."),
+    click.option("--stake", help="PRLX to lock, e.g. 50000; by default the minimum."),
     click.option(
-        "--benchmark", is_flag=True, help="Measure the running agent's model against the tier's floor."
+        "--benchmark", is_flag=True, help="Measure the running agent's model against the floor of its tier."
     ),
-    click.option("--uptime", default=99.0, show_default=True, help="Per cent, for the forecast."),
-    click.option("--cost-per-day", help="Of the machine, for the break-even, in any currency."),
-    click.option("--token-price", help="Of one PRLX, in the same currency."),
+    click.option(
+        "--uptime", default=99.0, show_default=True, help="Uptime to assume in the forecast, per cent."
+    ),
+    click.option(
+        "--cost-per-day", help="Cost of the machine a day, in any currency, for the break-even price."
+    ),
+    click.option("--token-price", help="Price of one PRLX, in the same currency."),
 )
 
 
@@ -129,7 +133,10 @@ _verify_options = options(
 @_verify_options
 @json_option
 def verify(config: Path, *, as_json: bool, **given: Any) -> None:
-    """Check everything before a wei is spent; forecast the reward. Exit 1 when a check fails."""
+    """Check settings, machine, chain and funds before any money is spent, and forecast the reward.
+
+    Each check says ok, warn or FAIL, the reason, and what to do. Exit status 1 when a check fails.
+    """
     document = _verify(load_settings(config), given, tell=not as_json)
     if as_json:
         click.echo(json.dumps(document))
@@ -145,15 +152,15 @@ def _verify(settings: "NodeSettings", given: dict[str, Any], *, tell: bool) -> d
     from offchain.node.machine.preflight import MachinePreflight
 
     stake = parse_prlx(given["stake"]) if given.get("stake") else None
-    checker = MachinePreflight(settings, given.get("owner"), stake)
+    preflight = MachinePreflight(settings, given.get("owner"), stake)
     found = []
-    for finding in (*checker.findings(), *(measure(settings) if given.get("benchmark") else ())):
+    for finding in (*preflight.findings(), *(measure(settings) if given.get("benchmark") else ())):
         found.append(finding)
         if tell:
             mark = click.style(_MARKS[finding.verdict], fg=_COLOURS[finding.verdict])
             remedy = f"\n{'':18}-> {finding.remedy}" if finding.remedy else ""
             click.echo(f"{mark} {finding.name:<13}{finding.reason}{remedy}")
-    expected = _forecast(settings, checker, given, stake)
+    expected = _forecast(settings, preflight, given, stake)
     if tell and expected is not None:
         _tell_forecast(expected)
     return {
@@ -164,21 +171,21 @@ def _verify(settings: "NodeSettings", given: dict[str, Any], *, tell: bool) -> d
 
 
 def _forecast(
-    settings: "NodeSettings", checker: Any, given: dict[str, Any], stake: int | None
+    settings: "NodeSettings", preflight: Any, given: dict[str, Any], stake: int | None
 ) -> "Forecast | None":
     from offchain.domain.tiers import Tier
-    from offchain.domain.types import Bps, Wei, Weight
+    from offchain.domain.types import Bps, Epoch, Wei
     from offchain.node.owner.forecast import forecast
 
-    chain = checker.chain
+    chain = preflight.chain
     if chain is None:
         return None
-    registry, distributor = chain.contract("NodeRegistryLocker"), chain.contract("RewardDistributor")
-    epoch = int(chain.call(registry.functions.currentEpoch()))
+    reads = chain.at(chain.head_block())
+    following = Epoch(reads.current_epoch() + 1)
     return forecast(
-        Wei(int(chain.call(distributor.functions.poolOf(epoch + 1)))),
-        Weight(int(chain.call(registry.functions.totalWeightAt(epoch + 1)))),
-        Wei(stake or int(chain.call(registry.functions.minStake()))),
+        reads.pool(following),
+        reads.total_weight(following),
+        Wei(stake) if stake else reads.min_stake(),
         Tier(settings.tier),
         Bps(round(given["uptime"] * 100)),
         chain.deployment.epoch_length,
@@ -214,11 +221,13 @@ def _tell_forecast(expected: "Forecast") -> None:
 
 @click.command()
 @config_option
-@click.option("--system", is_flag=True, help="For the whole machine; by default for this user's own manager.")
-@click.option("--install", "write", is_flag=True, help="Write the unit file; by default it is only printed.")
+@click.option("--system", is_flag=True, help="A unit of the whole machine; by default one of this user.")
+@click.option(
+    "--install", "write", is_flag=True, help="Write the unit file; by default the text is only printed."
+)
 @json_option
 def service(config: Path, *, system: bool, write: bool, as_json: bool) -> None:
-    """A hardened systemd unit that keeps the node running."""
+    """Print or write a hardened systemd unit that keeps the node running."""
     from offchain.node.machine.systemd import install, unit
 
     made = unit(load_settings(config), config, system=system)
@@ -239,10 +248,10 @@ def service(config: Path, *, system: bool, write: bool, as_json: bool) -> None:
 @click.option(
     "--owner-keystore",
     type=PATH,
-    help="Register from here; without it the command to run elsewhere is printed.",
+    help="The owner's encrypted key file. Without it the command to run where the key is gets printed.",
 )
-@click.option("--owner-password-file", type=PATH)
-@click.option("--stake", help="PRLX to lock; by default the least.")
+@click.option("--owner-password-file", type=PATH, help="File (0600) with the password of --owner-keystore.")
+@click.option("--stake", help="PRLX to lock, e.g. 50000; by default the minimum.")
 @yes_option
 @json_option
 def setup(
@@ -254,7 +263,7 @@ def setup(
     stake: str | None,
     **given: Any,
 ) -> None:
-    """From this machine to a registered node, step by step; run it again to go on where it stopped."""
+    """Do init, verify and register in one go, then say how to start. Run it again to go on where it stopped."""
     from offchain.node.cli.options import say
     from offchain.node.machine.manifest import manifest_of
 
@@ -265,14 +274,14 @@ def setup(
     settings = load_settings(made.config)
     tell("2  checks")
     checked = _verify(settings, {"stake": stake, "uptime": 99.0}, tell=not as_json)
-    # what does not stand on chain yet is what the next step puts there
+    # The manifest is not on chain yet: the next step puts it there.
     wrong = [
         check for check in checked["checks"] if check["verdict"] == "fail" and check["check"] != "manifest"
     ]
     if wrong:
         raise UserError(
-            f"{wrong[0]['check']}: {wrong[0]['reason']} ({wrong[0]['remedy']}); mend it and run `parallelix node setup` "
-            "again, it goes on from here"
+            f"{wrong[0]['check']}: {wrong[0]['reason']} ({wrong[0]['remedy']}); correct that and run `parallelix node setup` "
+            "again; it goes on from here"
         )
     tell("3  registration")
     manifest_hash = manifest_of(settings).hash()
@@ -309,13 +318,13 @@ def _register(
     from offchain.crypto.keys import Signer
     from offchain.domain.amounts import parse_prlx
     from offchain.domain.tiers import Tier
+    from offchain.domain.types import Wei
     from offchain.node.cli.options import open_owner
     from offchain.node.owner import stake as lifecycle
     from offchain.node.owner.node_key import node_key_hash
 
     owner = open_owner(settings, *owner_files, yes=yes)
-    registry = owner.chain.contract("NodeRegistryLocker")
-    amount = parse_prlx(stake) if stake else int(owner.chain.call(registry.functions.minStake()))
+    amount = Wei(parse_prlx(stake)) if stake else owner.now().min_stake()
     key_hash = node_key_hash(Signer.load(settings.keystore, settings.password_file))
     done = lifecycle.register(owner, key_hash, amount, Tier(settings.tier), manifest_hash, "", tell)
     return int(done.node_id)

@@ -10,7 +10,11 @@ from offchain.node.cli.update import update
 
 @click.group()
 def cli() -> None:
-    """Run a node and manage its stake."""
+    """Run a node and manage its stake.
+
+    The path of a new operator: probe, init, models, verify, register, start (or setup for all of them), then status and
+    earnings. docs/operators.md walks through it.
+    """
 
 
 for _command in (

@@ -1,9 +1,9 @@
-"""Commands of the owner: what changes stake, keys and earnings on chain."""
+"""Commands of the owner: stake, earnings, and the key that a node is bound to."""
 # A command imports what it needs, so that `parallelix node --help` does not load web3.
 # ruff: noqa: PLC0415
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,9 @@ from offchain.node.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from offchain.node.owner.wallet import Owner
+    from offchain.chain.reader import PinnedReads
+    from offchain.domain.types import NodeId
+    from offchain.node.owner.stake import Earning
 
 
 @click.command()
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
 @owner_options
 @click.option("--stake", required=True, help="PRLX to lock, e.g. 50000.")
 @click.option(
-    "--node-key-hash", help="Hash printed by `node keygen`; by default that of the settings' keystore."
+    "--node-key-hash", help="Hash that `node keygen` printed; by default that of the settings' keystore."
 )
-@click.option("--manifest-hash", help="Printed by `node models`, when the weights are on another machine.")
 @click.option(
-    "--manifest-uri", default="", help="Where the manifest can be fetched; by default the agent's public URL."
+    "--manifest-hash", help="Hash that `node models` printed, when the weights are on another machine."
 )
+@click.option("--manifest-uri", default="", help="URL of the manifest; by default /manifest at public_url.")
 @yes_option
 @json_option
 def register(
@@ -50,16 +52,20 @@ def register(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Stake by permit and publish the manifest; safe to run again, also to publish a changed manifest."""
+    """Lock the stake and register the node, then publish its manifest.
+
+    Safe to run again: what is done already is skipped, and a changed manifest is published.
+    """
     from offchain.crypto.keys import Signer
     from offchain.domain.amounts import parse_prlx
     from offchain.domain.tiers import Tier
+    from offchain.domain.types import Wei
     from offchain.node.machine.manifest import manifest_of
     from offchain.node.owner import node_key
     from offchain.node.owner import stake as lifecycle
 
     settings = load_settings(config)
-    stake_wei = parse_prlx(stake)
+    stake_wei = Wei(parse_prlx(stake))
     if node_key_hash is None:
         key_hash = node_key.node_key_hash(Signer.load(settings.keystore, settings.password_file))
     else:
@@ -91,9 +97,16 @@ def register(
 @config_option
 @owner_options
 @click.option(
-    "--epoch", "epochs", type=int, multiple=True, help="Epoch to claim; by default all that are due."
+    "--epoch",
+    "epochs",
+    type=int,
+    multiple=True,
+    help="Epoch to claim, may be given several times; by default all that can be claimed.",
 )
-@click.option("--keeper-url", help="A keeper's API; its table is checked against the chain.")
+@click.option(
+    "--keeper-url",
+    help="URL of a keeper's API, by default keeper_url; its uptime table is checked against the chain.",
+)
 @yes_option
 @json_option
 def claim(
@@ -106,18 +119,15 @@ def claim(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Claim what the node earned, with proof, to its payout address."""
+    """Claim the node's earnings; the contract checks the proof and pays to the payout address."""
     from offchain.node.owner import stake as lifecycle
-    from offchain.node.owner.keeper_client import epoch_uptimes
 
     settings = load_settings(config)
     keeper = keeper_url_of(settings, keeper_url)
     owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-    node_id = node_id_of(settings, owner.chain)
-    wanted = epochs or lifecycle.epochs_of(owner.chain, node_id)
-    found = [
-        lifecycle.earning(owner.chain, node_id, epoch, lambda e: epoch_uptimes(keeper, e)) for epoch in wanted
-    ]
+    reads = owner.now()
+    node_id = node_id_of(settings, reads)
+    found = _earnings(reads, node_id, epochs or lifecycle.earning_epochs(reads, node_id), keeper)
     done = lifecycle.claim(owner, node_id, found)
     if as_json:
         click.echo(json.dumps(done))
@@ -129,23 +139,29 @@ def claim(
 
 @click.command()
 @config_option
-@click.option("--keeper-url", help="A keeper's API; its table is checked against the chain.")
-@click.option("--epoch", "epochs", type=int, multiple=True, help="Epoch to show; by default the latest ten.")
+@click.option(
+    "--keeper-url",
+    help="URL of a keeper's API, by default keeper_url; its uptime table is checked against the chain.",
+)
+@click.option(
+    "--epoch",
+    "epochs",
+    type=int,
+    multiple=True,
+    help="Epoch to show, may be given several times; by default the latest ten.",
+)
 @json_option
 def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, as_json: bool) -> None:
-    """What the node earned per epoch, recomputed from the chain and a keeper's table."""
-    from offchain.chain.deployment import Deployment
+    """Show uptime and earnings of each epoch, computed from the chain and a keeper's uptime table."""
     from offchain.domain.amounts import prlx
+    from offchain.node.chain import open_reads
     from offchain.node.owner import stake as lifecycle
-    from offchain.node.owner.keeper_client import epoch_uptimes
-    from offchain.node.owner.wallet import Chain
 
     settings = load_settings(config)
     keeper = keeper_url_of(settings, keeper_url)
-    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
-    node_id = node_id_of(settings, chain)
-    wanted = epochs or lifecycle.epochs_of(chain, node_id)[-10:]
-    found = [lifecycle.earning(chain, node_id, epoch, lambda e: epoch_uptimes(keeper, e)) for epoch in wanted]
+    reads = open_reads(settings)
+    node_id = node_id_of(settings, reads)
+    found = _earnings(reads, node_id, epochs or lifecycle.earning_epochs(reads, node_id)[-10:], keeper)
     if as_json:
         click.echo(json.dumps({"node_id": node_id, "epochs": [earned.to_json() for earned in found]}))
         return
@@ -155,7 +171,20 @@ def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, a
         click.echo(f"epoch {earned.epoch:>6}  {earned.status:<10} {uptime:>9}  {amount}")
 
 
-def _stake_command(name: str, help_text: str, change: "Callable[[Owner, int], str]") -> click.Command:
+def _earnings(
+    reads: "PinnedReads", node_id: "NodeId", epochs: Sequence[int], keeper_url: str
+) -> "list[Earning]":
+    from offchain.domain.types import Epoch
+    from offchain.node.owner import stake as lifecycle
+    from offchain.node.owner.keeper_client import epoch_uptimes
+
+    return [
+        lifecycle.earning(reads, node_id, Epoch(epoch), lambda e: epoch_uptimes(keeper_url, e))
+        for epoch in epochs
+    ]
+
+
+def _stake_command(name: str, help_text: str) -> click.Command:
     @click.command(name, help=help_text)
     @config_option
     @owner_options
@@ -168,48 +197,36 @@ def _stake_command(name: str, help_text: str, change: "Callable[[Owner, int], st
 
         settings = load_settings(config)
         owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-        node_id = node_id_of(settings, owner.chain)
-        tx_hash = change(owner, node_id)
-        found = lifecycle.view(owner.chain, node_id)
+        node_id = node_id_of(settings, owner.now())
+        changes = {
+            "unstake": lifecycle.unstake,
+            "cancel": lifecycle.cancel_unstake,
+            "withdraw": lifecycle.withdraw,
+        }
+        tx_hash = changes[name](owner, node_id)
+        node = lifecycle.registered_node(owner.now(), node_id)
         if as_json:
-            click.echo(json.dumps({**found.to_json(), "tx_hash": tx_hash}))
+            click.echo(json.dumps({**lifecycle.node_json(node), "tx_hash": tx_hash}))
         else:
-            click.echo(f"node {node_id} is {found.state} now ({tx_hash})")
+            click.echo(f"node {node_id} is {lifecycle.state_name(node)} now ({tx_hash})")
 
     return command
 
 
-def _unstake(owner: "Owner", node_id: int) -> str:
-    from offchain.node.owner.stake import unstake as change
-
-    return change(owner, node_id)
-
-
-def _cancel(owner: "Owner", node_id: int) -> str:
-    from offchain.node.owner.stake import cancel_unstake
-
-    return cancel_unstake(owner, node_id)
-
-
-def _withdraw(owner: "Owner", node_id: int) -> str:
-    from offchain.node.owner.stake import withdraw as change
-
-    return change(owner, node_id)
-
-
-unstake = _stake_command("unstake", "Ask for the stake back; it unlocks after the cooldown.", _unstake)
-cancel = _stake_command(
-    "cancel", "Cancel an unstake request; the node earns again from the next epoch.", _cancel
+unstake = _stake_command(
+    "unstake",
+    "Ask for the stake back. The node stops earning after this epoch; the stake unlocks after the cooldown.",
 )
-withdraw = _stake_command(
-    "withdraw", "Take the stake back after the cooldown; the node is retired.", _withdraw
-)
+cancel = _stake_command("cancel", "Cancel an unstake request. The node earns again from the next epoch.")
+withdraw = _stake_command("withdraw", "Take the stake back after the cooldown. The node is retired for good.")
 
 
 @click.command("rotate-key")
 @config_option
 @owner_options
-@click.option("--new-key-hash", required=True, help="Hash that `node keygen` printed on the new machine.")
+@click.option(
+    "--new-key-hash", required=True, help="Hash that `node keygen` or `node init` printed on the new machine."
+)
 @yes_option
 @json_option
 def rotate_key(
@@ -221,20 +238,21 @@ def rotate_key(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Bind the node to another key: moves it to the machine that holds that key (start it with --standby first)."""
+    """Bind the node to another key, which moves the node to the machine that holds that key.
+
+    First run `node start --standby` there: it loads the model and serves as soon as its key is bound.
+    """
     from offchain.node.owner import node_key
     from offchain.node.owner import stake as lifecycle
 
     settings = load_settings(config)
     key_hash = node_key.parse_key_hash(new_key_hash)
     owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-    # after the rotation the settings' own key is bound to no node, and the command may be run again
-    own = settings.node_id or lifecycle.node_of_key(owner.chain, node_key.keystore_address(settings.keystore))
-    node_id = (
-        own
-        or lifecycle.node_of_key(owner.chain, "0x" + key_hash[12:].hex())
-        or node_id_of(settings, owner.chain)
-    )
+    reads = owner.now()
+    # After the rotation the settings' own key is bound to no node, and the command may be run again.
+    rotated = reads.node_of_key(node_key.address_of_key_hash(key_hash))
+    own = settings.node_id or reads.node_of_key(node_key.keystore_address(settings.keystore))
+    node_id = rotated if rotated and not own else node_id_of(settings, reads)
     tx_hash = lifecycle.rotate_key(owner, node_id, key_hash)
     if as_json:
         click.echo(

@@ -23,14 +23,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_option
-@click.option("--plain", is_flag=True, help="Log lines instead of the live view.")
-@click.option("--listen", is_flag=True, help="Serve inbound; do not dial out to the fronts.")
+@click.option("--plain", is_flag=True, help="Print log lines instead of the live view.")
+@click.option(
+    "--listen", is_flag=True, help="Wait for connections of gateways; do not connect outward to them."
+)
 @click.option(
     "--standby", is_flag=True, help="Load the model and wait until the owner binds this key to the node."
 )
 @json_option
 def start(config: Path, *, plain: bool, listen: bool, standby: bool, as_json: bool) -> None:
-    """Serve: start the model server, admit tickets, sign receipts. SIGTERM drains, SIGUSR1 starts anew (`node update`)."""
+    """Serve requests: start the model server, check tickets, sign receipts.
+
+    SIGTERM and Ctrl-C take no new request, let running ones end, then end. SIGUSR1 does the same and starts again with
+    the settings of that moment; `node update` sends it.
+    """
     import uvloop
 
     from offchain.node.agent import logs as log_lines
@@ -60,7 +66,7 @@ def start(config: Path, *, plain: bool, listen: bool, standby: bool, as_json: bo
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
     if agent.renew:
-        # a second signal must not end what has only begun
+        # A second SIGUSR1 during the restart would end the process: no handler is installed yet.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "offchain", *sys.argv[1:]])  # noqa: S606
@@ -77,10 +83,11 @@ async def _show(agent: "Agent", settings: "NodeSettings") -> None:
     """The live view, until cancelled."""
     from rich.live import Live
 
+    from offchain.domain.types import NodeId
     from offchain.node.machine.terminal_view import render
     from offchain.node.owner.earnings import NodeEarnings
 
-    ledger = NodeEarnings(settings)
+    earnings = NodeEarnings(settings)
     reading: asyncio.Task[None] | None = None
     try:
         with Live(refresh_per_second=4, transient=False) as screen:
@@ -88,8 +95,8 @@ async def _show(agent: "Agent", settings: "NodeSettings") -> None:
                 state = agent.snapshot()
                 if state is not None:
                     if reading is None:
-                        reading = asyncio.create_task(ledger.watch(int(str(state["node_id"]))))
-                    screen.update(render(state, ledger))
+                        reading = asyncio.create_task(earnings.watch(NodeId(int(str(state["node_id"])))))
+                    screen.update(render(state, earnings))
                 await asyncio.sleep(0.5)
     finally:
         if reading is not None:
@@ -97,13 +104,16 @@ async def _show(agent: "Agent", settings: "NodeSettings") -> None:
 
 
 @click.command()
-@click.option("--keystore", type=PATH, required=True, help="File to write; must not exist.")
+@click.option("--keystore", type=PATH, required=True, help="Key file to write; must not exist yet.")
 @click.option(
-    "--password-file", type=PATH, required=True, help="File with the password; made when it is missing."
+    "--password-file",
+    type=PATH,
+    required=True,
+    help="File with its password; written with a random one when it does not exist.",
 )
 @json_option
 def keygen(keystore: Path, password_file: Path, *, as_json: bool) -> None:
-    """Make an encrypted node key (0600) and print the hash that registration needs."""
+    """Make an encrypted node key (0600), and print the hash that `node register` and `rotate-key` need."""
     from offchain.crypto.keys import Signer, create_keystore
     from offchain.node.owner.node_key import node_key_hash
 
@@ -117,26 +127,26 @@ def keygen(keystore: Path, password_file: Path, *, as_json: bool) -> None:
 
 @click.command()
 @config_option
-@click.option("--plain", is_flag=True, help="Lines of text instead of a panel.")
-@click.option("--watch", is_flag=True, help="Show it again each second.")
+@click.option("--plain", is_flag=True, help="Print lines of text instead of a panel.")
+@click.option("--watch", is_flag=True, help="Keep the panel on the screen, fresh each second.")
 @json_option
 def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
-    """The node on chain and the agent on this machine."""
-    from offchain.chain.deployment import Deployment
+    """Show the node on chain and the agent on this machine."""
     from offchain.domain.amounts import prlx
+    from offchain.node.chain import open_reads
     from offchain.node.machine.status import agent_state
     from offchain.node.owner import stake
-    from offchain.node.owner.wallet import Chain
 
     settings = load_settings(config)
-    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
-    found = stake.view(chain, node_id_of(settings, chain))
+    reads = open_reads(settings)
+    node = stake.registered_node(reads, node_id_of(settings, reads))
     agent = agent_state(settings)
     if as_json:
-        click.echo(json.dumps({"node": found.to_json(), "agent": agent}))
+        click.echo(json.dumps({"node": stake.node_json(node), "agent": agent}))
         return
     if plain or agent is None:
-        click.echo(f"node {found.node_id}  {found.state}  tier {found.tier}  stake {prlx(found.stake_wei)}")
+        state = stake.state_name(node)
+        click.echo(f"node {node.node_id}  {state}  tier {node.tier}  stake {prlx(node.stake_wei)}")
         if agent is None:
             click.echo("agent  not running here (no ready file, or it does not answer)")
             return
@@ -152,26 +162,26 @@ def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
     from offchain.node.machine.terminal_view import render
     from offchain.node.owner.earnings import NodeEarnings
 
-    ledger = NodeEarnings(settings)
-    ledger.read(found.node_id)
+    earnings = NodeEarnings(settings)
+    earnings.read(node.node_id)
     if not watch:
-        Console().print(render(agent, ledger))
+        Console().print(render(agent, earnings))
         return
-    with Live(render(agent, ledger), refresh_per_second=2) as screen:
+    with Live(render(agent, earnings), refresh_per_second=2) as screen:
         while (agent := agent_state(settings)) is not None:
-            screen.update(render(agent, ledger))
+            screen.update(render(agent, earnings))
             time.sleep(1)
     raise UserError("the agent does not answer any more; see `parallelix node logs`")
 
 
 @click.command()
 @config_option
-@click.option("--engine", is_flag=True, help="The model server's lines instead of the agent's.")
-@click.option("--lines", default=50, show_default=True, help="How many of the last lines.")
-@click.option("--follow", is_flag=True, help="Go on as lines come; Ctrl-C ends it.")
+@click.option("--engine", is_flag=True, help="Lines of the model server instead of the agent's.")
+@click.option("--lines", default=50, show_default=True, help="Number of lines.")
+@click.option("--follow", is_flag=True, help="Print further lines as they come, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print each line as a JSON object.")
 def logs(config: Path, *, engine: bool, lines: int, follow: bool, as_json: bool) -> None:
-    """Last lines of the agent's log, or of the model server's."""
+    """Show the last lines of the agent's log, or of the model server's."""
     from offchain.node.agent import logs as log_lines
 
     settings = load_settings(config)

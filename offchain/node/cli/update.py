@@ -1,4 +1,4 @@
-"""`node update`: a running node takes up other settings, another model or another version, and loses no request."""
+"""`node update`: a running node changes settings, model or version without losing a request."""
 # A command imports what it needs, so that `parallelix node --help` does not load web3.
 # ruff: noqa: PLC0415
 
@@ -24,6 +24,7 @@ from offchain.node.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from offchain.domain.types import NodeId
     from offchain.node.machine.manifest import Manifest
     from offchain.node.machine.status import Running
     from offchain.node.settings import NodeSettings
@@ -33,10 +34,18 @@ _POLL_SECONDS = 0.1
 
 @click.command()
 @config_option
-@click.option("--owner-keystore", type=PATH, help="Publishes a changed manifest from here.")
-@click.option("--owner-password-file", type=PATH)
 @click.option(
-    "--wait", "wait_seconds", default=600.0, show_default=True, help="Seconds for the new one to serve."
+    "--owner-keystore",
+    type=PATH,
+    help="The owner's encrypted key file; needed when the manifest has changed.",
+)
+@click.option("--owner-password-file", type=PATH, help="File (0600) with the password of --owner-keystore.")
+@click.option(
+    "--wait",
+    "wait_seconds",
+    default=600.0,
+    show_default=True,
+    help="Seconds to wait until the agent serves again.",
 )
 @yes_option
 @json_option
@@ -49,13 +58,17 @@ def update(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Check the settings, publish a changed manifest, drain the agent and start it anew in its own place."""
+    """Bring a running agent to the settings as they are now, without losing a request.
+
+    Checks the settings, publishes the manifest if it has changed, lets running requests end, and starts the agent again
+    under the same process id.
+    """
     from offchain.node.machine.manifest import manifest_of
 
     tell = say(as_json=as_json)
     settings = load_settings(config)
     manifest = manifest_of(settings)
-    before, pid = _agent(settings)
+    previous, pid = _agent(settings)
     owner = (owner_keystore, owner_password_file) if owner_keystore and owner_password_file else None
     node_id, tx_hash = _publish(settings, config, manifest, owner, yes=yes)
     if tx_hash is not None:
@@ -63,7 +76,7 @@ def update(
     tell("draining; running answers end first")
     began = time.monotonic()
     os.kill(pid, signal.SIGUSR1)
-    url = _await_agent(settings, manifest, before, began + wait_seconds)
+    url = _await_agent(settings, manifest, previous, began + wait_seconds)
     seconds = round(time.monotonic() - began, 1)
     if as_json:
         found = {"node_id": node_id, "manifest_hash": "0x" + manifest.hash().hex(), "tx_hash": tx_hash}
@@ -81,7 +94,7 @@ def _agent(settings: "NodeSettings") -> "tuple[Running, int]":
         raise UserError("no agent runs here with these settings; start it with `parallelix node start`")
     if found.pid is None:
         raise UserError(
-            "these settings name no ready_file, so the agent's process is not known; set it and restart"
+            "the settings name no ready_file, so the agent's process id is not known; set ready_file and restart the agent"
         )
     return found, found.pid
 
@@ -93,20 +106,19 @@ def _publish(
     owner: tuple[Path, Path] | None,
     *,
     yes: bool,
-) -> tuple[int, str | None]:
+) -> "tuple[NodeId, str | None]":
     """Node id, and the hash of the transaction if one was needed. Raises UserError before anything is changed."""
-    from offchain.chain.deployment import Deployment
+    from offchain.node.chain import open_reads
     from offchain.node.owner import stake
-    from offchain.node.owner.wallet import Chain
 
-    chain = Chain.connect(settings.rpc_url, Deployment.load(settings.deployment))
-    node_id = node_id_of(settings, chain)
-    found = stake.view(chain, node_id)
-    if found.tier != settings.tier:
+    reads = open_reads(settings)
+    node_id = node_id_of(settings, reads)
+    node = stake.registered_node(reads, node_id)
+    if node.tier != settings.tier:
         raise UserError(
-            f"node {node_id} is registered in tier {found.tier}; the tier is fixed with the stake: set it back"
+            f"node {node_id} is registered in tier {node.tier}; the tier is fixed with the stake: set tier back"
         )
-    if found.capability_hash == manifest.hash():
+    if node.capability_hash == manifest.hash():
         return node_id, None
     if owner is None:
         raise UserError(
@@ -117,15 +129,15 @@ def _publish(
     return node_id, stake.publish(open_owner(settings, *owner, yes=yes), node_id, manifest.hash(), uri)
 
 
-def _await_agent(settings: "NodeSettings", manifest: "Manifest", before: "Running", deadline: float) -> str:
-    """URL of the agent that came after `before` and shows this manifest. Raises UserError when none does in time."""
+def _await_agent(settings: "NodeSettings", manifest: "Manifest", previous: "Running", deadline: float) -> str:
+    """URL of the agent that came after `previous` and shows this manifest. Raises UserError when none does in time."""
     import httpx
 
     from offchain.node.machine.status import fetch, running
 
     while time.monotonic() < deadline:
         found = running(settings)
-        if found is not None and found.since_ms > before.since_ms:
+        if found is not None and found.since_ms > previous.since_ms:
             try:
                 if fetch(settings, f"{found.url}/manifest").content == manifest.canonical():
                     return found.url

@@ -1,4 +1,4 @@
-"""The model server behind an agent, as a request sees it."""
+"""One model and its servers: a request goes to the healthy server with the fewest running requests."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from offchain.node.machine.manifest import ServedModel
 
 
 class Backend:
-    """One model and the servers behind it."""
+    """One model and the servers that serve it."""
 
     def __init__(self, model: ServedModel, engines: Sequence[Engine]) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""Runs one engine and outlives nothing: a stand-alone program of the standard library, started with `python -I`.
+"""Runs one model server and ends with it: a program of the standard library alone, started with `python -I`.
 
 ::
 
@@ -6,7 +6,7 @@
 
 The launcher ends the engine and all that came from it when the agent asks (`stop` on stdin), when the agent is gone
 (end of file on stdin: also after SIGKILL), and when the engine's first process ends. The engine in turn gets SIGKILL
-from the kernel when the launcher is gone. What the engine prints goes to a log file that is rotated by size.
+from the kernel when the launcher is gone. What the engine prints goes to a log file of bounded size (`RotatingFile`).
 
 Usage: launcher.py LOG_FILE MAX_BYTES KEEP GRACE_SECONDS COMMAND...
 Exit status: that of the command; 128 + n when signal n ended it; 127 when it could not be started.
@@ -25,36 +25,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from offchain.node.rotating_file import RotatingFile
 from offchain.runtime.child_processes import adopt_orphans, signal_when_parent_ends
 
 
 def _die_with_launcher() -> None:
     os.setpgid(0, 0)
     signal_when_parent_ends(signal.SIGKILL)
-
-
-class _Log:
-    def __init__(self, path: str, max_bytes: int, keep: int) -> None:
-        self._path, self._max_bytes, self._keep = path, max_bytes, keep
-        self._open()
-
-    def _open(self) -> None:
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._size = os.fstat(self._file).st_size
-
-    def write(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not stop the engine
-            self._size += os.write(self._file, data)
-            if self._size >= self._max_bytes:
-                self._rotate()
-
-    def _rotate(self) -> None:
-        os.close(self._file)
-        for number in range(self._keep - 1, 0, -1):
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{self._path}.{number}").replace(f"{self._path}.{number + 1}")
-        Path(self._path).replace(f"{self._path}.1")
-        self._open()
 
 
 def _kill_group(group: int, number: int) -> None:
@@ -71,7 +48,7 @@ def _children() -> list[int]:
 
 
 def _reap_all(deadline: float) -> None:
-    """Kill and collect everything that was re-parented to this process, whatever group it moved to."""
+    """Kill and collect every process that was re-parented to this one, also those that moved to another group."""
     while time.monotonic() < deadline:
         for pid in _children():
             with contextlib.suppress(ProcessLookupError):
@@ -85,9 +62,10 @@ def _reap_all(deadline: float) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run until the engine has ended and nothing of it is left."""
-    log = _Log(arguments[0], int(arguments[1]), int(arguments[2]))
-    grace_seconds = float(arguments[3])
+    """Run until the engine and every process that it started have ended."""
+    path, max_bytes, keep, grace, *command = arguments
+    log = RotatingFile(Path(path), int(max_bytes), int(keep))
+    grace_seconds = float(grace)
     adopt_orphans()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -103,14 +81,14 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, on_term)
     try:
         engine = subprocess.Popen(
-            arguments[4:],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             preexec_fn=_die_with_launcher,  # noqa: PLW1509  (one thread)
         )
     except OSError as error:
-        log.write(f"launcher: {arguments[4]} cannot be started: {error.strerror}\n".encode())
+        log.append(f"launcher: {command[0]} cannot be started: {error.strerror}\n".encode())
         return 127
     output = engine.stdout.fileno() if engine.stdout is not None else -1
     os.set_blocking(output, False)
@@ -125,7 +103,7 @@ def main(arguments: list[str]) -> int:
             source = int(key.fd)
             data = os.read(source, 65536)
             if source == output:
-                log.write(data)
+                log.append(data)
             elif source == 0:
                 agent_gone = agent_gone or not data
                 stop_asked = stop_asked or data.startswith(b"stop")
@@ -139,7 +117,7 @@ def main(arguments: list[str]) -> int:
     _kill_group(engine.pid, signal.SIGKILL)
     with contextlib.suppress(OSError):
         while rest := os.read(output, 65536):
-            log.write(rest)
+            log.append(rest)
     _reap_all(time.monotonic() + 5)
     return engine.returncode if engine.returncode >= 0 else 128 - engine.returncode
 

@@ -1,4 +1,4 @@
-"""The model server behind the agent: started and kept alive, or attached to.
+"""A model server: one that the agent starts and keeps alive, or one that somebody else runs.
 
 ::
 
@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Protocol
 
 import aiohttp
+import orjson
 import structlog
 
 from offchain.node.engines import launcher
 from offchain.runtime.child_processes import kill_session
+from offchain.runtime.redaction import endpoint_label
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +42,7 @@ _NOT_INHERITED = frozenset(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"))
 
 
 class EngineState(Enum):
-    """What an engine can do now."""
+    """State of a model server."""
 
     STARTING = "starting"
     UP = "up"
@@ -60,11 +62,11 @@ class Engine(Protocol):
     version: str | None
 
     async def run(self) -> None:
-        """Keep `state` true until cancelled; on the way out leave nothing running that this object started."""
+        """Keep `state` up to date until cancelled; then end everything that this object started."""
 
 
-def _nobody(_engine: Engine) -> None:
-    """Nobody wants to know of a change yet."""
+def _ignore(_engine: Engine) -> None:
+    """Default of `on_change`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class EngineSpec:
         arguments: everything after the model folder except host, port and served name.
         environment: set over the agent's own environment.
         start_seconds: how long loading may take.
-        stop_seconds: how long it may take to end after SIGTERM.
+        stop_seconds: how long the server may take to end after SIGTERM.
     """
 
     name: str
@@ -93,7 +95,7 @@ class EngineSpec:
 def vllm_arguments(
     backend: str, max_model_len: int, kv_cache_bytes: int, extra: Sequence[str]
 ) -> tuple[str, ...]:
-    """Flags of `vllm serve` for a backend; on the CPU those that keep one process and one determinate float32."""
+    """Flags of `vllm serve` for a backend. On the CPU: one process, and float32, so that answers can be compared."""
     common = (
         "--max-model-len",
         str(max_model_len),
@@ -142,43 +144,45 @@ def vllm_environment(backend: str, cache: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on now."""
+    """A loopback TCP port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-async def _healthy(session: aiohttp.ClientSession, url: str) -> bool:
+async def _get(session: aiohttp.ClientSession, url: str, api_key: str | None = None) -> bytes | None:
+    """The body when a server answers 200, else None."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    timeout = aiohttp.ClientTimeout(total=_POLL_TIMEOUT_SECONDS)
     try:
-        async with session.get(
-            f"{url}/health", timeout=aiohttp.ClientTimeout(total=_POLL_TIMEOUT_SECONDS)
-        ) as answer:
-            return answer.status == 200
+        async with session.get(url, headers=headers, timeout=timeout) as answer:
+            return await answer.read() if answer.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError):
-        return False
+        return None
+
+
+async def _healthy(session: aiohttp.ClientSession, url: str) -> bool:
+    return await _get(session, f"{url}/health") is not None
 
 
 async def _version(session: aiohttp.ClientSession, url: str) -> str | None:
     try:
-        async with session.get(
-            f"{url}/version", timeout=aiohttp.ClientTimeout(total=_POLL_TIMEOUT_SECONDS)
-        ) as answer:
-            found = (await answer.json()).get("version") if answer.status == 200 else None
-            return str(found) if found else None
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError):
+        found = orjson.loads(await _get(session, f"{url}/version") or b"{}").get("version")
+    except (ValueError, AttributeError):
         return None
+    return str(found) if found else None
 
 
 @dataclass(slots=True)
 class SupervisedEngine:
-    """Starts a model server on a free loopback port and starts it again whenever it ends or hangs.
+    """Starts a model server on a free loopback port, and starts it again whenever the server ends or hangs.
 
-    The server runs below a launcher that ends it when this process is gone, whatever ended it.
+    The server runs below a launcher that ends the server when this process is gone, also after SIGKILL.
     """
 
     spec: EngineSpec
     session: aiohttp.ClientSession
-    on_change: Callable[[Engine], None] = _nobody
+    on_change: Callable[[Engine], None] = _ignore
     clock: Callable[[], float] = time.monotonic
     name: str = field(init=False)
     url: str = field(default="", init=False)
@@ -249,7 +253,7 @@ class SupervisedEngine:
         return process
 
     async def _watch(self, process: asyncio.subprocess.Process) -> float | None:
-        """Until the server must be started again. Returns when it came up, or None if it never did."""
+        """Returns when the server must be started again: the time at which it came up, or None if it never did."""
         up_since: float | None = None
         failed = 0
         deadline = self.clock() + self.spec.start_seconds
@@ -285,7 +289,7 @@ class SupervisedEngine:
             ended.cancel()
 
     async def _end(self, process: asyncio.subprocess.Process, task: asyncio.Task[None] | None) -> None:
-        """Leave nothing of the server behind; SIGTERM first only when this engine is being stopped for good."""
+        """End every process of the server; with SIGTERM first only when this engine is stopped for good."""
         stopping = task is not None and task.cancelling() > 0
         self._set(EngineState.STOPPED if stopping else EngineState.DOWN, self.reason)
         if process.returncode is None and process.stdin is not None:
@@ -316,13 +320,13 @@ class SupervisedEngine:
 
 @dataclass(slots=True)
 class AttachedEngine:
-    """An OpenAI-compatible server that somebody else runs."""
+    """An OpenAI-compatible server that somebody else runs, at `engine_url`."""
 
     name: str
     url: str
     api_key: str | None
     session: aiohttp.ClientSession
-    on_change: Callable[[Engine], None] = _nobody
+    on_change: Callable[[Engine], None] = _ignore
     state: EngineState = field(default=EngineState.STARTING, init=False)
     restarts: int = field(default=0, init=False)
     reason: str = field(default="not yet reached", init=False)
@@ -337,16 +341,12 @@ class AttachedEngine:
             state = EngineState.UP if healthy else EngineState.DOWN
             if state is not self.state:
                 self.state = state
-                self.reason = "" if healthy else f"{self.url} does not answer"
-                _log.info("engine", model=self.name, state=state.value, url=self.url)
+                self.reason = "" if healthy else f"{endpoint_label(self.url, 'engine_url')} does not answer"
+                _log.info(
+                    "engine", model=self.name, state=state.value, url=endpoint_label(self.url, "engine_url")
+                )
                 self.on_change(self)
             await asyncio.sleep(_POLL_UP_SECONDS if healthy else _POLL_STARTING_SECONDS * 5)
 
     async def _lists_models(self) -> bool:
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        timeout = aiohttp.ClientTimeout(total=_POLL_TIMEOUT_SECONDS)
-        try:
-            async with self.session.get(f"{self.url}/v1/models", headers=headers, timeout=timeout) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+        return await _get(self.session, f"{self.url}/v1/models", self.api_key) is not None

@@ -1,10 +1,9 @@
-"""All model servers of a node, from its settings: made, run together, ended together."""
+"""All model servers of a node, from its settings: started together, ended together."""
 
 import asyncio
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,12 +22,13 @@ from offchain.node.engines.model_server import (
 )
 from offchain.node.machine.manifest import Manifest
 from offchain.node.settings import ModelSettings, NodeSettings
+from offchain.runtime.redaction import endpoint_label
 
 _VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 
 
 class Engines:
-    """Use as an async context manager: inside, every server is kept running; leaving ends them.
+    """Use as an async context manager: inside it every server is kept running; leaving it ends them.
 
     Attributes:
         backends: by model name.
@@ -41,10 +41,12 @@ class Engines:
         session: aiohttp.ClientSession,
         on_change: Callable[[Engine], None],
     ) -> None:
-        """Raises UserError when a model names neither folder nor server, or a key file cannot be read."""
+        """Raises UserError when a model names neither folder nor server, `engine_url` is no http(s) URL, or a key file
+        cannot be read.
+        """
         self._settings = settings
         self._session = session
-        self._told = on_change
+        self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
         self.backends = {
             served.name: Backend(served, [self._make(model, index) for index in range(model.replicas)])
@@ -53,7 +55,7 @@ class Engines:
 
     @property
     def version(self) -> str | None:
-        """Version of the first server that told one."""
+        """vLLM's version, from the first server that answered with one."""
         versions = (engine.version for backend in self.backends.values() for engine in backend.engines)
         return next((version for version in versions if version), None)
 
@@ -68,10 +70,10 @@ class Engines:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._access().unlink(missing_ok=True)
+        self._settings.engine_access_file.unlink(missing_ok=True)
 
     async def wait(self) -> None:
-        """Until a supervisor fails, which is a fault of this program; raises what it raised."""
+        """Return only when a supervisor ends, which is a fault of this program; raises what the supervisor raised."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
@@ -84,8 +86,9 @@ class Engines:
 
     def _make(self, model: ModelSettings, index: int) -> Engine:
         if model.engine_url is not None:
+            endpoint_label(model.engine_url, "engine_url")  # raises when it is no URL
             return AttachedEngine(
-                model.name, model.engine_url.rstrip("/"), _read_key(model), self._session, self._told
+                model.name, model.engine_url.rstrip("/"), _read_key(model), self._session, self._on_change
             )
         if model.path is None:
             raise UserError(f"model {model.name} names neither a folder nor engine_url; set one of them")
@@ -107,19 +110,15 @@ class Engines:
             log_file=data / "logs" / f"engine{suffix}.log",
             start_seconds=settings.engine_start_seconds,
         )
-        return SupervisedEngine(spec, self._session, self._note_access if first else self._told)
+        return SupervisedEngine(spec, self._session, self._note_access if first else self._on_change)
 
     def _note_access(self, engine: Engine) -> None:
-        """Leave where the first server is and its key for this user's own tools (`node verify --benchmark`)."""
+        """Write the first server's URL and key to a file (0600), for `node verify --benchmark` of the same user."""
         if engine.state is EngineState.UP:
-            path = self._access()
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            handle = os.open(self._settings.engine_access_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w") as file:
                 json.dump({"url": engine.url, "api_key": engine.api_key}, file)
-        self._told(engine)
-
-    def _access(self) -> Path:
-        return self._settings.data_dir / "engine.json"
+        self._on_change(engine)
 
 
 def _read_key(model: ModelSettings) -> str | None:

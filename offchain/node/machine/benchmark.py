@@ -1,15 +1,14 @@
-"""The tier's floor, measured on the model server itself: what a keeper's probe will demand."""
+"""The model server measured against the floor of its tier, as a keeper's probe will measure it."""
 
 import time
 from collections.abc import Iterator
 
 import httpx
-import orjson
 
 from offchain.domain.measurement.tier_floors import FLOORS
 from offchain.domain.tiers import Tier
-from offchain.node.machine.findings import CheckVerdict, MachineFinding
-from offchain.node.machine.status import agent_state
+from offchain.node.machine.findings import MachineFinding, failed, http_fault, passed, warned
+from offchain.node.machine.status import agent_state, engine_access
 from offchain.node.settings import NodeSettings
 
 _TOKENS = 32
@@ -18,25 +17,19 @@ _TIMEOUT_SECONDS = 120.0
 
 
 def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
-    """Time to the first token and tokens per second, best of three, against the floor of the declared tier."""
+    """Time to first token and tokens per second, the best of three runs, against the floor of the declared tier."""
     url, key = _server(settings)
     if url is None:
-        yield MachineFinding(
-            "benchmark",
-            CheckVerdict.WARN,
-            "no model server runs here yet",
-            "start the node, then verify again",
-        )
+        yield warned("benchmark", "no model server runs here yet", "start the node, then verify again")
         return
     best_first, best_rate = float("inf"), 0.0
     for _ in range(_ROUNDS):
         try:
             first_ms, rate = _once(url, key, settings.served_model)
         except (httpx.HTTPError, ValueError) as error:
-            yield MachineFinding(
+            yield failed(
                 "benchmark",
-                CheckVerdict.FAIL,
-                f"the model server failed: {error}",
+                f"the model server failed: {http_fault(error)}",
                 "see `parallelix node logs --engine`",
             )
             return
@@ -47,27 +40,21 @@ def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
         f"{best_rate:.0f} tokens/s (floor {floor.tokens_per_second})"
     )
     if best_first > floor.first_token_ms or best_rate < floor.tokens_per_second:
-        yield MachineFinding(
-            "benchmark", CheckVerdict.FAIL, text, "declare a lower tier, or serve a smaller model"
-        )
+        yield failed("benchmark", text, "declare a lower tier, or serve a smaller model")
     else:
-        yield MachineFinding("benchmark", CheckVerdict.OK, text)
+        yield passed("benchmark", text)
 
 
 def _server(settings: NodeSettings) -> tuple[str | None, str | None]:
     if settings.engine_url is not None:
         key_file = settings.engine_api_key_file
         return settings.engine_url.rstrip("/"), key_file.read_text().strip() if key_file else None
-    state = agent_state(settings)
-    access = settings.data_dir / "engine.json"
-    if state is None or not access.exists():
-        return None, None
-    found = orjson.loads(access.read_bytes())
-    return str(found["url"]), str(found["api_key"])
+    access = engine_access(settings)
+    return (None, None) if access is None or agent_state(settings) is None else access
 
 
 def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
-    """(ms to the first token, tokens per second after it)."""
+    """One run: (milliseconds to the first token, tokens per second after it)."""
     body = {
         "model": model,
         "prompt": "The",

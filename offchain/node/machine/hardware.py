@@ -1,4 +1,4 @@
-"""What this machine has: every accelerator, memory, cores, and the tier that follows."""
+"""What this machine has (accelerators, memory, cores), and the tier that it can claim."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from offchain.domain.tiers import Tier
@@ -59,19 +59,7 @@ class Hardware:
 
     def to_json(self) -> dict[str, object]:
         """For `--json`; sizes in bytes."""
-        return {
-            "accelerators": [
-                {"vendor": a.vendor, "name": a.name, "memory_bytes": a.memory_bytes, "driver": a.driver}
-                for a in self.accelerators
-            ],
-            "cpu": self.cpu,
-            "cores": self.cores,
-            "memory_bytes": self.memory_bytes,
-            "free_bytes": self.free_bytes,
-            "tier": int(self.tier),
-            "backend": self.backend,
-            "why": self.why,
-        }
+        return {**asdict(self), "tier": int(self.tier)}
 
 
 def run_command(words: Sequence[str]) -> str | None:
@@ -89,12 +77,12 @@ def detect(run: Run = run_command, proc: Path = Path("/proc")) -> Hardware:
     """Look at the machine: nvidia-smi, rocm-smi, then /proc."""
     accelerators = (*_nvidia(run), *_amd(run))
     memory, free = _memory(proc)
-    tier, backend, why = judge(accelerators)
+    tier, backend, why = tier_for(accelerators)
     return Hardware(accelerators, _cpu(proc), os.cpu_count() or 1, memory, free, tier, backend, why)
 
 
-def judge(accelerators: Sequence[Accelerator]) -> tuple[Tier, str, str]:
-    """Tier, backend and the reason, from the strongest vendor's cards; a node serves one kind."""
+def tier_for(accelerators: Sequence[Accelerator]) -> tuple[Tier, str, str]:
+    """Tier, backend and the reason. A node serves with the cards of one vendor: the one with the strongest card."""
     usable = [card for card in accelerators if card.memory_bytes >= _LEAST_BYTES]
     if not usable:
         small = f"; {accelerators[0].name} has too little memory to serve" if accelerators else ""
@@ -125,9 +113,9 @@ def _nvidia(run: Run) -> list[Accelerator]:
     )
     found = []
     for line in (text or "").splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 3 and parts[1].isdigit():
-            found.append(Accelerator("nvidia", parts[0], int(parts[1]) * _MIB, parts[2]))
+        match [part.strip() for part in line.split(",")]:
+            case [name, mebibytes, driver] if mebibytes.isdigit():
+                found.append(Accelerator("nvidia", name, int(mebibytes) * _MIB, driver))
     return found
 
 

@@ -1,4 +1,4 @@
-"""`node init`: a settings file and a node key for this machine, never over what is there."""
+"""`node init`: a settings file and a node key for this machine. Files that exist are kept."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from offchain.runtime.files import write_atomically
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the operator says; everything else follows from the machine.
+    """What the operator asks for; the other settings follow from the machine.
 
     Attributes:
         model_path: folder of the weights, or None with `engine_url`.
@@ -23,7 +23,7 @@ class Wanted:
     folder: Path
     rpc_url: str
     deployment: Path
-    fronts: tuple[str, ...]
+    heartbeat_receivers: tuple[str, ...]
     region: str
     served_model: str
     model_path: Path | None
@@ -31,7 +31,7 @@ class Wanted:
     model_revision: str | None
     vllm_command: tuple[str, ...]
     listen: str | None = None
-    """`HOST:PORT` to serve inbound at; None dials out, for which nothing has to be opened."""
+    """`HOST:PORT` to serve inbound at. None: the agent dials out, and no port has to be opened."""
     public_url: str | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -40,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What `init` left behind."""
+    """What `init` made or found. `created` is False when the settings file was there already."""
 
     config: Path
     keystore: Path
@@ -50,7 +50,7 @@ class Made:
 
 
 def initialise(wanted: Wanted, machine: Hardware) -> Made:
-    """Write `node.toml`, `node.key.json` and its password into a folder (0700). Safe to run again: keeps what is there.
+    """Write `node.toml`, `node.key.json` and its password into a folder (0700). Safe to run again: files that exist are kept.
 
     Raises:
         UserError: no model is named, or the folder cannot be written.
@@ -77,7 +77,7 @@ def initialise(wanted: Wanted, machine: Hardware) -> Made:
             "keystore": str(keystore),
             "password_file": str(password),
             **_listening(wanted),
-            "fronts": list(wanted.fronts),
+            "heartbeat_receivers": list(wanted.heartbeat_receivers),
             "region": wanted.region,
             "tier": int(machine.tier),
             "slots": 4 if machine.backend == "cpu" else 32 * max(1, len(machine.accelerators)),
@@ -100,7 +100,7 @@ def initialise(wanted: Wanted, machine: Hardware) -> Made:
 
 
 def _listening(wanted: Wanted) -> dict[str, object]:
-    """How requests come: down connections that the agent opens, or to an address of this machine."""
+    """The settings that decide how requests come: down connections that the agent opens, or to a port of this machine."""
     if wanted.listen is None:
         return {"dial_out": True, "host": "127.0.0.1", "port": 0}
     host, _, port = wanted.listen.rpartition(":")

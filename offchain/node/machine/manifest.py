@@ -1,4 +1,4 @@
-"""The capability manifest: what a node says it can do, as canonical JSON whose hash stands on chain."""
+"""The capability manifest: what a node declares that it can do, as canonical JSON whose hash is on chain."""
 
 import hashlib
 import json
@@ -23,9 +23,9 @@ class ServedModel:
     """One model of a node.
 
     Attributes:
-        name: what requesters ask for.
-        revision: text that names the exact weights; `sha256:` and the hash of their index when computed here.
-        context_length: tokens of prompt and answer together.
+        name: the model name that requesters send.
+        revision: text that names the exact weights, such as `sha256:9f86...`, see `model_revision`.
+        context_length: most tokens of prompt and answer together.
     """
 
     name: str
@@ -38,13 +38,13 @@ class ServedModel:
         return keccak256(self.revision.encode())
 
     def to_json(self) -> dict[str, object]:
-        """As it stands in manifests and heartbeats."""
+        """The model as it appears in manifests and heartbeats."""
         return {"name": self.name, "revision": self.revision, "context_length": self.context_length}
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a node declares; no key and no address in it, so it outlives a move to another machine."""
+    """What a node declares. It holds no key and no address, so it stays valid when the node moves to another machine."""
 
     models: tuple[ServedModel, ...]
     tier: Tier
@@ -77,14 +77,14 @@ class Manifest:
 
 
 def model_revision(folder: Path, cache: Path | None = None) -> str:
-    """`sha256:` and the hash of the index of everything that decides what a model answers.
+    """`sha256:` and the hash of the index of all files that decide what a model answers.
 
     The index is the canonical JSON `{file name: sha256 of its content}` of weights, configuration and tokenizer, so two
     folders have the same revision exactly when they hold the same model.
 
     Args:
         folder: the model's folder.
-        cache: JSON file that keeps hashes by path, size and time of change; hashing tens of gigabytes takes a minute.
+        cache: JSON file of hashes by path, size and time of change; hashing tens of gigabytes takes a minute.
 
     Raises:
         UserError: no such folder, or no model in it.
@@ -125,7 +125,7 @@ def _sha256(path: Path) -> str:
 
 
 def served_models(settings: NodeSettings) -> tuple[ServedModel, ...]:
-    """What the settings say is served. Hashes the weights unless their hash is cached. Raises UserError."""
+    """The models in the settings. Hashes weights whose hash is not cached yet. Raises UserError."""
     found = []
     for model in settings.all_models():
         revision = model.revision

@@ -1,16 +1,15 @@
-"""Is the node what its manifest says? Settings, chain, agent and model server are held against each other."""
+"""Whether a node is what its manifest says: settings, chain, agent and model server are compared."""
 
-import json
 from collections.abc import Iterator
 
 import httpx
 
+from offchain.chain.reader import NodeView
 from offchain.domain.tiers import Tier
 from offchain.errors import UserError
-from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, passed
+from offchain.node.machine.findings import MachineFinding, failed, http_fault, passed, warned
 from offchain.node.machine.manifest import Manifest, manifest_of
-from offchain.node.machine.status import agent_state, fetch
-from offchain.node.owner.stake import RegisteredNode
+from offchain.node.machine.status import agent_state, engine_access, fetch
 from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions
 
@@ -18,8 +17,8 @@ _TIMEOUT_SECONDS = 5.0
 _PUBLISH = "run `parallelix node update`, or `parallelix node register` again where the owner's key is"
 
 
-def check_manifest(settings: NodeSettings, node: RegisteredNode) -> Iterator[MachineFinding]:
-    """Of a registered node: what it declares, what it offers and what its first model server has loaded."""
+def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[MachineFinding]:
+    """Compare what a registered node declares with what it offers and with what its first model server has loaded."""
     try:
         manifest = manifest_of(settings)
     except UserError as error:
@@ -41,7 +40,9 @@ def check_manifest(settings: NodeSettings, node: RegisteredNode) -> Iterator[Mac
     try:
         shown = fetch(settings, f"{state['url']}/manifest").content
     except (httpx.HTTPError, OSError) as error:
-        yield failed("manifest", f"the agent does not show it: {error}", "see `parallelix node logs`")
+        yield failed(
+            "manifest", f"the agent does not show it: {http_fault(error)}", "see `parallelix node logs`"
+        )
         return
     wrong = contradictions(shown, node.capability_hash, Tier(node.tier), state["offer"])
     if wrong:
@@ -54,21 +55,18 @@ def check_manifest(settings: NodeSettings, node: RegisteredNode) -> Iterator[Mac
 
 
 def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[MachineFinding]:
-    """The first model server's own list of models."""
-    access, declared = settings.data_dir / "engine.json", manifest.models[0]
-    if not access.exists():
+    """Compare the manifest with the first model server's own list of models."""
+    access, declared = engine_access(settings), manifest.models[0]
+    if access is None:
         return
+    url, key = access
     try:
-        found = json.loads(access.read_text())
-        headers = {"Authorization": f"Bearer {found['api_key']}"}
-        answer = httpx.get(f"{found['url']}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
         served = {str(model["id"]): model.get("max_model_len") for model in answer.json()["data"]}
-    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError) as error:
-        yield MachineFinding(
-            "served model",
-            CheckVerdict.WARN,
-            f"the model server does not list its models ({type(error).__name__})",
-            "",
+    except (ValueError, KeyError, TypeError, httpx.HTTPError) as error:
+        yield warned(
+            "served model", f"the model server does not list its models ({type(error).__name__})", ""
         )
         return
     if declared.name not in served:

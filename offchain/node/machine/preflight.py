@@ -1,4 +1,4 @@
-"""`node verify`: everything that can be known before a wei is spent, each with a verdict, a reason and a remedy."""
+"""`node verify`: all that can be checked before money is spent, each check with a verdict, a reason and a remedy."""
 
 import email.utils
 import ipaddress
@@ -7,27 +7,35 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
 
-from offchain.chain.deployment import Deployment
+from offchain.chain.reader import ChainReader, NodeView, PinnedReads
+from offchain.chain.rpc import endpoint_urls
+from offchain.crypto.addresses import checksum
 from offchain.crypto.keys import Signer
 from offchain.domain.amounts import ETHER, prlx
 from offchain.domain.tiers import Tier
+from offchain.domain.types import Address
 from offchain.errors import ParallelixError, UserError
+from offchain.node.chain import open_chain
 from offchain.node.machine import hardware
-from offchain.node.machine.findings import CheckVerdict, MachineFinding, failed, passed
+from offchain.node.machine.findings import MachineFinding, failed, http_fault, passed, warned
 from offchain.node.machine.manifest import model_revision
 from offchain.node.machine.manifest_check import check_manifest
 from offchain.node.machine.status import agent_state
 from offchain.node.owner import node_key
-from offchain.node.owner import stake as lifecycle
-from offchain.node.owner.wallet import Chain
+from offchain.node.owner.stake import state_name
+from offchain.node.owner.wallet import max_fees
 from offchain.node.settings import NodeSettings
+from offchain.outbox.wire import Wire
+from offchain.runtime.redaction import endpoint_label
 
 _TIMEOUT_SECONDS = 5.0
 _MAX_SKEW_SECONDS = 5.0
+_MAX_BLOCK_AGE_SECONDS = 600
 _ENGINE_OVERHEAD_BYTES = 1_500_000_000
 _REGISTER_GAS = 600_000
 _LEAST_DISK_BYTES = 2_000_000_000
@@ -35,12 +43,14 @@ _LEAST_DISK_BYTES = 2_000_000_000
 
 @dataclass(slots=True)
 class MachinePreflight:
-    """Runs the checks one after another; later ones are skipped when what they need has failed.
+    """Runs the checks one after another. A check is skipped when one that it builds on has failed.
 
     Attributes:
         owner: address that will stake, or None to leave its balance out.
-        stake_wei: what it wants to lock, or None for the least.
+        stake_wei: what the owner wants to lock, or None for the minimum.
         run: runs a program, see `hardware.Run`.
+        wall: Unix seconds of this machine.
+        chain: set by `findings` once the chain could be read.
     """
 
     settings: NodeSettings
@@ -48,10 +58,10 @@ class MachinePreflight:
     stake_wei: int | None = None
     run: hardware.Run = hardware.run_command
     wall: Callable[[], float] = time.time
-    chain: Chain | None = None
+    chain: ChainReader | None = None
 
     def findings(self) -> Iterator[MachineFinding]:
-        """All findings, as they come."""
+        """All findings, each as soon as its check has ended."""
         yield self._key()
         yield from self._chain()
         yield from self._clock()
@@ -60,7 +70,7 @@ class MachinePreflight:
         yield from self._machine()
         yield from self._model()
         yield self._engine()
-        yield from self._fronts()
+        yield from self._receivers()
         yield from self._stake()
 
     def _key(self) -> MachineFinding:
@@ -72,49 +82,43 @@ class MachinePreflight:
 
     def _chain(self) -> Iterator[MachineFinding]:
         try:
-            deployment = Deployment.load(self.settings.deployment)
-            self.chain = Chain.connect(self.settings.rpc_url, deployment)
+            self.chain = open_chain(self.settings)
+            block = self.chain.head_block()
         except ParallelixError as error:
-            yield failed("chain", str(error), "check rpc_url and deployment in the settings")
+            reason, _, _ = str(error).partition("; ")
+            yield failed("chain", reason, "check rpc_url and deployment in the settings")
             return
-        block = self.chain.web3.eth.get_block("latest")
-        age = self.wall() - block["timestamp"]
-        if age > 600:
-            yield MachineFinding(
-                "chain",
-                CheckVerdict.WARN,
-                f"the newest block is {age:.0f} s old",
-                "the RPC endpoint may lag; use another",
+        age = self.wall() - block.timestamp
+        if age > _MAX_BLOCK_AGE_SECONDS:
+            yield warned(
+                "chain", f"the newest block is {age:.0f} s old", "the RPC endpoint may lag; use another"
             )
             return
-        yield passed(
-            "chain", f"chain {deployment.chain_id}, block {block.get('number')}, contracts as deployed"
-        )
+        chain_id = self.chain.deployment.chain_id
+        yield passed("chain", f"chain {chain_id}, block {block.number}, contracts as deployed")
 
     def _clock(self) -> Iterator[MachineFinding]:
-        """Against the Date of whoever answers over HTTP: the fronts, then the RPC endpoint."""
-        for url in (*self.settings.fronts, self.settings.rpc_url):
+        """Against the Date header of the first server that answers: a heartbeat receiver, else an RPC endpoint."""
+        for url in (*self.settings.heartbeat_receivers, *endpoint_urls(self.settings.rpc_url)):
             try:
                 began = self.wall()
                 answer = httpx.get(url, timeout=_TIMEOUT_SECONDS)
                 date = email.utils.parsedate_to_datetime(answer.headers["date"]).timestamp()
-            except (httpx.HTTPError, KeyError, ValueError, TypeError):
+            except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError, TypeError):
                 continue
-            # a Date header has whole seconds, rounded down
+            # A Date header has whole seconds, rounded down (RFC 9110, 6.6.1).
             skew = (began + self.wall()) / 2 - (date + 0.5)
+            host = httpx.URL(url).host
             if abs(skew) > _MAX_SKEW_SECONDS:
-                yield MachineFinding(
+                yield failed(
                     "clock",
-                    CheckVerdict.FAIL,
-                    f"this machine's clock is {skew:+.0f} s from {httpx.URL(url).host}'s",
-                    "switch time synchronisation on (`timedatectl set-ntp true`): tickets would be refused",
+                    f"this machine's clock is {skew:+.0f} s from {host}'s",
+                    "switch time synchronisation on (`timedatectl set-ntp true`): gateways' tickets would be refused",
                 )
             else:
-                yield passed("clock", f"within {max(1.0, abs(skew)):.0f} s of {httpx.URL(url).host}")
+                yield passed("clock", f"within {max(1.0, abs(skew)):.0f} s of {host}")
             return
-        yield MachineFinding(
-            "clock", CheckVerdict.WARN, "nobody could be asked for the time", "make sure that NTP runs"
-        )
+        yield warned("clock", "no server could be asked for the time", "make sure that NTP runs")
 
     def _port(self) -> MachineFinding:
         settings = self.settings
@@ -125,9 +129,8 @@ class MachinePreflight:
             try:
                 probe.bind((settings.host, settings.port))
             except OSError as error:
-                return MachineFinding(
+                return failed(
                     "port",
-                    CheckVerdict.FAIL,
                     f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
                     "choose another port in the settings, or 0 for a free one",
                 )
@@ -136,13 +139,12 @@ class MachinePreflight:
     def _way(self) -> MachineFinding:
         settings = self.settings
         if settings.dial_out:
-            return passed("way", "dials out to the fronts; nothing has to be opened")
+            return passed("way", "dials out to the gateways; no port has to be opened")
         private = settings.host == "localhost" or _is_private(settings.host)
         secure = settings.tls_certificate is not None or (settings.public_url or "").startswith("https://")
         if not secure and not private:
-            return MachineFinding(
+            return warned(
                 "way",
-                CheckVerdict.WARN,
                 f"serves inbound at {settings.public_url or settings.host} without TLS: prompts travel in the clear",
                 "set tls_certificate and tls_key (self-signed will do), or dial_out = true",
             )
@@ -152,16 +154,14 @@ class MachinePreflight:
         found = hardware.detect(self.run)
         declared = Tier(self.settings.tier)
         if declared > found.tier and declared is not Tier.SPECIALISED:
-            yield MachineFinding(
+            yield failed(
                 "tier",
-                CheckVerdict.FAIL,
                 f"tier {int(declared)} is declared, but {found.why}",
                 f"declare tier {int(found.tier)}: probes demand a tier's floor, and a mismatch earns nothing",
             )
         elif declared < found.tier:
-            yield MachineFinding(
+            yield warned(
                 "tier",
-                CheckVerdict.WARN,
                 f"tier {int(declared)} is declared, but {found.why}",
                 f"tier {int(found.tier)} would have more weight",
             )
@@ -170,9 +170,8 @@ class MachinePreflight:
         if self.settings.backend != "cpu" and self.settings.backend not in {
             a.vendor for a in found.accelerators
         }:
-            yield MachineFinding(
+            yield failed(
                 "backend",
-                CheckVerdict.FAIL,
                 f"backend {self.settings.backend} is set, but no such accelerator was found",
                 f'set backend = "{found.backend}", or install the driver',
             )
@@ -180,9 +179,7 @@ class MachinePreflight:
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(self.settings.data_dir).free
         if disk < _LEAST_DISK_BYTES:
-            yield MachineFinding(
-                "disk", CheckVerdict.WARN, f"{disk / 1e9:.1f} GB are free", "make room for logs and caches"
-            )
+            yield warned("disk", f"{disk / 1e9:.1f} GB are free", "make room for logs and caches")
         else:
             yield passed("disk", f"{disk / 1e9:.0f} GB are free in {self.settings.data_dir}")
 
@@ -206,9 +203,7 @@ class MachinePreflight:
         running = agent_state(self.settings) is not None
         text = f"{have / 1e9:.1f} GB of {what}; the model needs about {need / 1e9:.1f} GB"
         if have < need and not running:
-            return MachineFinding(
-                "memory", CheckVerdict.FAIL, text, "choose a smaller model, or a machine with more memory"
-            )
+            return failed("memory", text, "choose a smaller model, or a machine with more memory")
         return passed("memory", text)
 
     def _model(self) -> Iterator[MachineFinding]:
@@ -223,7 +218,7 @@ class MachinePreflight:
                     "model", "model_revision is not set", "set it: the manifest must name the exact weights"
                 )
             else:
-                yield passed("model", f"{settings.served_model} behind {settings.engine_url}")
+                yield passed("model", f"{settings.served_model}, on the server at engine_url")
             return
         try:
             revision = settings.model_revision or model_revision(
@@ -236,15 +231,16 @@ class MachinePreflight:
 
     def _engine(self) -> MachineFinding:
         if self.settings.model_path is None:
-            url = f"{(self.settings.engine_url or '').rstrip('/')}/health"
             try:
-                good = httpx.get(url, timeout=_TIMEOUT_SECONDS).status_code == 200
-            except httpx.HTTPError:
-                good = False
-            if good:
-                return passed("model server", f"{self.settings.engine_url} is healthy")
+                server, status = _health(self.settings.engine_url or "", "engine_url")
+            except UserError as error:
+                return failed("model server", str(error))
+            if status == HTTPStatus.OK:
+                return passed("model server", f"{server} is healthy")
             return failed(
-                "model server", f"{url} does not answer", "start the model server, or correct engine_url"
+                "model server",
+                f"{server} does not answer on /health ({status})",
+                "start the model server, or correct engine_url",
             )
         program = self.settings.vllm_command[0]
         path = shutil.which(program) or (program if Path(program).exists() else None)
@@ -255,95 +251,111 @@ class MachinePreflight:
         version = engine_version(Path(path))
         return passed("model server", f"vLLM {version} at {path}" if version else f"{path}")
 
-    def _fronts(self) -> Iterator[MachineFinding]:
-        if not self.settings.fronts:
-            yield MachineFinding(
-                "fronts", CheckVerdict.FAIL, "no fronts are set", "name the gateways of your region in fronts"
+    def _receivers(self) -> Iterator[MachineFinding]:
+        if not self.settings.heartbeat_receivers:
+            yield failed(
+                "receivers",
+                "heartbeat_receivers is empty",
+                "name the gateways of your region in the settings",
             )
-        for front in self.settings.fronts:
+        for url in self.settings.heartbeat_receivers:
             try:
-                status = httpx.get(f"{front.rstrip('/')}/health", timeout=_TIMEOUT_SECONDS).status_code
-            except httpx.HTTPError as error:
-                yield MachineFinding(
-                    "front",
-                    CheckVerdict.WARN,
-                    f"{front} does not answer ({type(error).__name__})",
-                    "check its address",
-                )
+                label, status = _health(url, "heartbeat_receivers")
+            except UserError as error:
+                yield failed("receiver", str(error))
                 continue
-            verdict = CheckVerdict.OK if status == 200 else CheckVerdict.WARN
-            yield MachineFinding("front", verdict, f"{front} answers {status}")
+            if isinstance(status, int):
+                finding = passed if status == HTTPStatus.OK else warned
+                yield finding("receiver", f"{label} answers {status}")
+            else:
+                yield warned("receiver", f"{label} does not answer ({status})", "check its address")
 
     def _stake(self) -> Iterator[MachineFinding]:
         if self.chain is None:
             return
         try:
-            key = node_key.keystore_address(self.settings.keystore)
-            node_id = lifecycle.node_of_key(self.chain, key)
-        except ParallelixError as error:
-            yield failed("registration", str(error))
-            return
-        if node_id:
-            found = lifecycle.view(self.chain, node_id)
-            if self.settings.node_id and self.settings.node_id != node_id:
+            reads = self.chain.at(self.chain.head_block())
+            node_id = reads.node_of_key(node_key.keystore_address(self.settings.keystore))
+            if node_id is not None:
+                yield from self._registered(reads.node(node_id))
+                return
+            least = reads.min_stake()
+            stake = self.stake_wei or least
+            if stake < least:
                 yield failed(
-                    "registration",
-                    f"the key is bound to node {node_id}, the settings say {self.settings.node_id}",
-                    "correct node_id or keystore",
+                    "stake", f"{prlx(stake)} is below the minimum of {prlx(least)}", "stake at least that"
                 )
-            elif found.tier != self.settings.tier:
-                yield failed(
-                    "registration",
-                    f"node {node_id} is registered in tier {found.tier}, the settings say {self.settings.tier}",
-                    "correct tier: it is fixed with the stake",
+            elif self.owner is None:
+                yield warned(
+                    "stake",
+                    f"not registered yet; needs {prlx(stake)}",
+                    "add --owner ADDRESS to check its balance",
                 )
             else:
-                yield passed("registration", f"node {node_id}, {found.state}, stake {prlx(found.stake_wei)}")
-                yield from check_manifest(self.settings, found)
-            return
-        registry = self.chain.contract("NodeRegistryLocker")
-        floor = int(self.chain.call(registry.functions.minStake()))
-        stake = self.stake_wei or floor
-        if stake < floor:
-            yield failed("stake", f"{prlx(stake)} is below the floor of {prlx(floor)}", "stake at least that")
-            return
-        if self.owner is None:
-            yield MachineFinding(
-                "stake",
-                CheckVerdict.WARN,
-                f"not registered yet; needs {prlx(stake)}",
-                "add --owner ADDRESS to check its balance",
-            )
-            return
-        yield from self._owner_funds(self.owner, stake)
+                yield from _owner_funds(self.chain, reads, _address(self.owner), stake)
+        except ParallelixError as error:
+            yield failed("registration", str(error))
 
-    def _owner_funds(self, owner: str, stake: int) -> Iterator[MachineFinding]:
-        chain = self.chain
-        if chain is None:
-            return
-        token = chain.contract("ParallelixToken")
-        address = chain.web3.to_checksum_address(owner)
-        balance = int(chain.call(token.functions.balanceOf(address)))
-        if balance < stake:
+    def _registered(self, node: NodeView) -> Iterator[MachineFinding]:
+        """Whether the settings fit the node that the key is bound to."""
+        settings = self.settings
+        if settings.node_id and settings.node_id != node.node_id:
             yield failed(
-                "stake",
-                f"{owner} holds {prlx(balance)} of the {prlx(stake)} needed",
-                "send it the difference",
+                "registration",
+                f"the key is bound to node {node.node_id}, the settings say {settings.node_id}",
+                "correct node_id or keystore",
             )
-        else:
-            yield passed("stake", f"{owner} holds {prlx(balance)}; {prlx(stake)} will be locked")
-        gas = _REGISTER_GAS * chain.web3.eth.gas_price
-        ether = chain.web3.eth.get_balance(address)
-        if ether < gas:
+        elif node.tier != settings.tier:
             yield failed(
-                "gas",
-                f"{owner} has {ether / ETHER:.6f} ETH, registering costs about {gas / ETHER:.6f}",
-                "send it some ETH",
+                "registration",
+                f"node {node.node_id} is registered in tier {node.tier}, the settings say {settings.tier}",
+                "correct tier: it is fixed with the stake",
             )
         else:
             yield passed(
-                "gas", f"registering costs about {gas / ETHER:.6f} ETH; {ether / ETHER:.4f} are there"
+                "registration", f"node {node.node_id}, {state_name(node)}, stake {prlx(node.stake_wei)}"
             )
+            yield from check_manifest(settings, node)
+
+
+def _health(url: str, setting: str) -> tuple[str, int | str]:
+    """Host and port of a server, and the status of its `/health` or why there is none. Raises UserError."""
+    label = endpoint_label(url, setting)
+    try:
+        return label, httpx.get(f"{url.rstrip('/')}/health", timeout=_TIMEOUT_SECONDS).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return label, http_fault(error)
+
+
+def _owner_funds(
+    chain: ChainReader, reads: PinnedReads, owner: Address, stake: int
+) -> Iterator[MachineFinding]:
+    """Whether the owner holds the stake, and ETH for the gas of registering."""
+    balance = reads.token_balance(owner)
+    if balance < stake:
+        yield failed(
+            "stake", f"{owner} holds {prlx(balance)} of the {prlx(stake)} needed", "send it the difference"
+        )
+    else:
+        yield passed("stake", f"{owner} holds {prlx(balance)}; {prlx(stake)} will be locked")
+    wire = Wire(chain)
+    ether, _ = wire.funds(owner)
+    gas = _REGISTER_GAS * max_fees(wire).max_fee_wei
+    if ether < gas:
+        yield failed(
+            "gas",
+            f"{owner} has {ether / ETHER:.6f} ETH, registering costs at most {gas / ETHER:.6f}",
+            "send it some ETH",
+        )
+    else:
+        yield passed("gas", f"registering costs at most {gas / ETHER:.6f} ETH; {ether / ETHER:.4f} are there")
+
+
+def _address(text: str) -> Address:
+    try:
+        return checksum(text)
+    except ValueError:
+        raise UserError(f"--owner {text} is no address; write 0x and 40 hex digits") from None
 
 
 def _is_private(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The running agent as this machine sees it."""
+"""What commands on the agent's own machine can find out about the running agent."""
 
 import json
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Running:
     """What the agent's ready file says.
 
     Attributes:
-        url: where this machine reaches the agent.
-        pid: its process id; None when it is known by its fixed port alone.
-        since_ms: Unix milliseconds at which it began to take traffic.
+        url: at which this machine reaches the agent.
+        pid: the agent's process id; None when the settings name no ready_file.
+        since_ms: Unix milliseconds at which the agent began to take traffic.
     """
 
     url: str
@@ -28,7 +28,7 @@ class Running:
 
 
 def agent_state(settings: NodeSettings) -> dict[str, Any] | None:
-    """What the agent's /ready says, with its `url`; None when no agent answers."""
+    """The body of the agent's `/ready`, with its `url`; None when no agent answers."""
     found = running(settings)
     if found is None:
         return None
@@ -40,14 +40,14 @@ def agent_state(settings: NodeSettings) -> dict[str, Any] | None:
 
 
 def fetch(settings: NodeSettings, url: str) -> httpx.Response:
-    """GET from the agent on this machine, whose certificate is known. Raises httpx.HTTPError, OSError."""
+    """GET from the agent on this machine; only the certificate in the settings is trusted. Raises httpx.HTTPError, OSError."""
     certificate = settings.tls_certificate
     verify = local_context(certificate) if certificate is not None and url.startswith("https:") else True
     return httpx.get(url, timeout=_TIMEOUT_SECONDS, verify=verify)
 
 
 def running(settings: NodeSettings) -> Running | None:
-    """Where the agent listens, from its ready file or a fixed port; None when neither says."""
+    """Where the agent listens, from its ready file or a fixed port; None when neither is there."""
     if settings.ready_file is not None and settings.ready_file.exists():
         try:
             data = json.loads(settings.ready_file.read_text())
@@ -56,3 +56,12 @@ def running(settings: NodeSettings) -> Running | None:
             return None
     scheme = "http" if settings.tls_certificate is None else "https"
     return Running(f"{scheme}://{settings.host}:{settings.port}") if settings.port else None
+
+
+def engine_access(settings: NodeSettings) -> tuple[str, str] | None:
+    """URL and API key of the first model server that the agent started; None when there is none."""
+    try:
+        found = json.loads(settings.engine_access_file.read_text())
+        return str(found["url"]), str(found["api_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,4 +1,4 @@
-"""The node as a systemd service that may do little besides its work."""
+"""The node as a hardened systemd service: it may do little besides its work."""
 
 import getpass
 import os
@@ -68,7 +68,7 @@ WantedBy={target}
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit file and where it belongs."""
+    """A unit file. `enable` is the command that enables and starts the unit."""
 
     path: Path
     text: str
@@ -106,7 +106,7 @@ def unit(settings: NodeSettings, config: Path, *, system: bool) -> Unit:
 
 
 def _owner(config: Path) -> str:
-    """Whose the settings are: under `sudo` that is still the operator."""
+    """The owner of the settings file: under `sudo` that is still the operator."""
     try:
         return config.owner()
     except (OSError, KeyError):

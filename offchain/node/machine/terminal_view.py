@@ -1,4 +1,4 @@
-"""How a node looks in a terminal."""
+"""The panel of `node start` and `node status`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from offchain.domain.amounts import prlx
 from offchain.node.owner.earnings import NodeEarnings
+from offchain.node.owner.stake import state_name
 
 _COLOURS = {
     "up": "green",
@@ -31,11 +32,11 @@ def _coloured(word: str) -> Text:
     return Text(word, style=_COLOURS.get(word, ""))
 
 
-def render(agent: Mapping[str, Any], ledger: NodeEarnings) -> RenderableType:
-    """The agent's `/ready` document, the node on chain and its last epochs, as a panel."""
+def render(agent: Mapping[str, Any], earnings: NodeEarnings) -> RenderableType:
+    """The panel: the agent's `/ready` document, the node on chain, and its last epochs."""
     parts: list[RenderableType] = []
-    if (node := ledger.node) is not None:
-        parts.append(Text(f"stake  {prlx(node.stake_wei)}   {node.state} on chain   tier {node.tier}"))
+    if (node := earnings.node) is not None:
+        parts.append(Text(f"stake  {prlx(node.stake_wei)}   {state_name(node)} on chain   tier {node.tier}"))
     used = agent["slots"] - agent["free_slots"]
     full = -(-used * _BAR // agent["slots"])
     bar = "█" * full + "░" * (_BAR - full)
@@ -66,32 +67,34 @@ def render(agent: Mapping[str, Any], ledger: NodeEarnings) -> RenderableType:
             engine["reason"],
         )
     parts.append(engines)
-    for front in agent.get("fronts", ()):
+    for receiver in agent.get("fronts", ()):
         when = (
-            "never heard" if front["accepted_s_ago"] is None else f"heard {front['accepted_s_ago']:.0f} s ago"
+            "never heard"
+            if receiver["accepted_s_ago"] is None
+            else f"heard {receiver['accepted_s_ago']:.0f} s ago"
         )
-        parts.append(Text(f"front {front['url']}  {front['way']}, {when}", style="dim"))
-    parts.append(_epochs(ledger))
+        parts.append(Text(f"receiver {receiver['url']}  {receiver['way']}, {when}", style="dim"))
+    parts.append(_epochs(earnings))
     title = f"ParalleliX node {agent.get('node_id', '')}".strip()
     return Panel(Group(*parts), title=title, title_align="left")
 
 
-def _epochs(ledger: NodeEarnings) -> RenderableType:
+def _epochs(earnings: NodeEarnings) -> RenderableType:
     """Uptime and earnings an epoch, newest first, and what can be claimed now."""
-    if not ledger.earnings:
-        return Text(f"\nuptime and earnings: {ledger.reason}", style="dim")
+    if not earnings.earnings:
+        return Text(f"\nuptime and earnings: {earnings.reason}", style="dim")
     table = Table(box=None, padding=(0, 2))
     table.add_column("epoch", justify="right")
     table.add_column("status")
     table.add_column("uptime", justify="right")
     table.add_column("earned", justify="right")
-    for earned in ledger.earnings:
+    for earned in earnings.earnings:
         table.add_row(
             str(earned.epoch),
             _coloured(earned.status),
             "" if earned.uptime_bps is None else f"{earned.uptime_bps / 100:.2f} %",
             "" if earned.amount_wei is None else prlx(earned.amount_wei),
         )
-    due = sum(earned.amount_wei or 0 for earned in ledger.earnings if earned.status == "claimable")
-    last = [Text(f"not read again: {ledger.reason}", style="yellow")] if ledger.reason else []
+    due = sum(earned.amount_wei or 0 for earned in earnings.earnings if earned.status == "claimable")
+    last = [Text(f"not read again: {earnings.reason}", style="yellow")] if earnings.reason else []
     return Group(Text(), table, Text(f"claimable {prlx(due)}", style="bold"), *last)

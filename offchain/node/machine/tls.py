@@ -1,4 +1,4 @@
-"""The certificate of a node that is reached inbound, replaced while it serves.
+"""The certificate of a node that gateways connect to, replaced while the node serves.
 
 ::
 
@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 1.0
 _ANNOUNCE_SECONDS = 3.0
-"""More than a heartbeat's interval: every front has heard of the new certificate before it is shown."""
+"""More than a heartbeat's interval: each receiver has heard of the new certificate before a connection shows it."""
 _END = "-----END CERTIFICATE-----"
 
 
@@ -28,8 +28,8 @@ class Certificate:
     """Certificate and key of the agent.
 
     Attributes:
-        context: shows the current certificate to whoever connects.
-        announced: fingerprints that fronts are told, newest last.
+        context: for the server; shows the current certificate to each client.
+        announced: fingerprints that heartbeats name, newest last.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -49,14 +49,14 @@ class Certificate:
             ) from None
 
     def pinned(self, url: str) -> str:
-        """An address with the certificate's fingerprint, as fronts are told it."""
+        """An address with the certificate's fingerprint, as heartbeats name it."""
         return pinned(url, *self.announced)
 
     async def watch(self, changed: Callable[[], None], look_seconds: float = _LOOK_SECONDS) -> None:
-        """Take up changed files until cancelled; a pair that does not fit is logged once and left.
+        """Take up changed files until cancelled. A certificate and a key that do not fit are logged once and not used.
 
         Args:
-            changed: told whenever `announced` has changed.
+            changed: called whenever `announced` has changed.
         """
         while True:
             await asyncio.sleep(look_seconds)
@@ -81,11 +81,11 @@ class Certificate:
                 _log.warning("the certificate stays", reason=_reason(error))
 
     def _read(self) -> bytes:
-        """Certificate chain, then key, of one moment: what is announced is what is shown. Raises OSError."""
+        """Certificate chain, then key, both read once: the announced certificate is the one shown. Raises OSError."""
         return b"\n".join(file.read_bytes() for file in self._files)
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
-        """Raises OSError."""
+        """Time of change and size of both files. Raises OSError."""
         return tuple((status.st_mtime_ns, status.st_size) for status in (file.stat() for file in self._files))
 
 
@@ -98,13 +98,13 @@ def _load(context: ssl.SSLContext, pair: bytes) -> None:
 
 
 def _fingerprint(pair: bytes) -> str:
-    """Of the first certificate. Raises ValueError."""
+    """SHA-256 of the first certificate, in hex. Raises ValueError."""
     text = pair.decode()
     return fingerprint(ssl.PEM_cert_to_DER_cert(text[: text.index(_END) + len(_END)].lstrip()))
 
 
 def local_context(certificate: Path) -> ssl.SSLContext:
-    """For this machine's own tools: trusts that certificate and no other. Raises OSError."""
+    """For commands on the agent's own machine: trusts that certificate and no other. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,6 +1,6 @@
-"""What a node may expect to earn, with the assumptions spelled out. Pure."""
+"""What a node may expect to earn, with its assumptions in words. Pure arithmetic."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 
 from offchain.domain.payout import reward
@@ -16,10 +16,10 @@ class Forecast:
 
     Attributes:
         per_epoch_wei: reward of one epoch at the assumed uptime.
-        share_bps: the node's share of all weight, once it has joined, in basis points.
-        per_percent_wei: what one per cent of uptime is worth in an epoch.
-        break_even_price: price of one PRLX from which on the reward pays for the machine; None without a cost.
-        covers_cost: whether the assumed price is at least that; None without a price.
+        share_bps: the node's share of all weight after it has joined, in basis points.
+        per_percent_wei: reward of one per cent of uptime in an epoch.
+        break_even_price: price of one PRLX at which the reward pays for the machine; None without a cost.
+        covers_cost: whether the assumed price is at least `break_even_price`; None without a price.
     """
 
     per_epoch_wei: Wei
@@ -32,16 +32,13 @@ class Forecast:
 
     def to_json(self) -> dict[str, object]:
         """For `--json`; amounts as decimal text."""
+        price = self.break_even_price
         return {
-            "per_epoch_wei": str(self.per_epoch_wei),
-            "per_day_wei": str(self.per_day_wei),
-            "share_bps": self.share_bps,
-            "per_percent_wei": str(self.per_percent_wei),
-            "covers_cost": self.covers_cost,
-            "break_even_price": None
-            if self.break_even_price is None
-            else f"{float(self.break_even_price):.6g}",
-            "assumptions": list(self.assumptions),
+            **asdict(self),
+            **{
+                name: str(getattr(self, name)) for name in ("per_epoch_wei", "per_day_wei", "per_percent_wei")
+            },
+            "break_even_price": None if price is None else f"{float(price):.6g}",
         }
 
 

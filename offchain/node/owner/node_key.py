@@ -1,4 +1,4 @@
-"""The node key: made once, encrypted, and known on chain by the hash of its public key."""
+"""The node key. The chain knows it by the Keccak-256 of its 64-byte public key, the node key hash."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,11 @@ def node_key_hash(signer: Signer) -> bytes:
     return keccak256(signer.public_key)
 
 
+def address_of_key_hash(key_hash: bytes) -> Address:
+    """The address of the node key that a 32-byte hash names."""
+    return checksum("0x" + key_hash[12:].hex())
+
+
 def parse_key_hash(text: str) -> bytes:
     """32 bytes of 0x-hex. Raises UserError."""
     try:
@@ -29,7 +34,7 @@ def parse_key_hash(text: str) -> bytes:
 
 
 def keystore_address(keystore: Path) -> Address:
-    """The address that a keystore names, without its password. Raises UserError."""
+    """The address of a keystore, which can be read without the password. Raises UserError."""
     try:
         return checksum(str(json.loads(keystore.read_text())["address"]))
     except FileNotFoundError:

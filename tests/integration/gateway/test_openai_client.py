@@ -66,7 +66,7 @@ def client(network: LocalNetwork, tmp_path_factory: pytest.TempPathFactory) -> I
     ]
     with (
         running_gateway(network, tmp_path_factory.mktemp("gateway"), [node]) as (url, key),
-        vllm_agent(network, node, folder, fronts=[url], **common),
+        vllm_agent(network, node, folder, heartbeat_receivers=[url], **common),
         openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60) as made,
     ):
         until(lambda: len(made.models.list().data) == 2, 60, "both models are served")

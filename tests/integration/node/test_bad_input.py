@@ -77,7 +77,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "other node id": (lambda folder, network: {"node_id": 77}, "not to node 77; correct node_id or keystore"),
     "other chain": (_other_chain, "serves chain 31337"),
     "no deployment": (lambda folder, network: {"deployment": folder / "none.json"}, "deployment file"),
-    "rpc down": (lambda folder, network: {"rpc_url": f"http://127.0.0.1:{free_port()}"}, "does not answer"),
+    "rpc down": (lambda folder, network: {"rpc_url": f"http://127.0.0.1:{free_port()}"}, "cannot be reached"),
     "no model folder": (
         lambda folder, network: {"model_path": folder / "none"},
         "does not exist; set model_path",
@@ -161,7 +161,7 @@ def test_stake_commands__in_the_wrong_state__one_line(
 def test_verify__clock_a_minute_off__fails_with_remedy(
     network: LocalNetwork, node: DemoNode, tmp_path: Path
 ) -> None:
-    settings = NodeSettings.load(settings_of(network, node, tmp_path, fronts=[network.rpc_url]))
+    settings = NodeSettings.load(settings_of(network, node, tmp_path, heartbeat_receivers=[network.rpc_url]))
     good = [finding for finding in MachinePreflight(settings).findings() if finding.name == "clock"]
     late = [
         finding
@@ -182,7 +182,7 @@ def test_verify__something_fails__exit_1_and_a_verdict_for_each(
     assert done.returncode == 1
     assert not found["ok"]
     failed = {check["check"]: check for check in found["checks"] if check["verdict"] == "fail"}
-    assert set(failed) == {"tier", "fronts", "registration"}
+    assert set(failed) == {"tier", "receivers", "registration"}
     assert all(check["remedy"] for check in failed.values())
     assert int(found["forecast"]["per_day_wei"]) > 0
 

@@ -66,7 +66,12 @@ def test_dialled_nodes__serve_through_the_gateway__and_one_dies_unnoticed(
                 folder.mkdir()
                 # an address at which nothing answers: whoever connects to it instead of the dialled connection fails
                 config = settings_of(
-                    network, node, folder, fronts=[url], dial_out=True, public_url="http://127.0.0.1:9"
+                    network,
+                    node,
+                    folder,
+                    heartbeat_receivers=[url],
+                    dial_out=True,
+                    public_url="http://127.0.0.1:9",
                 )
                 agents.append(Agent(network, config, folder))
             for agent, node in zip(agents, network.nodes, strict=True):

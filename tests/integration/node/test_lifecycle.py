@@ -91,7 +91,7 @@ def test_register__stake_below_floor_or_missing__one_line(network: LocalNetwork,
     node = network.nodes[1]
     config = settings_of(network, node, folder)
     for stake, says in (
-        ("49999.5", "below the floor of 50,000 PRLX"),
+        ("49999.5", "below the minimum of 50,000 PRLX"),
         ("60000", "holds 50,000 PRLX"),
         ("x", "not an amount"),
     ):
@@ -222,12 +222,12 @@ def test_start__sigterm__finishes_the_running_request_and_leaves_nothing(
     assert not agent.ready_file.exists()
 
 
-def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
+def test_heartbeats__reach_every_receiver_signed_even_when_one_is_dead(
     network: LocalNetwork, registered: DemoNode, folder: Path, agents: list[Agent]
 ) -> None:
     beats: list[tuple[float, bytes, str]] = []
 
-    async def front() -> None:
+    async def receive() -> None:
         async def take(request: web.Request) -> web.Response:
             beats.append((time.monotonic(), await request.read(), request.headers["X-Parallelix-Heartbeat"]))
             return web.Response(status=204)
@@ -240,7 +240,9 @@ def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
         live = f"http://127.0.0.1:{runner.addresses[0][1]}"
         agent = Agent(
             network,
-            settings_of(network, registered, folder, fronts=["http://127.0.0.1:9", live], dial_out=False),
+            settings_of(
+                network, registered, folder, heartbeat_receivers=["http://127.0.0.1:9", live], dial_out=False
+            ),
             folder,
         )
         agents.append(agent)
@@ -250,7 +252,7 @@ def test_heartbeats__reach_every_front_signed_even_when_one_is_dead(
             await asyncio.sleep(0.05)
         await runner.cleanup()
 
-    asyncio.run(front())
+    asyncio.run(receive())
     domain = network.deployment.signing_domain("NodeRegistryLocker")
     for _, body, header in beats:
         raw = bytes.fromhex(header[2:])

@@ -1,4 +1,4 @@
-"""Upgrades and moves with real processes under load: other settings, another machine, a front that dies."""
+"""Upgrades and moves with real processes under load: other settings, another machine, a gateway that dies."""
 
 import json
 import signal
@@ -75,11 +75,13 @@ def test_update__other_settings_under_load__manifest_is_published_and_no_request
         registered(network, node, settings_of(network, node, folder))
     with running_gateway(network, tmp_path / "gateway", network.nodes) as (url, key):
         for node, folder in zip(network.nodes, folders, strict=True):
-            agents.append(Agent(network, settings_of(network, node, folder, fronts=[url]), folder))
+            agents.append(
+                Agent(network, settings_of(network, node, folder, heartbeat_receivers=[url]), folder)
+            )
         for node in network.nodes:
             until(lambda node=node: serves(url, key, node), 60, "the node through the gateway")
         node, folder = network.nodes[0], folders[0]
-        config = settings_of(network, node, folder, fronts=[url], slots=3, max_model_len=256)
+        config = settings_of(network, node, folder, heartbeat_receivers=[url], slots=3, max_model_len=256)
         refused = command(network, "update", "--config", str(config))
         assert refused.returncode == 2
         assert "the manifest on chain is another" in refused.stderr
@@ -157,10 +159,12 @@ def test_move__second_machine_under_the_same_node_and_load__no_request_is_lost(
     old, new = folder_in(tmp_path, "old"), folder_in(tmp_path, "new")
     registered(network, node, settings_of(network, node, old))
     with running_gateway(network, tmp_path / "gateway", [node]) as (url, key):
-        config = settings_of(network, node, old, fronts=[url])
+        config = settings_of(network, node, old, heartbeat_receivers=[url])
         agents.append(Agent(network, config, old))
         until(lambda: serves(url, key, node), 60, "the node through the gateway")
-        agents.append(Agent(network, settings_of(network, spare, new, fronts=[url]), new, "--standby"))
+        agents.append(
+            Agent(network, settings_of(network, spare, new, heartbeat_receivers=[url]), new, "--standby")
+        )
         until(lambda: "standing by" in agents[1].log.read_text(), 60, "standby")
         until(lambda: "engine up" in agents[1].log.read_text(), 60, "its model")
         key_hash = "0x" + node_key_hash(spare.key.signer).hex()
@@ -186,7 +190,11 @@ def test_dialled__to_two_gateways_and_one_dies__the_other_serves_on(
     with running_gateway(network, tmp_path / "first", [node]) as first:
         with running_gateway(network, tmp_path / "second", [node]) as second:
             agents.append(
-                Agent(network, settings_of(network, node, folder, fronts=[first[0], second[0]]), folder)
+                Agent(
+                    network,
+                    settings_of(network, node, folder, heartbeat_receivers=[first[0], second[0]]),
+                    folder,
+                )
             )
             for url, key in (first, second):
                 until(lambda url=url, key=key: serves(url, key, node), 60, url)
@@ -214,7 +222,9 @@ def test_dialled__to_one_of_two_gateways_on_one_redis__the_other_reaches_the_nod
             running_gateway(network, tmp_path / "first", [node], **shared) as (named, first_key),
             running_gateway(network, tmp_path / "second", [node], **shared) as (other, second_key),
         ):
-            agents.append(Agent(network, settings_of(network, node, folder, fronts=[named]), folder))
+            agents.append(
+                Agent(network, settings_of(network, node, folder, heartbeat_receivers=[named]), folder)
+            )
             until(lambda: serves(named, first_key, node), 60, "the gateway that was dialled")
             until(lambda: serves(other, second_key, node), 60, "the other gateway")
             with Load(other, second_key, workers=2) as load:
@@ -225,14 +235,14 @@ def test_dialled__to_one_of_two_gateways_on_one_redis__the_other_reaches_the_nod
         server.stop()
 
 
-def test_dialling__front_that_takes_no_connections__is_told_of_no_model(
+def test_dialling__receiver_that_takes_no_connections__is_told_of_no_model(
     network: LocalNetwork, tmp_path: Path, agents: list[Agent]
 ) -> None:
     """Nobody is sent to the loopback address of a machine behind a router."""
     node, folder = network.nodes[0], folder_in(tmp_path, "agent")
     registered(network, node, settings_of(network, node, folder))
     with recording_front() as (url, beats):
-        agents.append(Agent(network, settings_of(network, node, folder, fronts=[url]), folder))
+        agents.append(Agent(network, settings_of(network, node, folder, heartbeat_receivers=[url]), folder))
         agents[0].wait_ready()
         seen = len(beats)
         until(lambda: len(beats) > seen + 1, 60, "heartbeats")

@@ -112,7 +112,7 @@ def served(request: pytest.FixtureRequest, network: LocalNetwork, tmp_path: Path
                 )  # fmt: skip
                 engines.append(StubProcess(spec, folder))
                 config = settings_of(
-                    network, node, folder, fronts=[url], engine_url=engines[-1].url, model_path=None,
+                    network, node, folder, heartbeat_receivers=[url], engine_url=engines[-1].url, model_path=None,
                     model_revision="r1", max_model_len=4096, **_way(request.param, folder),
                 )  # fmt: skip
                 agents.append(Agent(network, config, folder))

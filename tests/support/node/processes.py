@@ -40,7 +40,7 @@ def settings_of(network: LocalNetwork, node: DemoNode, folder: Path, **changes: 
         "deployment": network.places.run / "deployment.json",
         "keystore": node.key.keystore,
         "password_file": node.key.password_file,
-        "fronts": [],
+        "heartbeat_receivers": [],
         "region": "eu",
         "served_model": "m",
         "model_path": network.places.root / ".models/tiny-llama",

@@ -1,14 +1,15 @@
 """Tickets remembered, gateways looked up: clocks and chain are injected."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from offchain.domain.types import Address
-from offchain.errors import TransientError
+from offchain.errors import FatalError, TransientError
 from offchain.node.agent.gateway_list import GatewayList
-from offchain.node.agent.receipt_log import ReceiptLog
+from offchain.node.agent.registry import RegistryReader
 from offchain.node.agent.replay_guard import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
 from offchain.node.agent.slots import Slots
 
@@ -76,6 +77,36 @@ async def test_gateways__flood_of_strangers__rpc_is_asked_at_a_bounded_rate_and_
     assert len(known._known) == 8
 
 
+async def test_registry__endpoint_hangs__questions_are_bounded_and_fail_at_once_beyond_that() -> None:
+    answer = threading.Event()
+
+    class Hanging:
+        def newest(self) -> "Hanging":
+            return self
+
+        def is_gateway(self, signer: Address) -> bool:
+            assert answer.wait(30)
+            return True
+
+    registry = RegistryReader(Hanging())  # type: ignore[arg-type]
+    waiting = [asyncio.create_task(registry.is_gateway(SIGNER)) for _ in range(32)]
+    await asyncio.sleep(0)
+    with pytest.raises(TransientError, match="too many"):
+        await registry.is_gateway(SIGNER)
+    answer.set()
+    assert all(await asyncio.gather(*waiting))
+    assert await registry.is_gateway(SIGNER)
+
+
+async def test_registry__endpoint_answers_nonsense__is_transient() -> None:
+    class Wrong:
+        def newest(self) -> "Wrong":
+            raise FatalError("the RPC endpoint does not offer a method that is needed")
+
+    with pytest.raises(TransientError, match="does not offer"):
+        await RegistryReader(Wrong()).node_of_key(SIGNER)  # type: ignore[arg-type]
+
+
 def test_replay__journal__survives_a_crash_and_expired_tickets_are_forgotten(tmp_path: Path) -> None:
     first = ReplayGuard(tmp_path, 1_000)
     first.admit(b"a" * 32, 5_000, 1_000)
@@ -109,18 +140,6 @@ def test_replay__full__429() -> None:
     with pytest.raises(TicketError) as refused:
         guard.admit(b"b" * 32, 10, 0)
     assert refused.value.status == 429
-
-
-def test_receipt_log__turned_by_size__bounded_and_whole_lines(tmp_path: Path) -> None:
-    log = ReceiptLog(tmp_path, max_bytes=100, keep=3)
-    for number in range(40):
-        log.append(b'{"n":%03d}' % number)
-    log.close()
-    files = sorted(tmp_path.iterdir())
-    assert [path.name for path in files] == ["receipts.jsonl", *(f"receipts.jsonl.{n}" for n in (1, 2, 3))]
-    lines = [line for path in reversed(files) for line in path.read_text().splitlines()]
-    assert lines[-1] == '{"n":039}'
-    assert lines == [f'{{"n":{number:03d}}}' for number in range(40 - len(lines), 40)]
 
 
 async def test_slots__drain__waits_for_the_last_and_gives_up_in_time() -> None:

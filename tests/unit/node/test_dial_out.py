@@ -88,8 +88,8 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def dialing(agent: RunningAgent, *fronts: str, signer: Signer = NODE_KEY) -> AsyncIterator[DialOut]:
-    dial = DialOut(NODE, signer, LOCKER, fronts, agent.http, agent.slots.limit, clock_ms)
+async def dialing(agent: RunningAgent, *receivers: str, signer: Signer = NODE_KEY) -> AsyncIterator[DialOut]:
+    dial = DialOut(NODE, signer, LOCKER, receivers, agent.http, agent.slots.limit, clock_ms)
     task = asyncio.create_task(dial.run())
     try:
         yield dial
@@ -236,7 +236,9 @@ async def test_dial__no_connection__unreachable_within_the_wait(gateway: Gateway
     assert 0.8 < time.monotonic() - began < 5
 
 
-async def test_dial__front_that_takes_none__inbound_or_relayed(gateway: Gateway, agent: RunningAgent) -> None:
+async def test_dial__receiver_that_takes_none__inbound_or_relayed(
+    gateway: Gateway, agent: RunningAgent
+) -> None:
     plain = HttpServer(_not_found, HttpLimits(), lambda error: None)
     keeper = f"http://127.0.0.1:{await plain.start('127.0.0.1', 0)}"
     async with dialing(agent, keeper, gateway.urls[0]) as dial:
@@ -295,3 +297,46 @@ async def test_hello__of_another_key_front_node_or_challenge__refused(gateway: G
     async with aiohttp.ClientSession() as client, client.post(f"{url}/internal/dial", data=b"[]") as answer:
         assert answer.status == 401
     gateway.upstream.close()
+
+
+@contextlib.asynccontextmanager
+async def raw_gateway(behind_the_101: bytes) -> AsyncIterator[tuple[str, list[asyncio.StreamReader]]]:
+    """URL of a gateway that speaks the exchange byte by byte, and its side of each connection that it switched."""
+    switched: list[asyncio.StreamReader] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 18\r\n\r\n{"challenge":"0x"}')
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next(line for line in head.decode().lower().splitlines() if line.startswith("content-length:"))
+        await reader.readexactly(int(size.split()[1]))
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\n" + behind_the_101)
+        switched.append(reader)
+        if not behind_the_101:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", switched
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def test_dial__request_right_behind_the_101__is_answered(agent: RunningAgent) -> None:
+    """A gateway with a waiting request sends it in the same packet."""
+    async with raw_gateway(b"GET /manifest HTTP/1.1\r\nhost: x\r\n\r\n") as (url, switched):
+        async with dialing(agent, url), asyncio.timeout(30):
+            await eventually(lambda: switched)
+            assert (await switched[0].readuntil(MANIFEST.canonical())).startswith(b"HTTP/1.1 200 ")
+        await agent.http.stop(0.1)
+
+
+async def test_dial__gateway_breaks_off_after_the_101__is_dialled_again(agent: RunningAgent) -> None:
+    async with raw_gateway(b"") as (url, switched), dialing(agent, url):
+        await eventually(lambda: len(switched) >= 3)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import rfc8785
+from pydantic import ValidationError
 from rich.console import Console
 
 from offchain.chain.deployment import Deployment
+from offchain.chain.reader import NodeState, NodeView
 from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Address, Bps, Epoch, NodeId, Wei, Weight
 from offchain.errors import UserError
-from offchain.node.agent.logs import RotatedFile
 from offchain.node.cli.main import cli
 from offchain.node.engines.model_server import vllm_arguments, vllm_environment
 from offchain.node.machine import hardware
@@ -29,7 +31,7 @@ from offchain.node.machine.terminal_view import render
 from offchain.node.owner.earnings import NodeEarnings
 from offchain.node.owner.forecast import forecast
 from offchain.node.owner.node_key import parse_key_hash
-from offchain.node.owner.stake import Earning, RegisteredNode
+from offchain.node.owner.stake import Earning
 from offchain.node.settings import NodeSettings
 from offchain.protocol.manifests import contradictions, parse_manifest, revision_hashes
 from tests.support.node.network import ROOT
@@ -136,7 +138,7 @@ def _settings(tmp_path: Path, **changes: object) -> NodeSettings:
         "deployment": tmp_path / "d.json",
         "keystore": tmp_path / "k.json",
         "password_file": tmp_path / "p",
-        "fronts": [],
+        "heartbeat_receivers": [],
         "served_model": "m",
         **changes,
     }
@@ -306,15 +308,6 @@ def test_init__listen__serves_inbound_there_and_a_bad_address_is_one_line(tmp_pa
         initialise(Wanted(tmp_path / "b", *first, listen="8443"), machine)
 
 
-def test_log__full__is_turned_and_bounded(tmp_path: Path) -> None:
-    log = RotatedFile(tmp_path / "a.log", None, max_bytes=100)
-    for _ in range(100):
-        log.write("x" * 50 + "\n")
-    log.flush()
-    log.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", *(f"a.log.{n}" for n in range(1, 6))]
-
-
 def test_deployment__missing__one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Deployment.load(tmp_path / "none.json")
@@ -335,18 +328,21 @@ def test_view__serving_node__shows_state_requests_models_uptime_and_earnings(tmp
             {"url": "http://k", "accepted_s_ago": None, "way": "relayed"},
         ],
     }
-    ledger = NodeEarnings(_settings(tmp_path))
-    ledger.earnings = (
+    earnings = NodeEarnings(_settings(tmp_path))
+    earnings.earnings = (
         Earning(Epoch(9), "claimable", Bps(9_950), 12 * 10**17),
         Earning(Epoch(8), "claimed", Bps(10_000), 10**18),
         Earning(Epoch(7), "lapsed", None, None),
     )
-    ledger.reason = ""
-    ledger.node = RegisteredNode(
-        NodeId(7), Address("0x1"), Address("0x1"), bytes(32), 50_000 * 10**18, 1, "active", 1, 0, 0, bytes(32)
-    )
+    earnings.reason = ""
+    owner = Address("0x1")
+    earnings.node = NodeView(
+        node_id=NodeId(7), owner=owner, beneficiary=owner, key_address=owner, stake_wei=Wei(50_000 * 10**18), tier=1,
+        state=NodeState.ACTIVE, active_from=1, active_until=0, unlock_at=0, capability_hash=bytes(32),
+        node_key_hash=bytes(32),
+    )  # fmt: skip
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render(agent, ledger))
+    console.print(render(agent, earnings))
     text = console.export_text()
     for part in (
         "node 7",
@@ -361,6 +357,29 @@ def test_view__serving_node__shows_state_requests_models_uptime_and_earnings(tmp
         "active",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("name", ["heartbeat_receivers", "fronts"])
+def test_settings__receivers_by_their_name_or_the_old_one__are_read_from_file_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fields = _settings(tmp_path).model_dump(
+        include={"data_dir", "rpc_url", "deployment", "keystore", "password_file"}
+    )
+    fields |= {"served_model": "m"}
+    assert NodeSettings(**fields, **{name: ["http://g"]}).heartbeat_receivers == ["http://g"]
+    monkeypatch.setenv("FRONTS", '["http://stranger"]')
+    with pytest.raises(ValidationError, match="heartbeat_receivers"):
+        NodeSettings(**fields)
+    monkeypatch.setenv(f"PARALLELIX_{name.upper()}", '["http://e"]')
+    assert NodeSettings(**fields).heartbeat_receivers == ["http://e"]
+
+
+def test_chain__is_read_and_written_without_web3_and_without_words_cut_by_hand() -> None:
+    """Reads go through `chain/reader.py`, transactions through `outbox/wire.py`."""
+    for path in (ROOT / "offchain/node").rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"(import|from) (web3|eth_abi|requests)\b|eth_call", text), path
 
 
 def test_contradictions__honest_node__none_and_each_lie_is_named() -> None:

@@ -70,6 +70,13 @@ async def test_proxy__stream_with_usage_asked__passes_the_usage_frame(agent: Run
     assert json.loads(found[2][1]) == {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
 
 
+@pytest.mark.parametrize("options", ["yes", 1, [True]])
+async def test_proxy__stream_options_of_another_type__400(agent: RunningAgent, options: object) -> None:
+    answer = await agent.post(chat("tokens=1", stream=True, stream_options=options))
+    assert answer.status == 400
+    assert "stream_options" in (await answer.json())["error"]["message"]
+
+
 async def test_proxy__frames__arrive_while_the_answer_is_still_made(agent: RunningAgent) -> None:
     body = chat("tokens=4 delay_ms=100", stream=True)
     answer = await agent.post(body)

@@ -97,7 +97,7 @@ async def test_certificate__replaced_while_serving__no_request_fails(
     watching = asyncio.create_task(certificate.watch(lambda: told.append(certificate.announced), 0.02))
     first = certificate.announced[0]
     async with listening(certificate) as url:
-        # a front hears of a change a moment after the node has decided on it
+        # a gateway hears of a change a moment after the node has decided on it
         heard = certificate.pinned(url)
         for turn in range(200):
             assert await ask(upstream, heard) == b"ok"
