@@ -324,7 +324,7 @@ def server_times(base: str, net: seeding.SeededNetwork, rounds: int = 40) -> dic
 def queries(net: seeding.SeededNetwork, rpc: str) -> dict[str, int]:
     """Database queries of each page."""
     app = seeding.app_of(net, rpc)
-    index = app.extensions["desk"].index
+    index = app.extensions["sources"].index
     counts = {}
     for name, path in paths(net, random.Random(3)).items():
         with index.counting() as seen:

@@ -89,12 +89,14 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
     limiter = Limiter(get_remote_address, app=app)
     chain = ChainSource(settings.rpc_url, deployment, settings.rpc_timeout_seconds)
     epochs = deployment.clock()
-    desk = Sources(deployment, epochs, Index(settings.database_url), chain, EpochFacts(chain, epochs), clock)
+    sources = Sources(
+        deployment, epochs, Index(settings.database_url), chain, EpochFacts(chain, epochs), clock
+    )
     store = Store(settings.data_dir, clock)
     gateway = GatewayApi(settings.gateway_url, settings.gateway_api_key_file)
-    app.extensions["desk"] = desk
+    app.extensions["sources"] = sources
     app.extensions["store"] = store
-    app.extensions["notifier"] = Notifier(desk, store, settings)
+    app.extensions["notifier"] = Notifier(sources, store, settings)
     app.extensions["settings"] = settings
     static_assets.init(app, settings.assets_dir)
     rendering.init(app, settings)
@@ -112,15 +114,15 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
     )
     app.before_request(_start_timer)
     app.after_request(_server_timing)
-    app.register_blueprint(network.blueprint(desk, gateway, store))
-    app.register_blueprint(node.blueprint(desk, gateway, store))
+    app.register_blueprint(network.blueprint(sources, gateway, store))
+    app.register_blueprint(node.blueprint(sources, gateway, store))
     for module in (operator, earnings, credit, register, tx, status):
-        app.register_blueprint(module.blueprint(desk))
-    app.register_blueprint(activity.blueprint(desk, settings))
-    app.register_blueprint(account.blueprint(desk, store, settings))
-    app.register_blueprint(playground.blueprint(desk, gateway))
-    app.register_blueprint(keys.blueprint(desk, gateway))
-    app.register_blueprint(api.blueprint(desk, settings))
+        app.register_blueprint(module.blueprint(sources))
+    app.register_blueprint(activity.blueprint(sources, settings))
+    app.register_blueprint(account.blueprint(sources, store, settings))
+    app.register_blueprint(playground.blueprint(sources, gateway))
+    app.register_blueprint(keys.blueprint(sources, gateway))
+    app.register_blueprint(api.blueprint(sources, settings))
     for endpoint, limit in LIMITS.items():
         limited: Any = limiter.limit(limit)(app.view_functions[endpoint])
         app.view_functions[endpoint] = limited

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from offchain.domain.eip712 import address_bytes, keccak256
+from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256
 from offchain.domain.evidence_entries import EvidenceError, Execution, Miss, SignedExecutionBatch
 from offchain.domain.execution_tree import ExecutionTree
 from offchain.domain.messages import EpochReport
@@ -88,6 +88,11 @@ def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> EvidenceBun
 
 def read(raw: bytes, context: EpochContext) -> EvidenceBundle:
     """Parse a bundle of the context's epoch; `judge` checks what it says. Raises EvidenceError."""
+    return parse_bundle(raw, context.epoch, context.attestation)
+
+
+def parse_bundle(raw: bytes, epoch: Epoch, attestation: SigningDomain) -> EvidenceBundle:
+    """Parse a bundle of an epoch and contract; no signature is checked here. Raises EvidenceError."""
     try:
         data: Any = parse(raw)
     except ValueError as error:
@@ -96,12 +101,12 @@ def read(raw: bytes, context: EpochContext) -> EvidenceBundle:
         raise EvidenceError("this is not a bundle")
     if data["version"] != VERSION or not isinstance(data["evidence"], list):
         raise EvidenceError(f"bundle version {data['version']!r} is unknown")
-    if data["epoch"] != context.epoch or data["chainId"] != context.attestation.chain_id:
+    if data["epoch"] != epoch or data["chainId"] != attestation.chain_id:
         raise EvidenceError("the bundle is of another epoch or chain")
-    if data["attestation"] != context.attestation.verifying_contract.lower():
+    if data["attestation"] != attestation.verifying_contract.lower():
         raise EvidenceError("the bundle is of another contract")
-    documents = tuple(Evidence.from_json(item, context.attestation) for item in data["evidence"])
-    return EvidenceBundle(raw, content_hash(raw), context.epoch, documents)
+    documents = tuple(Evidence.from_json(item, attestation) for item in data["evidence"])
+    return EvidenceBundle(raw, content_hash(raw), epoch, documents)
 
 
 def judge(context: EpochContext, bundle: EvidenceBundle) -> BundleVerdict:

@@ -9,8 +9,7 @@ from webapp.sources.latest_probes import latest
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
 from webapp.store import Store
-from webapp.views.earnings import Stage
-from webapp.views.operator import history_of
+from webapp.views.earnings import Stage, history_of
 from webapp.web import money
 
 LOW_UPTIME_BPS = 9_500
@@ -37,23 +36,23 @@ class News:
     data: dict[str, Any]
 
 
-def news_of(desk: Sources, store: Store, address: str) -> list[News]:
+def news_of(sources: Sources, store: Store, address: str) -> list[News]:
     """All news of an operator within WINDOW epochs. Raises IndexUnavailableError."""
-    with desk.open() as (snapshot, head, status):
+    with sources.open() as (snapshot, head, status):
         nodes = [node for node in snapshot.nodes_of(address) if not node.withdrawn]
         if not nodes or status.epoch is None:
             return []
         return [
-            *_online(desk, snapshot, store, status, nodes),
+            *_online(sources, snapshot, store, status, nodes),
             *_stakes(snapshot, status, nodes),
-            *_epochs(desk, snapshot, head, status, nodes),
+            *_epochs(sources, snapshot, head, status, nodes),
         ]
 
 
 def _online(
-    desk: Sources, snapshot: Snapshot, store: Store, status: Status, nodes: list[NodeRow]
+    sources: Sources, snapshot: Snapshot, store: Store, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
-    lives = latest(snapshot.probes(latest_slots(desk.clock, status.now), [node.node_id for node in nodes]))
+    lives = latest(snapshot.probes(latest_slots(sources.clock, status.now), [node.node_id for node in nodes]))
     for node_id, live in lives.items():
         turned = store.turned(node_id, live.online)
         if turned is not None:
@@ -90,7 +89,7 @@ def _stakes(snapshot: Snapshot, status: Status, nodes: list[NodeRow]) -> Iterato
 
 
 def _epochs(
-    desk: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
+    sources: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
     current = status.epoch.number if status.epoch else 0
     first = max(0, current - WINDOW)
@@ -118,18 +117,18 @@ def _epochs(
                 "tx": claim.tx_hash,
             },
         )
-    yield from _expiring(desk, snapshot, head, status, nodes)
+    yield from _expiring(sources, snapshot, head, status, nodes)
 
 
 def _expiring(
-    desk: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
+    sources: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
-    constants = desk.constants()
+    constants = sources.constants()
     if constants is None:
         return
     claim_window = constants.claim_window_seconds
-    back = claim_window // desk.clock.length_seconds + WINDOW
-    for entry in history_of(desk, snapshot, head, status, nodes, min(back, 400)).entries:
+    back = claim_window // sources.clock.length_seconds + WINDOW
+    for entry in history_of(sources, snapshot, head, status, nodes, min(back, 400)).entries:
         if entry.stage is not Stage.CLAIMABLE or entry.final_at is None:
             continue
         deadline = entry.final_at + claim_window

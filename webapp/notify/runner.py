@@ -20,19 +20,19 @@ class Notifier:
     """Finds news and delivers it.
 
     Args:
-        desk: the index.
+        sources: the index.
         store: channels and deliveries.
         settings: SMTP server, and whether private hosts may be called.
     """
 
-    def __init__(self, desk: Sources, store: Store, settings: DashboardSettings) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources, store: Store, settings: DashboardSettings) -> None:
+        self._sources = sources
         self._store = store
-        self._webhook = Webhook(settings.webhook_private_hosts, desk.time)
+        self._webhook = Webhook(settings.webhook_private_hosts, sources.time)
         self._mail = (
             Mail(settings.smtp_url, settings.mail_from, settings.smtp_ca_file) if settings.smtp_url else None
         )
-        self._manifests = ManifestFetcher(desk, store, settings.manifest_private_hosts)
+        self._manifests = ManifestFetcher(sources, store, settings.manifest_private_hosts)
         self._stop = threading.Event()
         self._lock_path: Path = settings.data_dir / "notifier.lock"
 
@@ -51,7 +51,7 @@ class Notifier:
             entry = (channel.id, set(channel.events), channel.created_at)
             by_address.setdefault(channel.address, []).append(entry)
         for address, channels in by_address.items():
-            for item in news_of(self._desk, self._store, address):
+            for item in news_of(self._sources, self._store, address):
                 for channel_id, events, created_at in channels:
                     if item.event in events and item.at >= created_at:
                         body = {"text": item.text, "at": item.at, "operator": address, "data": item.data}

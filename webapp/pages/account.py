@@ -36,10 +36,10 @@ class AccountView:
     problem: str | None
 
 
-def blueprint(desk: Sources, store: Store, settings: DashboardSettings) -> Blueprint:
+def blueprint(sources: Sources, store: Store, settings: DashboardSettings) -> Blueprint:
     """`/account` and its forms; each POST needs the CSRF token."""
     routes = Blueprint("account", __name__, url_prefix="/account")
-    service = SignInService(store, desk.deployment.chain_id)
+    service = SignInService(store, sources.deployment.chain_id)
 
     def browser() -> str:
         if "browser" not in session:
@@ -54,7 +54,7 @@ def blueprint(desk: Sources, store: Store, settings: DashboardSettings) -> Bluep
 
     def view(problem: str | None = None) -> AccountView:
         address = store.signed_in(session.get("token"))
-        with desk.open() as (snapshot, _, status):
+        with sources.open() as (snapshot, _, status):
             nodes = snapshot.nodes_of(address) if address else []
         channels = [
             {"id": c.id, "kind": c.kind, "target": c.target, "secret": c.secret, "events": c.events}

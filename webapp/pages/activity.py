@@ -10,7 +10,7 @@ from jinja2 import Template
 from webapp.index import IndexUnavailableError
 from webapp.settings import DashboardSettings
 from webapp.sources.sources import Sources
-from webapp.views.activity import KINDS, ActivityService
+from webapp.views.activity import KINDS, ActivityReader
 from webapp.web.rendering import page
 from webapp.web.url_params import epoch_of, node_id_of
 
@@ -19,10 +19,10 @@ STREAM_SECONDS = 55
 _POLL_SECONDS = 1.0
 
 
-def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
+def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
     """`/activity` and `/activity/stream`."""
     routes = Blueprint("activity", __name__)
-    service = ActivityService(desk)
+    reader = ActivityReader(sources)
     # Half of the threads stay free for pages, however many feeds are open.
     seats = threading.BoundedSemaphore(max(1, settings.threads // 2))
 
@@ -37,7 +37,7 @@ def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
     @routes.get("/activity")
     def show() -> Response:
         return page(
-            "activity.html", service.view(*asked(), place_of(request.args.get("before"))), kinds=tuple(KINDS)
+            "activity.html", reader.view(*asked(), place_of(request.args.get("before"))), kinds=tuple(KINDS)
         )
 
     @routes.get("/activity/stream")
@@ -53,7 +53,7 @@ def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
             or place_of(request.args.get("after"))
             or (2**62, 0)
         )
-        body = _feed(service, row, start, kind, node, epoch)
+        body = _feed(reader, row, start, kind, node, epoch)
         response = Response(body, mimetype="text/event-stream")
         response.call_on_close(seats.release)
         response.headers["Cache-Control"] = "no-store"
@@ -64,7 +64,7 @@ def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
 
 
 def _feed(
-    service: ActivityService,
+    reader: ActivityReader,
     row: Template,
     place: tuple[int, int],
     kind: str | None,
@@ -75,7 +75,7 @@ def _feed(
     end = time.monotonic() + STREAM_SECONDS
     while time.monotonic() < end:
         try:
-            lines = service.since(place, kind, node, epoch)
+            lines = reader.since(place, kind, node, epoch)
         except IndexUnavailableError:
             lines = []
         for line in lines:

@@ -8,8 +8,8 @@ from webapp.settings import DashboardSettings
 from webapp.sources.chain import ChainUnavailableError
 from webapp.sources.sources import Sources
 from webapp.sources.uptime_trees import Trees
-from webapp.views.appeals import AppealService, answers_of
-from webapp.views.claims import ClaimService
+from webapp.views.appeals import AppealBuilder, answers_of
+from webapp.views.claims import ClaimBuilder
 from webapp.web.errors import PageError
 from webapp.web.json_view import jsonable
 from webapp.web.url_params import address_of, epoch_of, node_id_of
@@ -32,13 +32,13 @@ _CALLED = {
 }
 
 
-def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
+def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
     """`/api/v1/...`."""
     routes = Blueprint("api", __name__, url_prefix="/api/v1")
     trees = Trees()
-    service = ClaimService(desk, trees)
-    appeals = AppealService(desk, trees)
-    wallet = _wallet(desk, settings)
+    claims = ClaimBuilder(sources, trees)
+    appeals = AppealBuilder(sources, trees)
+    wallet = _wallet(sources, settings)
 
     @routes.get("/wallet")
     def contracts() -> Response:
@@ -46,12 +46,12 @@ def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
 
     @routes.get("/operators/<text>/claims")
     def operator_claims(text: str) -> Response:
-        return jsonify(jsonable(service.of_operator(address_of(text), _epoch())))
+        return jsonify(jsonable(claims.of_operator(address_of(text), _epoch())))
 
     @routes.get("/nodes/<text>/claims")
     def node_claims(text: str) -> Response:
         node_id = node_id_of(text)
-        view = service.of_node(node_id, _epoch())
+        view = claims.of_node(node_id, _epoch())
         if view is None:
             raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
         return jsonify(jsonable(view))
@@ -77,8 +77,8 @@ def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
     return routes
 
 
-def _wallet(desk: Sources, settings: DashboardSettings) -> dict[str, Any]:
-    deployment = desk.deployment
+def _wallet(sources: Sources, settings: DashboardSettings) -> dict[str, Any]:
+    deployment = sources.deployment
     # a call into one contract may fail with the error of another that it calls
     errors = {
         (entry["name"], str(entry["inputs"])): dict(entry)

@@ -18,7 +18,7 @@ class _AskView:
     status: Status
 
 
-def ask_address(desk: Sources, title: str, lede: str, target: str) -> Response:
+def ask_address(sources: Sources, title: str, lede: str, target: str) -> Response:
     """On to the endpoint `target` when `?address=` gives an address, else a form that asks for it.
 
     Raises:
@@ -27,5 +27,5 @@ def ask_address(desk: Sources, title: str, lede: str, target: str) -> Response:
     asked = request.args.get("address", "").strip()
     if asked:
         return redirect(url_for(target, text=address_of(asked)))
-    with desk.open() as (_, _, status):
+    with sources.open() as (_, _, status):
         return page("ask_address.html", _AskView(status), title=title, lede=lede)

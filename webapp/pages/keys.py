@@ -22,7 +22,7 @@ class KeysView:
     problem: str | None
 
 
-def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
+def blueprint(sources: Sources, gateway: GatewayApi) -> Blueprint:
     """`/keys`, and its form."""
     routes = Blueprint("keys", __name__)
 
@@ -42,7 +42,7 @@ def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
         return answer(tenant, usage, None)
 
     def answer(tenant: str | None, usage: list[UsageLine], problem: str | None) -> Response:
-        with desk.open() as (_, _, status):
+        with sources.open() as (_, _, status):
             return private(page("keys.html", KeysView(status, gateway.present, tenant, usage, problem)))
 
     return routes

@@ -32,7 +32,7 @@ class PlaygroundView:
     problem: str | None
 
 
-def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
+def blueprint(sources: Sources, gateway: GatewayApi) -> Blueprint:
     """`/playground` and `/playground/chat`."""
     routes = Blueprint("playground", __name__, url_prefix="/playground")
 
@@ -45,7 +45,7 @@ def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
                 models = gateway.models(gateway.key(""))
             except (GatewayUnavailableError, UserError) as error:
                 problem = str(error)
-        with desk.open() as (_, _, status):
+        with sources.open() as (_, _, status):
             return page(
                 "playground.html", PlaygroundView(status, gateway.present, gateway.has_key, models, problem)
             )

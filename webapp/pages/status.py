@@ -9,7 +9,7 @@ from webapp.sources.sources import Sources
 from webapp.web.json_view import jsonable
 
 
-def blueprint(desk: Sources) -> Blueprint:
+def blueprint(sources: Sources) -> Blueprint:
     """`/health` (the process serves), `/ready` (so does the index), `/fragments/status`."""
     routes = Blueprint("status", __name__)
 
@@ -20,7 +20,7 @@ def blueprint(desk: Sources) -> Blueprint:
     @routes.get("/ready")
     def ready() -> tuple[Response, int]:
         try:
-            with desk.open() as (_, _, status):
+            with sources.open() as (_, _, status):
                 body: dict[str, Any] = {"status": "ready", "index": jsonable(status)}
                 return jsonify(body), 200
         except IndexUnavailableError as error:
@@ -28,7 +28,7 @@ def blueprint(desk: Sources) -> Blueprint:
 
     @routes.get("/fragments/status")
     def fragment() -> str:
-        with desk.open() as (_, _, status):
+        with sources.open() as (_, _, status):
             return render_template("status.html", status=status)
 
     return routes

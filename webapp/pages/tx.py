@@ -5,17 +5,17 @@ import re
 from flask import Blueprint, Response, render_template
 
 from webapp.sources.sources import Sources
-from webapp.views.transactions import TransactionService
+from webapp.views.transactions import TransactionReader
 from webapp.web.errors import PageError
 from webapp.web.rendering import page
 
 _HASH = re.compile(r"0x[0-9a-f]{64}")
 
 
-def blueprint(desk: Sources) -> Blueprint:
+def blueprint(sources: Sources) -> Blueprint:
     """The page, and its live part."""
     routes = Blueprint("tx", __name__)
-    service = TransactionService(desk)
+    reader = TransactionReader(sources)
 
     def checked(text: str) -> str:
         if not _HASH.fullmatch(text.lower()):
@@ -26,11 +26,11 @@ def blueprint(desk: Sources) -> Blueprint:
 
     @routes.get("/tx/<text>")
     def show(text: str) -> Response:
-        return page("tx.html", service.view(checked(text)))
+        return page("tx.html", reader.view(checked(text)))
 
     @routes.get("/fragments/tx/<text>")
     def fragment(text: str) -> str:
-        view = service.view(checked(text))
+        view = reader.view(checked(text))
         return render_template("tx_live.html", view=view, status=view.status)
 
     return routes

@@ -78,19 +78,19 @@ class ManifestFetcher:
     """Fetches manifests that nobody here has seen.
 
     Args:
-        desk: the index.
+        sources: the index.
         store: keeps what was found.
         allow_private: whether loopback and private addresses may be called.
     """
 
-    def __init__(self, desk: Sources, store: Store, allow_private: bool) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources, store: Store, allow_private: bool) -> None:
+        self._sources = sources
         self._store = store
         self._allow_private = allow_private
 
     def once(self) -> int:
         """One round; the number of manifests looked for. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, _):
+        with self._sources.open() as (snapshot, _, _):
             declared = snapshot.manifests()
         known = self._store.manifests()
         looked = 0

@@ -46,17 +46,17 @@ class ActivityView:
     older: str | None
 
 
-class ActivityService:
+class ActivityReader:
     """Reads events for the page and for the stream."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def view(
         self, kind: str | None, node: int | None, epoch: int | None, before: tuple[int, int] | None = None
     ) -> ActivityView:
         """A page of events. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, status):
+        with self._sources.open() as (snapshot, _, status):
             rows = snapshot.events(PAGE_EVENTS + 1, before, None, node, epoch, _names(kind))
         older = rows[PAGE_EVENTS - 1].place if len(rows) > PAGE_EVENTS else None
         return ActivityView(status, kind, node, epoch, [_line(row) for row in rows[:PAGE_EVENTS]], older)
@@ -65,7 +65,7 @@ class ActivityService:
         self, place: tuple[int, int], kind: str | None, node: int | None, epoch: int | None
     ) -> list[ActivityLine]:
         """Events after a place, oldest first, at most a page. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, _):
+        with self._sources.open() as (snapshot, _, _):
             rows = snapshot.events(PAGE_EVENTS, None, place, node, epoch, _names(kind))
         return [_line(row) for row in reversed(rows)]
 

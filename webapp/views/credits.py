@@ -43,17 +43,17 @@ class CreditsView:
         return min(self.thawing_wei, self.balance_wei or 0)
 
 
-class CreditsService:
+class CreditsPageBuilder:
     """Builds the credits page."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def view(self, address: str) -> CreditsView:
         """The page of a checksummed address, at the index's block. Raises IndexUnavailableError."""
-        with self._desk.open() as (_, _, status):
+        with self._sources.open() as (_, _, status):
             pass
-        if "CreditVault" not in self._desk.deployment.contracts:
+        if "CreditVault" not in self._sources.deployment.contracts:
             return CreditsView(status, address, False, None, 0, 0, None, 0, 0, None)
         reads = [
             Read("CreditVault", "accounts", (address,)),
@@ -62,7 +62,7 @@ class CreditsService:
             Read("CreditVault", "signerCount", (address,)),
         ]
         try:
-            account, wallet, thaw, signers = self._desk.chain.read(reads, status.block_hash or None)
+            account, wallet, thaw, signers = self._sources.chain.read(reads, status.ref)
         except ChainUnavailableError as failure:
             return CreditsView(status, address, True, None, 0, 0, None, 0, 0, str(failure))
         if account is None:

@@ -62,24 +62,16 @@ def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> FleetView:
     total = 0
     for group in groups:
         total += group.count
-        state = _state(group, epoch)
+        state = group.state_at(epoch)
         states[state] += group.count
         if state != "retired":
             nodes[group.tier] += group.count
             staked[group.tier] += group.count * group.stake_wei
-        if group.active_from <= epoch and (group.active_until is None or epoch < group.active_until):
+        if group.counts_in(epoch):
             counting[group.tier] += group.count
-            weight[group.tier] += group.count * group.stake_wei * MULTIPLIER_BPS[Tier(group.tier)]
+            weight[group.tier] += group.count * group.weight
     tiers = [
         TierLine(t, TIER_NAMES[t], MULTIPLIER_BPS[t], nodes[t], counting[t], staked[t], weight[t])
         for t in Tier
     ]
     return FleetView(dict(states), tiers, sum(staked.values()), sum(weight.values()), total)
-
-
-def _state(group: FleetGroup, epoch: int) -> str:
-    if group.withdrawn:
-        return "retired"
-    if group.active_until is not None:
-        return "cooling"
-    return "idle" if epoch < group.active_from else "active"

@@ -6,7 +6,6 @@ from typing import Any
 
 from offchain.chain.abi import ContractAbi, MalformedDataError
 from offchain.chain.deployment import Deployment
-from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import RpcError
 from offchain.domain.eip712 import keccak256
 from offchain.errors import TransientError
@@ -64,19 +63,19 @@ class TxView:
         return sorted({event.node_id for event in self.events if event.node_id})
 
 
-class TransactionService:
+class TransactionReader:
     """Reads transactions for pages."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
-        deployment: Deployment = desk.deployment
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        deployment: Deployment = sources.deployment
         self._by_address = {ref.address.lower(): name for name, ref in deployment.contracts.items()}
         self._abis = {name: ContractAbi(ref.abi) for name, ref in deployment.contracts.items()}
         self._selectors = {name: selectors(ref.abi) for name, ref in deployment.contracts.items()}
 
     def view(self, tx_hash: str) -> TxView:
         """The transaction as the chain shows it now. Raises IndexUnavailableError."""
-        with self._desk.open() as (_, _, status):
+        with self._sources.open() as (_, _, status):
             pass
         try:
             transaction = self._call("eth_getTransactionByHash", tx_hash)
@@ -117,7 +116,7 @@ class TransactionService:
 
     def _call(self, method: str, *params: Any) -> Any:
         try:
-            return self._desk.chain.rpc.call(method, *params)
+            return self._sources.chain.reader.rpc.call(method, *params)
         except RpcError as error:
             raise ChainUnavailableError(error.message) from error
         except TransientError as error:
@@ -151,10 +150,9 @@ class TransactionService:
     def _reason(self, transaction: Mapping[str, Any], block: int) -> str:
         call = {"from": transaction["from"], "to": transaction.get("to"), "data": transaction["input"]}
         try:
-            self._desk.chain.rpc.call("eth_call", call, hex(max(0, block - 1)))
+            self._sources.chain.reader.rpc.call("eth_call", call, hex(max(0, block - 1)))
         except RpcError as error:
-            reader = ChainReader(self._desk.chain.rpc, self._desk.deployment)
-            return str(reader.errors.decode(error.data))
+            return self._sources.chain.reader.errors.decode(error.data)
         except TransientError:
             return "the chain does not say why"
         return "it ran out of gas, or the state changed before it was mined"

@@ -59,6 +59,6 @@ def live(network: Network, folder: Path, **settings: object) -> Iterator[tuple[s
         with serving(app) as url:
             yield url, follower
     finally:
-        app.extensions["desk"].close()
+        app.extensions["sources"].close()
         app.extensions["store"].close()
         follower.close()

@@ -64,7 +64,7 @@ def show(
             db.execute(update(Node).where(Node.node_id == 1).values(manifest_hash=found, manifest_uri=uri))
         engine.dispose()
         app = app_of(net, rpc)
-        fetcher = ManifestFetcher(app.extensions["desk"], app.extensions["store"], private)
+        fetcher = ManifestFetcher(app.extensions["sources"], app.extensions["store"], private)
         assert fetcher.once() == 1
         assert fetcher.once() == 0
         client = app.test_client()

@@ -20,7 +20,7 @@ OPERATOR = 3
 
 
 @dataclass
-class Desk:
+class DashboardUser:
     """Everything of one test."""
 
     url: str
@@ -63,16 +63,16 @@ class Desk:
         return held
 
 
-def registered(desk: Desk, key_account: int | None = None) -> int:
+def registered(user: DashboardUser, key_account: int | None = None) -> int:
     """Register a node of the operator without the browser; wait until the page knows it."""
-    node = desk.network.register_node(OPERATOR, key_account=key_account)
-    desk.until(f"/nodes/{node}", "#facts")
+    node = user.network.register_node(OPERATOR, key_account=key_account)
+    user.until(f"/nodes/{node}", "#facts")
     return node
 
 
-def attest(desk: Desk, epoch: int, uptimes: dict[int, int]) -> None:
+def attest(user: DashboardUser, epoch: int, uptimes: dict[int, int]) -> None:
     """The keepers' report of an epoch, and the slots that it stands on in the index."""
-    net = desk.network
+    net = user.network
     tree = UptimeTree(Epoch(epoch), max(uptimes), {NodeId(n): Bps(u) for n, u in uptimes.items()})
     members = net.chain.at(net.chain.head_block()).keeper_set(Epoch(epoch))
     report = EpochReport(
@@ -84,7 +84,7 @@ def attest(desk: Desk, epoch: int, uptimes: dict[int, int]) -> None:
     fields = (epoch, tree.root, tree.node_count, bytes(32), keccak256(b"bundle"), members.digest)
     net.send(0, "UptimeAttestation", "submit", fields, (1 << len(members.signers)) - 1, signatures)
     slots = net.deployment.slots_per_epoch
-    with desk.follower.database.write() as session:
+    with user.follower.database.write() as session:
         for node, bps in uptimes.items():
             missed = slots - bps * slots // 10_000
             states = "m" * missed + "u" * (slots - missed)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
-from webapp.views.earnings import NodeEpoch, Stage
-from webapp.views.operator import history_of
+from webapp.views.earnings.history import history_of
+from webapp.views.earnings.node_epochs import NodeEpoch, Stage
 from webapp.web import money
 
 PAGE_ROWS = 60
@@ -62,7 +62,7 @@ class Waterfall:
 
 
 @dataclass(frozen=True, slots=True)
-class StatementView:
+class EarningsView:
     """The earnings page; `rows` are those of its page, `total_rows` all that the filters leave."""
 
     status: Status
@@ -79,22 +79,22 @@ class StatementView:
     chain_error: str | None
 
 
-class StatementService:
+class EarningsPageBuilder:
     """Builds the earnings page and its exports."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
-    def view(self, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS) -> StatementView:
+    def view(self, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS) -> EarningsView:
         """The page of a checksummed address; `page` counts from 1. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, head, status):
+        with self._sources.open() as (snapshot, head, status):
             nodes = snapshot.nodes_of(address)
             current = status.epoch.number if status.epoch else 0
             last = min(current, filters.last) if filters.last is not None else current
             first = filters.first if filters.first is not None else max(0, last - 30)
             wanted = [n for n in nodes if filters.node is None or n.node_id == filters.node]
             back = max(0, current - max(first, current - 3_660))
-            history = history_of(self._desk, snapshot, head, status, wanted, back, until=last)
+            history = history_of(self._sources, snapshot, head, status, wanted, back, until=last)
         entries = [
             e
             for e in history.entries
@@ -102,7 +102,7 @@ class StatementService:
         ]
         pages = max(1, -(-len(entries) // rows))
         page = min(max(1, page), pages)
-        return StatementView(
+        return EarningsView(
             status,
             address,
             filters,
@@ -114,13 +114,13 @@ class StatementService:
             len(entries),
             page,
             pages,
-            history.facts.error,
+            history.known.error,
         )
 
-    def csv(self, view: StatementView) -> Iterator[str]:
+    def csv(self, view: EarningsView) -> Iterator[str]:
         """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with every digit."""
         yield _line(_COLUMNS)
-        clock = self._desk.clock
+        clock = self._sources.clock
         for e in view.rows:
             yield _line(
                 (
