@@ -116,9 +116,7 @@ def test_withdrawal__more_than_the_balance__decoded_error_and_nothing_sent(user:
     user.connect()
     user.tab.locator("#thaw-amount").fill("10.5")
     user.tab.get_by_role("button", name="Ask for it back").click()
-    expect(
-        user.tab.get_by_text("The vault holds 10 PRLX of this account; you ask for 10.5 PRLX.")
-    ).to_be_visible()
+    expect(user.tab.get_by_text("has 10 PRLX of credits, and 10.5 PRLX are asked for;")).to_be_visible()
     assert user.wallet.sent == []
 
 

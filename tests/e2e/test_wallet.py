@@ -147,7 +147,7 @@ def test_node__page_out_of_date__decoded_error_and_nothing_sent(user: DashboardU
     user.connect()
     user.network.send(OPERATOR, "NodeRegistryLocker", "requestUnstake", node)
     user.tab.get_by_role("button", name="Ask for the stake back").click()
-    expect(user.tab.get_by_text(f"Node {node} is cooling; the page is out of date")).to_be_visible()
+    expect(user.tab.get_by_text(f"Node {node} is cooling, and the call needs another state")).to_be_visible()
     assert user.wallet.sent == []
 
 

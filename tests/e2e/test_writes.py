@@ -45,7 +45,7 @@ def test_node_key__of_another_node__decoded_error_and_nothing_sent(user: Dashboa
     address = user.network.signers[5].address
     fill(user, node, "Another node key", Node_key_hash="0x" + "00" * 12 + address[2:])
     user.tab.get_by_role("button", name="Set the node key").click()
-    expect(user.tab.get_by_text(f"This node key already serves node {other}.")).to_be_visible()
+    expect(user.tab.get_by_text(f"This node key already serves node {other};")).to_be_visible()
     assert user.wallet.sent == []
 
 

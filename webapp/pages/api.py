@@ -1,5 +1,6 @@
-"""Data for the wallet's script: addresses and ABIs, claims and appeals with their proofs."""
+"""Data for the wallet's script: addresses and ABIs, claims and appeals with their proofs, refusals in words."""
 
+import re
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -10,10 +11,12 @@ from webapp.sources.sources import Sources
 from webapp.sources.uptime_trees import Trees
 from webapp.views.appeals import AppealBuilder, answers_of
 from webapp.views.claims import ClaimBuilder
+from webapp.views.transactions import revert_words
 from webapp.web.errors import PageError
 from webapp.web.json_view import jsonable
 from webapp.web.url_params import address_of, epoch_of, node_id_of
 
+_REVERT_DATA = re.compile(r"0x(?:[0-9a-f]{2}){0,1000}")
 _CALLED = {
     "ParallelixToken": {"balanceOf", "allowance", "approve", "nonces", "eip712Domain"},
     "NodeRegistryLocker": {
@@ -70,6 +73,14 @@ def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
             raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
         return jsonify(jsonable(view))
 
+    @routes.get("/reverts/<data>")
+    def revert(data: str) -> Response:
+        if not _REVERT_DATA.fullmatch(data):
+            raise PageError(
+                400, "That is not revert data", "Give 0x and at most 1,000 bytes of lower-case hex."
+            )
+        return jsonify({"words": revert_words(sources.chain, bytes.fromhex(data[2:]))})
+
     def _epoch() -> int | None:
         text = request.args.get("epoch")
         return epoch_of(text) if text else None
@@ -79,13 +90,6 @@ def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
 
 def _wallet(sources: Sources, settings: DashboardSettings) -> dict[str, Any]:
     deployment = sources.deployment
-    # a call into one contract may fail with the error of another that it calls
-    errors = {
-        (entry["name"], str(entry["inputs"])): dict(entry)
-        for ref in deployment.contracts.values()
-        for entry in ref.abi
-        if entry["type"] == "error"
-    }
     contracts = {}
     for name, functions in _CALLED.items():
         if name in deployment.contracts:
@@ -93,7 +97,7 @@ def _wallet(sources: Sources, settings: DashboardSettings) -> dict[str, Any]:
             abi = [
                 dict(entry) for entry in ref.abi if entry["type"] == "function" and entry["name"] in functions
             ]
-            contracts[name] = {"address": ref.address, "abi": abi + list(errors.values())}
+            contracts[name] = {"address": ref.address, "abi": abi}
     return {
         "chain_id": deployment.chain_id,
         "chain_name": settings.chain_name or f"ParalleliX {deployment.network}",

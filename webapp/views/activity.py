@@ -1,4 +1,4 @@
-"""What happened: events of all contracts, newest first, with filters, and as a stream."""
+"""Events of all contracts, newest first, with filters, and as a stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from webapp.index import EventRow
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
-from webapp.views.transactions import sentence
+from webapp.views.event_sentences import sentence
 
 PAGE_EVENTS = 50
 KINDS: dict[str, tuple[str, ...]] = {
@@ -47,7 +47,7 @@ class ActivityView:
 
 
 class ActivityReader:
-    """Reads events for the page and for the stream."""
+    """Reads events for the activity page and for its stream."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources

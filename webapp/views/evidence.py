@@ -11,8 +11,7 @@ from offchain.domain.eip712 import address_bytes
 from offchain.domain.evidence_entries import AnswerEntry, EvidenceError, Miss, node_of
 from offchain.domain.messages import MissReason, SlotMiss
 from offchain.domain.types import Epoch, NodeId
-from offchain.evidence.bundle import parse_bundle, signed_by
-from offchain.evidence.canonical_json import content_hash
+from offchain.evidence.bundle import EvidenceBundle, parse_bundle, signed_by
 from webapp.index import NodeRow, OverrideRow
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, slot_start
@@ -65,7 +64,7 @@ class NodeEpochView:
 
     Attributes:
         bundle: hash of the evidence bundle, as the report names it.
-        bundle_here: whether the index keeps bytes with that hash.
+        bundle_here: whether the index keeps a bundle with that hash.
         appeal_until: Unix second at which the report becomes final; None without one.
         overrides: uptimes that appeals put in the place of the attested one.
     """
@@ -103,8 +102,8 @@ class NodeEpochPageBuilder:
             report = history.reports.get(epoch)
             regions = {keeper.signer.lower(): keeper.region for keeper in snapshot.keepers()}
             raw = snapshot.bundle(report.bundle_hash) if report else None
-        here = report is not None and raw is not None and content_hash(raw) == report.bundle_hash.lower()
-        seen = self._statements(raw, NodeId(node_id), Epoch(epoch), regions) if here and raw else {}
+        bundle = self._bundle(raw, Epoch(epoch), report.bundle_hash) if raw and report else None
+        seen = self._statements(bundle, NodeId(node_id), regions) if bundle else {}
         clock = self._sources.clock
         slots = [
             SlotView(slot, STATE_NAMES[letter], slot_start(clock, epoch, slot), seen.get(slot, ()))
@@ -119,25 +118,35 @@ class NodeEpochPageBuilder:
             entry=next((entry for entry in history.entries if entry.epoch == epoch), None),
             slots=slots,
             bundle=report.bundle_hash if report else None,
-            bundle_here=here,
+            bundle_here=bundle is not None,
             appeal_until=report.final_at if report else None,
             overrides=[row for row in history.overrides if row.epoch == epoch],
             chain_error=None,
         )
 
+    def _bundle(self, raw: bytes, epoch: Epoch, bundle_hash: str) -> EvidenceBundle | None:
+        """The bundle in `raw`; None when the bytes are no bundle of the epoch or have another hash."""
+        try:
+            bundle = parse_bundle(raw, epoch, self._domain)
+        except EvidenceError:
+            return None
+        return bundle if bundle.hash == bundle_hash.lower() else None
+
     def _statements(
-        self, raw: bytes, node_id: NodeId, epoch: Epoch, regions: Mapping[str, str]
+        self, bundle: EvidenceBundle, node_id: NodeId, regions: Mapping[str, str]
     ) -> dict[int, list[SlotStatement]]:
-        """What the bundle's keepers stated of the node, by slot; nothing of a bundle that cannot be read."""
+        """What the bundle's keepers stated of the node, by slot; nothing when an entry of the node is malformed."""
         found: dict[int, list[SlotStatement]] = {}
         try:
-            for document in parse_bundle(raw, epoch, self._domain).evidence:
+            for document in bundle.evidence:
                 keeper = document.signer.lower()
                 region = regions.get(keeper, "unknown region")
                 for text in document.misses:
                     if node_of(text) == node_id:
                         miss = Miss.unpack(text)
-                        holds = self._holds(document.signer, miss.slot_miss(epoch), miss.keeper_signature)
+                        holds = self._holds(
+                            document.signer, miss.slot_miss(bundle.epoch), miss.keeper_signature
+                        )
                         at, reason = miss.observed_at_ms // 1000, REASONS[miss.reason]
                         statement = SlotStatement(keeper, region, False, at, reason, holds)
                         found.setdefault(miss.slot, []).append(statement)

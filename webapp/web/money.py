@@ -4,16 +4,15 @@ from functools import lru_cache
 
 from markupsafe import Markup
 
+from offchain.domain.amounts import prlx
+
 DECIMALS = 18
 _ONE = 10**DECIMALS
 
 
 def exact(wei: int) -> str:
     """All significant digits, thousands grouped: `1,234.5`, `0.000000000000000001`, `-2`."""
-    sign, size = ("-", -wei) if wei < 0 else ("", wei)
-    whole, part = divmod(size, _ONE)
-    tail = f"{part:018d}".rstrip("0")
-    return f"{sign}{whole:,}" + (f".{tail}" if tail else "")
+    return ("-" if wei < 0 else "") + prlx(abs(wei)).removesuffix(" PRLX")
 
 
 def plain(wei: int) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 from web3 import Web3
 
 from offchain.domain.amounts import prlx
+from offchain.domain.payout import reward
 from offchain.domain.tiers import MULTIPLIER_BPS, Tier
-from offchain.domain.types import FULL_BPS, Address, Bps, Epoch, NodeId
+from offchain.domain.types import FULL_BPS, Address, Bps, Epoch, NodeId, Wei, Weight
 from offchain.domain.uptime_tree import UptimeTree
 from offchain.errors import UserError
 from offchain.node.owner.wallet import Chain, Owner
@@ -311,7 +312,7 @@ def earning(
     pool = int(chain.call(distributor.functions.poolOf(epoch)))
     weight = int(chain.call(registry.functions.weightAt(node_id, epoch)))
     total = int(chain.call(registry.functions.totalWeightAt(epoch)))
-    amount = pool * weight * uptime // (FULL_BPS * total) if total else 0
+    amount = reward(Wei(pool), Weight(weight), Weight(total), Bps(uptime))
     return Earning(Epoch(epoch), state, uptime, amount, (leaf, siblings))
 
 
