@@ -65,7 +65,7 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
     """The dashboard as a WSGI application.
 
     Args:
-        settings: where the index, the chain and the assets are.
+        settings: of the dashboard.
         clock: Unix seconds; injected by tests.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a snapshot answers with. Amounts in wei, times in Unix seconds unless a name says otherwise."""
+"""The rows that a snapshot's queries return. Amounts in wei, times in Unix seconds unless a name says otherwise."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from offchain.domain.types import BlockRef, Wei
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How far the index has read: the provisional head, and what can no longer be reorganised away."""
+    """The newest block that the index has read, and the newest that can no longer be reorganised away."""
 
     block: int
     block_hash: str
@@ -91,7 +91,7 @@ class NodeRow(_Registered):
 
 @dataclass(frozen=True, slots=True)
 class FleetGroup(_Registered):
-    """Nodes that have tier, stake and activity in common, counted."""
+    """Number of nodes with the same tier, stake and activity."""
 
     tier: int
     stake_wei: int
@@ -103,7 +103,7 @@ class FleetGroup(_Registered):
 
 @dataclass(frozen=True, slots=True)
 class PaidGroup(_Weighed):
-    """Attested nodes of an epoch that have stake, tier and uptime in common, counted."""
+    """Number of attested nodes of an epoch with the same stake, tier and uptime."""
 
     epoch: int
     stake_wei: int
@@ -214,5 +214,5 @@ class EventRow:
 
     @property
     def place(self) -> str:
-        """Block and log index, as streams resume from."""
+        """Block and log index, e.g. `90040.3`; a stream resumes after a place."""
         return f"{self.block}.{self.log_index}"

@@ -1,4 +1,4 @@
-"""What an operator would want to know, found in the index. Each piece of news has a key, so that it is told once."""
+"""News for an operator, found in the index. Each piece of news has a key, and a channel gets each key once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from webapp.web import money
 
 LOW_UPTIME_BPS = 9_500
 WINDOW = 14
-"""Epochs that are looked at for news."""
+"""Number of past epochs that are searched for news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class News:
     """One piece of news.
 
     Attributes:
-        key: unique for the operator.
+        key: unique for the operator, e.g. `slot.missed:7:41`.
         event: one of `webapp.store.EVENTS`.
         at: Unix seconds at which it happened.
         text: one sentence.

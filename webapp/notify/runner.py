@@ -1,4 +1,4 @@
-"""The notifier's thread. Of all server processes one runs it: the one that holds the lock file."""
+"""The notifier's thread. Every server process has one; only the process that holds the lock file looks for news."""
 
 import fcntl
 import logging
@@ -17,10 +17,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Finds news and delivers it.
+    """Finds news, queues it for the channels that want it, and delivers what is due.
 
     Args:
-        sources: the index.
+        sources: where news is found.
         store: channels and deliveries.
         settings: SMTP server, and whether private hosts may be called.
     """
@@ -37,15 +37,15 @@ class Notifier:
         self._lock_path: Path = settings.data_dir / "notifier.lock"
 
     def start(self, seconds: float) -> None:
-        """Look for news every so many seconds, in a thread that ends with the process."""
+        """Run a round every `seconds`, in a thread that ends with the process."""
         threading.Thread(target=self._run, args=(seconds,), name="notifier", daemon=True).start()
 
     def stop(self) -> None:
-        """End the thread after its present round."""
+        """End the thread after the round that runs."""
         self._stop.set()
 
     def once(self) -> int:
-        """One round: find news, send what is due; the number of deliveries tried. Raises TransientError."""
+        """Run one round. Returns the number of deliveries that were attempted. Raises TransientError."""
         by_address: dict[str, list[tuple[int, set[str], int]]] = {}
         for channel in self._store.channels():
             entry = (channel.id, set(channel.events), channel.created_at)
@@ -80,7 +80,7 @@ class Notifier:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    continue  # another process does it
+                    continue  # another process holds the lock
                 try:
                     self._manifests.once()
                     self.once()

@@ -1,4 +1,4 @@
-"""Credits of a payer in the vault."""
+"""The page of a payer's credits in the vault."""
 
 from flask import Blueprint, Response
 from werkzeug.wrappers import Response as AnyResponse

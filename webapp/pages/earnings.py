@@ -1,4 +1,4 @@
-"""Earnings of an operator: waterfall, filters, CSV and JSON."""
+"""The earnings page of an operator, and its exports."""
 
 from urllib.parse import urlencode
 
@@ -54,7 +54,7 @@ def blueprint(sources: Sources) -> Blueprint:
 
 
 def filters() -> Filters:
-    """Filters of the query; an empty field is no limit. Raises PageError for a malformed one."""
+    """Filters of the query; an empty field sets no limit. Raises PageError for a malformed field."""
     first, last, node, stage = (
         request.args.get(name, "").strip() for name in ("from", "to", "node", "stage")
     )

@@ -10,7 +10,7 @@ from webapp.web.rendering import page
 
 
 def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
-    """`/`, its JSON twin, and the live part that the page asks for every few seconds."""
+    """`/`, and the part of it that the page fetches anew every ten seconds."""
     routes = Blueprint("network", __name__)
     builder = NetworkPageBuilder(sources, gateway, store)
 

@@ -1,4 +1,4 @@
-"""One node."""
+"""The page of a node, and of a node in one epoch."""
 
 from flask import Blueprint, Response, render_template
 
@@ -13,7 +13,7 @@ from webapp.web.url_params import WINDOWS, epoch_of, node_id_of, window
 
 
 def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
-    """`/nodes/<id>`, its epochs, and the part that the page asks the gateway for."""
+    """`/nodes/<id>`, `/nodes/<id>/epochs/<number>`, and the fragment that shows the node as the gateway sees it."""
     routes = Blueprint("node", __name__)
     builder = NodePageBuilder(sources, store)
     evidence = NodeEpochPageBuilder(sources)

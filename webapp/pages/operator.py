@@ -1,4 +1,4 @@
-"""One operator's nodes."""
+"""The page of one operator's nodes."""
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse

@@ -1,4 +1,4 @@
-"""Playground: a prompt goes through the gateway, tokens come as they are made, then the route that it took."""
+"""The playground: sends a prompt to the gateway, streams the answer to the browser, then shows the route receipt."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Registering a node: tier, stake, key, sign. Every step is a URL that holds all that was chosen before."""
+"""Registration of a node in four steps: tier, stake, key, sign. The URL of a step holds all earlier choices."""
 
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse

@@ -1,4 +1,4 @@
-"""Health for supervisors, and the status line that pages refresh."""
+"""Health checks for supervisors, and the status line that pages fetch anew."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from webapp.web.json_view import jsonable
 
 
 def blueprint(sources: Sources) -> Blueprint:
-    """`/health` (the process serves), `/ready` (so does the index), `/fragments/status`."""
+    """`/health` (the process answers), `/ready` (the index can be read), `/fragments/status`."""
     routes = Blueprint("status", __name__)
 
     @routes.get("/health")

@@ -1,4 +1,4 @@
-"""`/tx/<hash>`: a transaction as the chain shows it, until it is in the index. True after a reload at any stage."""
+"""`/tx/<hash>`: a transaction as the chain shows it now, refreshed until the index has its block."""
 
 import re
 
@@ -13,7 +13,7 @@ _HASH = re.compile(r"0x[0-9a-f]{64}")
 
 
 def blueprint(sources: Sources) -> Blueprint:
-    """The page, and its live part."""
+    """`/tx/<hash>`, and the part of it that the page fetches anew every second."""
     routes = Blueprint("tx", __name__)
     reader = TransactionReader(sources)
 

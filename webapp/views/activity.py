@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ActivityLine:
-    """One event in words."""
+    """One event in words; `place` is where a stream resumes after it."""
 
     place: str
     block: int
@@ -36,7 +36,7 @@ class ActivityLine:
 
 @dataclass(frozen=True, slots=True)
 class ActivityView:
-    """The activity page; `older` is the place from which the next page goes on."""
+    """The activity page; `older` is the place that the next page begins after, None on the last page."""
 
     status: Status
     kind: str | None
@@ -64,14 +64,14 @@ class ActivityReader:
     def since(
         self, place: tuple[int, int], kind: str | None, node: int | None, epoch: int | None
     ) -> list[ActivityLine]:
-        """Events after a place, oldest first, at most a page. Raises IndexUnavailableError."""
+        """Events after a place, oldest first, at most PAGE_EVENTS. Raises IndexUnavailableError."""
         with self._sources.open() as (snapshot, _, _):
             rows = snapshot.events(PAGE_EVENTS, None, place, node, epoch, _names(kind))
         return [_line(row) for row in reversed(rows)]
 
 
 def _names(kind: str | None) -> tuple[str, ...]:
-    # TotalWeightChanged accompanies every change of stake and says nothing new to people
+    # Without TotalWeightChanged: it comes with every change of stake, and its sentence adds nothing.
     every = tuple(name for names in KINDS.values() for name in names)
     return KINDS[kind] if kind else every
 

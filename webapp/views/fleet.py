@@ -1,4 +1,4 @@
-"""The fleet in numbers: by tier, by state, by region."""
+"""The fleet in numbers, by tier and by state."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ STATES = ("active", "idle", "cooling", "retired")
 
 @dataclass(frozen=True, slots=True)
 class TierLine:
-    """All nodes of a tier. `staked_wei` and `weight` are of nodes that were not withdrawn; weight counts this epoch."""
+    """The nodes of a tier that were not withdrawn; `counting` of them have weight in the epoch, together `weight`."""
 
     tier: int
     name: str
@@ -37,7 +37,7 @@ class FleetView:
         states: number of nodes by state.
         staked_wei: principal in the locker.
         weight: total weight of the epoch, wei-basis-points.
-        total: nodes ever registered.
+        total: number of nodes ever registered.
     """
 
     states: Mapping[str, int]
@@ -53,7 +53,7 @@ class FleetView:
 
 
 def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> FleetView:
-    """Sum up a fleet for an epoch."""
+    """The fleet at an epoch."""
     states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
     nodes: Counter[int] = Counter()
     counting: Counter[int] = Counter()

@@ -24,7 +24,7 @@ RECENT_EPOCHS = 12
 KEEP_SECONDS = 1.0
 """A view is shown to all visitors for this long before the next one is built."""
 GRID_NODES = 400
-"""Up to this many nodes each gets a cell of its own on the grid."""
+"""A fleet of at most this many nodes is shown as a grid with a cell for each node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class EpochLine:
     Attributes:
         stage: open, awaiting report, in challenge window, final or lapsed.
         uptime_bps: mean uptime of the attested nodes, rounded down; None before the report.
-        earned_wei: sum of all rewards; paid_wei of it was claimed, claimable_wei was not.
-        carried_wei: what downtime and rounding left in the pool; a lapsed epoch carries all of it.
+        earned_wei: sum of all rewards; `paid_wei` of it was claimed, `claimable_wei` was not.
+        carried_wei: part of the pool that nobody earned, by downtime and rounding; all of it when the epoch lapsed.
     """
 
     epoch: int
@@ -55,11 +55,11 @@ class EpochLine:
 
 @dataclass(frozen=True, slots=True)
 class KeeperLine:
-    """A keeper and how it keeps up.
+    """A keeper, and how many reports it signed.
 
     Attributes:
-        counts: whether it is in the signer set of the present epoch.
-        signed: how many of the recent reports carry its signature, of `reports`.
+        counts: whether it is in the signer set of the running epoch.
+        reports: number of recent reports whose signer set it was in; it signed `signed` of them.
     """
 
     keeper_id: int
@@ -75,7 +75,7 @@ class KeeperLine:
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """One node on the fleet grid; `online` is None while nobody probed it."""
+    """One node on the fleet grid; `online` is None when no recent probe of it is known."""
 
     node_id: int
     tier: int
@@ -186,12 +186,12 @@ class NetworkPageBuilder:
     def _live(self, snapshot: Snapshot, status: Status, *, small: bool) -> _Live:
         slots = latest_slots(self._sources.clock, status.now)
         if small:
-            # each node's own latest probe, in whichever of the latest slots it fell
+            # The latest slots together: a probe may fall anywhere in its slot, so the running slot lacks many nodes.
             nodes = latest(snapshot.probes(slots))
             times = [live.latency_ms for live in nodes.values() if live.latency_ms is not None]
             online = sum(live.online for live in nodes.values())
             return _Live(nodes, online, len(nodes), percentile(times, 50), percentile(times, 95))
-        # a large fleet is counted by the database, over the newest slot that is over
+        # A large fleet is counted by the database, in the newest slot that has ended.
         histogram = snapshot.probe_histogram(*slots[1]) if len(slots) > 1 else []
         online = sum(count for answered, _, count in histogram if answered)
         counts = sorted((ms, count) for answered, ms, count in histogram if answered and ms is not None)

@@ -1,4 +1,4 @@
-"""The node page: one node's stake, uptime slot by slot, and rewards; and one epoch of it with its lost slots."""
+"""The node page: one node's stake, its uptime slot by slot, and its rewards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from webapp.web.chart import UptimeChart, uptime_chart
 from webapp.web.uptime_strips import Strip, live_strip, strip_of
 
 STRIPS = 14
-"""Epochs whose slots the page shows."""
+"""Number of attested epochs whose slots the page shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class NodePage:
     """The node page.
 
     Attributes:
-        share_weight: the node's weight this epoch, wei-basis-points; `total_weight` is that of the network.
-        strips: newest epoch first; the running one is provisional.
-        probes: probes by this index's keeper in the running epoch.
-        chart: uptime over the attested epochs of the window; None of fewer than two.
-        served: on-chain requests that it answered, ever, and the prices paid for them.
+        share_weight: the node's weight in the running epoch, wei-basis-points; `total_weight` is the network's.
+        strips: newest epoch first; the strip of the running epoch is provisional.
+        probes: number of probes by the index's own keeper in the running epoch.
+        chart: uptime over the attested epochs of the window; None for fewer than two.
+        served: number of on-chain requests that the node ever answered; `served_wei` was paid for them.
     """
 
     status: Status

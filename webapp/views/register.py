@@ -1,4 +1,4 @@
-"""Registering a node: what a tier and a stake would weigh and earn, and whether a node key can be used."""
+"""Registration of a node: weight and reward that a stake in a tier would have, and whether a node key is free."""
 
 import re
 from collections.abc import Sequence
@@ -39,13 +39,13 @@ class TierChoice:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a stake would weigh and earn from the next epoch on, if nothing else changed.
+    """Weight and reward of a new node in the next epoch, if nothing else changed.
 
     Attributes:
         epoch: the next epoch.
-        total_weight: of all nodes in it, with this one.
-        reward_wei: for one epoch at full uptime.
-        year_bps: that reward over 365 days, over the stake.
+        total_weight: of all nodes in that epoch, the new one included.
+        reward_wei: for the epoch at full uptime.
+        year_bps: that reward scaled to 365 days, over the stake, in basis points.
     """
 
     epoch: int
@@ -58,7 +58,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class RegisterView:
-    """One step of the way; what is not chosen yet is None."""
+    """One step of the registration; a choice that was not made yet is None."""
 
     status: Status
     step: str
@@ -89,7 +89,7 @@ class RegisterPageBuilder:
         key_hash: str | None,
         problem: str | None = None,
     ) -> RegisterView:
-        """A step as its URL states it. Raises IndexUnavailableError."""
+        """The step with the choices that its URL holds. Raises IndexUnavailableError."""
         with self._sources.open() as (_, _, status):
             pass
         constants = self._sources.constants()
@@ -147,7 +147,7 @@ class RegisterPageBuilder:
 
 
 def parse_stake(text: str) -> int | None:
-    """PRLX as people type it (`50,000`, `50 000`, `50000.5`) in wei; None when it is no amount."""
+    """Wei of an amount of PRLX as people type it, e.g. `50,000`, `50 000`, `50000.5`; None when it is no amount."""
     try:
         wei = parse_prlx(re.sub(r"\s", ",", text.strip()))
     except UserError:
@@ -156,7 +156,7 @@ def parse_stake(text: str) -> int | None:
 
 
 def parse_key(text: str) -> str | None:
-    """A node key's hash (0x-hex) from the hash itself or from the 64-byte public key; None for anything else."""
+    """A node key's hash (0x-hex), given as the hash or as the 64-byte public key; None for any other text."""
     plain = text.strip().lower().removeprefix("0x")
     if not plain or any(letter not in "0123456789abcdef" for letter in plain):
         return None

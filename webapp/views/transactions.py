@@ -64,7 +64,7 @@ class TxView:
 
 
 class TransactionReader:
-    """Reads transactions for pages."""
+    """Reads transactions from the chain for the page of a transaction."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources

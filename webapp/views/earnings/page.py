@@ -1,4 +1,4 @@
-"""The earnings page: every (epoch, node) of an operator with filters, their sums as a waterfall, and exports."""
+"""The earnings page: the entries of an operator that filters leave, their sums as a waterfall, and the CSV export."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What is shown; None is no limit."""
+    """Limits of what is shown; None sets no limit."""
 
     first: int | None = None
     last: int | None = None
@@ -44,7 +44,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """From the pools to what arrived, over the attested epochs shown; sums to the wei.
+    """From the pools of the attested epochs shown to the amounts paid; the sums hold to the wei.
 
     `pool = others + share`, `share = lost + reward`, `reward = claimed + claimable + pending + expired`.
     """
@@ -63,7 +63,7 @@ class Waterfall:
 
 @dataclass(frozen=True, slots=True)
 class EarningsView:
-    """The earnings page; `rows` are those of its page, `total_rows` all that the filters leave."""
+    """The earnings page; `rows` are the entries of page `page`, `total_rows` the number that the filters leave."""
 
     status: Status
     address: str
@@ -118,7 +118,7 @@ class EarningsPageBuilder:
         )
 
     def csv(self, view: EarningsView) -> Iterator[str]:
-        """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with every digit."""
+        """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with all digits."""
         yield _line(_COLUMNS)
         clock = self._sources.clock
         for e in view.rows:
@@ -144,7 +144,7 @@ class EarningsPageBuilder:
 
 
 def waterfall_of(entries: Sequence[NodeEpoch]) -> Waterfall:
-    """Sum up attested entries; each epoch's pool counts once."""
+    """Sums over the attested entries; the pool of an epoch counts once, however many nodes it paid."""
     attested = [e for e in entries if e.reward_wei is not None and e.share_wei is not None]
     pools = {e.epoch: e.pool_wei or 0 for e in attested}
     share = sum(e.share_wei or 0 for e in attested)
