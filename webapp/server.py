@@ -77,7 +77,7 @@ class DashboardServer(BaseApplication):
 
 
 def write_ready(path: Path, ready: dict[str, Any]) -> None:
-    """Write the ready file and move it into place, so that no reader sees half of it."""
+    """Write the ready file in one step, so that nobody reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     with os.fdopen(handle, "w") as file:
