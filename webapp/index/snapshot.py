@@ -2,10 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from inspect import get_annotations
+from typing import Any
 
 from sqlalchemy import Connection, Select, and_, exists, func, or_, select, text
 
 from offchain.db.models import (
+    Base,
     Bundle,
     Claim,
     Cursor,
@@ -32,41 +35,13 @@ from webapp.index.rows import (
     SlotRow,
 )
 
-_NODE_COLUMNS = (
-    Node.node_id,
-    Node.owner,
-    Node.beneficiary,
-    Node.key_address,
-    Node.tier,
-    Node.stake_wei,
-    Node.active_from,
-    Node.active_until,
-    Node.unlock_at,
-    Node.withdrawn,
-    Node.manifest_hash,
-    Node.manifest_uri,
-    Node.registered_block,
-)
-_REPORT_COLUMNS = (
-    Report.epoch,
-    Report.uptime_root,
-    Report.node_count,
-    Report.execution_root,
-    Report.bundle_hash,
-    Report.signer_bitmap,
-    Report.submitted_at,
-    Report.final_at,
-    Report.tx_hash,
-)
-_CLAIM_COLUMNS = (
-    Claim.node_id,
-    Claim.epoch,
-    Claim.to_address,
-    Claim.amount_wei,
-    Claim.uptime_bps,
-    Claim.paid_at,
-    Claim.tx_hash,
-)
+
+def _columns(table: type[Base], row: type) -> list[Any]:
+    """The columns of a table that a row type names, in the order of its fields."""
+    return [getattr(table, name) for name in get_annotations(row) if hasattr(table, name)]
+
+
+_NODE_COLUMNS = _columns(Node, NodeRow)
 
 
 class Snapshot:
@@ -144,23 +119,12 @@ class Snapshot:
 
     def keepers(self) -> list[KeeperRow]:
         """All keepers, also those that left."""
-        columns = (
-            Keeper.keeper_id,
-            Keeper.operator,
-            Keeper.signer,
-            Keeper.bond_wei,
-            Keeper.region,
-            Keeper.url,
-            Keeper.active_from,
-            Keeper.active_until,
-        )
-        return [
-            KeeperRow(*row) for row in self._connection.execute(select(*columns).order_by(Keeper.keeper_id))
-        ]
+        query = select(*_columns(Keeper, KeeperRow)).order_by(Keeper.keeper_id)
+        return [KeeperRow(*row) for row in self._connection.execute(query)]
 
     def reports(self, first: int, last: int) -> dict[int, ReportRow]:
         """Reports of the epochs first..last, by epoch."""
-        query = select(*_REPORT_COLUMNS).where(
+        query = select(*_columns(Report, ReportRow)).where(
             Report.epoch >= first, Report.epoch <= last, Report.rejected.is_(False)
         )
         return {row[0]: ReportRow(*row) for row in self._connection.execute(query).all()}
@@ -220,7 +184,7 @@ class Snapshot:
         """Rewards paid for some nodes, in the epochs from `first` on, in no particular order."""
         if not nodes:
             return []
-        query = select(*_CLAIM_COLUMNS).where(Claim.node_id.in_(list(nodes)), Claim.epoch >= first)
+        query = select(*_columns(Claim, ClaimRow)).where(Claim.node_id.in_(list(nodes)), Claim.epoch >= first)
         if last is not None:
             query = query.where(Claim.epoch <= last)
         return [ClaimRow(*row) for row in self._connection.execute(query).all()]

@@ -12,7 +12,7 @@ from webapp.sources.uptime_trees import Trees
 from webapp.views.appeals import AppealBuilder, answers_of
 from webapp.views.claims import ClaimBuilder
 from webapp.views.transactions import revert_words
-from webapp.web.errors import PageError
+from webapp.web.errors import PageError, unknown_node
 from webapp.web.json_view import jsonable
 from webapp.web.url_params import address_of, epoch_of, node_id_of
 
@@ -56,7 +56,7 @@ def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
         node_id = node_id_of(text)
         view = claims.of_node(node_id, _epoch())
         if view is None:
-            raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
+            raise unknown_node(node_id)
         return jsonify(jsonable(view))
 
     @routes.route("/nodes/<text>/epochs/<number>/appeal", methods=["GET", "POST"])
@@ -70,7 +70,7 @@ def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
         except ChainUnavailableError as error:
             raise PageError(503, "The chain cannot be read just now", f"{error}.") from None
         if view is None:
-            raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
+            raise unknown_node(node_id)
         return jsonify(jsonable(view))
 
     @routes.get("/reverts/<data>")

@@ -27,5 +27,4 @@ def ask_address(sources: Sources, title: str, lede: str, target: str) -> Respons
     asked = request.args.get("address", "").strip()
     if asked:
         return redirect(url_for(target, text=address_of(asked)))
-    with sources.open() as (_, _, status):
-        return page("ask_address.html", _AskView(status), title=title, lede=lede)
+    return page("ask_address.html", _AskView(sources.present_status()), title=title, lede=lede)

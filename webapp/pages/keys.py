@@ -42,7 +42,7 @@ def blueprint(sources: Sources, gateway: GatewayApi) -> Blueprint:
         return answer(tenant, usage, None)
 
     def answer(tenant: str | None, usage: list[UsageLine], problem: str | None) -> Response:
-        with sources.open() as (_, _, status):
-            return private(page("keys.html", KeysView(status, gateway.present, tenant, usage, problem)))
+        view = KeysView(sources.present_status(), gateway.present, tenant, usage, problem)
+        return private(page("keys.html", view))
 
     return routes

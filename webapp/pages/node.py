@@ -7,7 +7,7 @@ from webapp.sources.sources import Sources
 from webapp.store import Store
 from webapp.views.evidence import NodeEpochPageBuilder
 from webapp.views.node import NodePageBuilder
-from webapp.web.errors import PageError
+from webapp.web.errors import unknown_node
 from webapp.web.rendering import page
 from webapp.web.url_params import WINDOWS, epoch_of, node_id_of, window
 
@@ -23,9 +23,7 @@ def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
         node_id = node_id_of(text)
         view = builder.view(node_id, window())
         if view is None:
-            raise PageError(
-                404, f"There is no node {node_id}", "Ids are given in order of registration; try a lower one."
-            )
+            raise unknown_node(node_id)
         return page("node.html", view, windows=WINDOWS, has_gateway=gateway.present)
 
     @routes.get("/fragments/nodes/<text>/gateway")
@@ -41,7 +39,7 @@ def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
         node_id = node_id_of(text)
         view = evidence.view(node_id, epoch_of(number))
         if view is None:
-            raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
+            raise unknown_node(node_id)
         return page("node_epoch.html", view)
 
     return routes

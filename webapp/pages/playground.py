@@ -45,10 +45,8 @@ def blueprint(sources: Sources, gateway: GatewayApi) -> Blueprint:
                 models = gateway.models(gateway.key(""))
             except (GatewayUnavailableError, UserError) as error:
                 problem = str(error)
-        with sources.open() as (_, _, status):
-            return page(
-                "playground.html", PlaygroundView(status, gateway.present, gateway.has_key, models, problem)
-            )
+        view = PlaygroundView(sources.present_status(), gateway.present, gateway.has_key, models, problem)
+        return page("playground.html", view)
 
     @routes.post("/chat")
     def chat() -> Response:

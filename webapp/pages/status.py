@@ -1,7 +1,5 @@
 """Health checks for supervisors, and the status line that pages fetch anew."""
 
-from typing import Any
-
 from flask import Blueprint, Response, jsonify, render_template
 
 from webapp.index import IndexUnavailableError
@@ -20,15 +18,12 @@ def blueprint(sources: Sources) -> Blueprint:
     @routes.get("/ready")
     def ready() -> tuple[Response, int]:
         try:
-            with sources.open() as (_, _, status):
-                body: dict[str, Any] = {"status": "ready", "index": jsonable(status)}
-                return jsonify(body), 200
+            return jsonify({"status": "ready", "index": jsonable(sources.present_status())}), 200
         except IndexUnavailableError as error:
             return jsonify({"status": "waiting", "reason": str(error)}), 503
 
     @routes.get("/fragments/status")
     def fragment() -> str:
-        with sources.open() as (_, _, status):
-            return render_template("status.html", status=status)
+        return render_template("status.html", status=sources.present_status())
 
     return routes

@@ -51,6 +51,11 @@ class Sources:
             head = snapshot.head()
             yield snapshot, head, self.status(head)
 
+    def present_status(self) -> Status:
+        """The status of the index now, for pages that show nothing else of the index. Raises IndexUnavailableError."""
+        with self.open() as (_, _, status):
+            return status
+
     def close(self) -> None:
         """Close database and RPC connections."""
         self.index.close()

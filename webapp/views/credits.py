@@ -52,8 +52,7 @@ class CreditsPageBuilder:
 
     def view(self, address: str) -> CreditsView:
         """The page of a checksummed address, at the index's block. Raises IndexUnavailableError."""
-        with self._sources.open() as (_, _, status):
-            pass
+        status = self._sources.present_status()
         if "CreditVault" not in self._sources.deployment.contracts:
             return CreditsView(status, address, False, None, 0, 0, None, 0, 0, None)
         reads = [

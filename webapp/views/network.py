@@ -18,6 +18,7 @@ from webapp.sources.manifests import regions
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
 from webapp.store import Store
+from webapp.views.earnings import Stage, unsettled_stage
 from webapp.views.fleet import FleetView, fleet_of
 
 RECENT_EPOCHS = 12
@@ -243,14 +244,15 @@ class NetworkPageBuilder:
     ) -> EpochLine:
         chain_epoch = known.epochs.get(epoch)
         pool = chain_epoch.pool_wei if chain_epoch else None
-        stage = _stage(epoch, status, report, known.lapsed)
+        current = status.epoch.number if status.epoch else 0
+        stage = unsettled_stage(epoch, report, current, status.now, known.lapsed)
         earned = attested.earned_wei + appealed if attested else None
         carried = pool - earned if pool is not None and earned is not None else None
-        if stage == "lapsed":
+        if stage is Stage.LAPSED:
             carried, paid = pool, 0
         return EpochLine(
             epoch=epoch,
-            stage=stage,
+            stage=stage.value if stage else "final",
             pool_wei=pool,
             total_weight=chain_epoch.total_weight if chain_epoch else None,
             nodes=attested.nodes if attested else None,
@@ -263,14 +265,6 @@ class NetworkPageBuilder:
             signers=report.signers if report else None,
             final_at=report.final_at if report else None,
         )
-
-
-def _stage(epoch: int, status: Status, report: ReportRow | None, lapsed: Collection[int]) -> str:
-    if report is not None:
-        return "final" if status.now >= report.final_at else "in challenge window"
-    if status.epoch is None or epoch >= status.epoch.number:
-        return "open"
-    return "lapsed" if epoch in lapsed else "awaiting report"
 
 
 def _sum_up(groups: Sequence[PaidGroup], chain_epoch: ChainEpoch) -> _Attested:

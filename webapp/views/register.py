@@ -90,8 +90,7 @@ class RegisterPageBuilder:
         problem: str | None = None,
     ) -> RegisterView:
         """The step with the choices that its URL holds. Raises IndexUnavailableError."""
-        with self._sources.open() as (_, _, status):
-            pass
+        status = self._sources.present_status()
         constants = self._sources.constants()
         stake = stake_wei if stake_wei is not None else (constants.min_stake_wei if constants else None)
         preview, chain_error, key_node = None, None, None

@@ -74,8 +74,7 @@ class TransactionReader:
 
     def view(self, tx_hash: str) -> TxView:
         """The transaction as the chain shows it now. Raises IndexUnavailableError."""
-        with self._sources.open() as (_, _, status):
-            pass
+        status = self._sources.present_status()
         view = TxView(status, tx_hash)
         try:
             transaction = self._call("eth_getTransactionByHash", tx_hash)

@@ -23,6 +23,13 @@ class PageError(Exception):
         self.advice = advice
 
 
+def unknown_node(node_id: int) -> PageError:
+    """The failure of a request for a node that was never registered."""
+    return PageError(
+        404, f"There is no node {node_id}", "Ids are given in order of registration; try a lower one."
+    )
+
+
 _TITLES = {
     400: ("The request is malformed", "Go back and try again from the page."),
     403: ("This is not yours to see", "Sign in with the wallet that owns it."),

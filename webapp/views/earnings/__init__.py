@@ -5,7 +5,16 @@ figure on a page and the claim behind its button come from one query.
 """
 
 from webapp.views.earnings.history import History, history_of
-from webapp.views.earnings.node_epochs import NodeEpoch, Stage
+from webapp.views.earnings.node_epochs import NodeEpoch, Stage, unsettled_stage
 from webapp.views.earnings.totals import EpochSum, Totals, yearly_bps
 
-__all__ = ["EpochSum", "History", "NodeEpoch", "Stage", "Totals", "history_of", "yearly_bps"]
+__all__ = [
+    "EpochSum",
+    "History",
+    "NodeEpoch",
+    "Stage",
+    "Totals",
+    "history_of",
+    "unsettled_stage",
+    "yearly_bps",
+]

@@ -126,6 +126,17 @@ def _entry(node: NodeRow, epoch: int, weight: int, inputs: EarningsInputs) -> No
     )
 
 
+def unsettled_stage(
+    epoch: int, report: ReportRow | None, current: int, now: int, lapsed: Collection[int]
+) -> Stage | None:
+    """The stage of an epoch whose report is missing or not final, for all its nodes alike; None once it is final."""
+    if report is not None:
+        return Stage.CHALLENGE if now < report.final_at else None
+    if epoch >= current:
+        return Stage.OPEN
+    return Stage.LAPSED if epoch in lapsed else Stage.AWAITING
+
+
 def _stage(
     epoch: int,
     report: ReportRow | None,
@@ -135,17 +146,14 @@ def _stage(
 ) -> Stage:
     if claim is not None:
         return Stage.CLAIMED
-    if report is None:
-        if epoch >= inputs.current_epoch:
-            return Stage.OPEN
-        return Stage.LAPSED if epoch in inputs.lapsed else Stage.AWAITING
-    if inputs.now < report.final_at:
-        return Stage.CHALLENGE
+    unsettled = unsettled_stage(epoch, report, inputs.current_epoch, inputs.now, inputs.lapsed)
+    if unsettled is not None:
+        return unsettled
     if reward_wei is None:
         return Stage.UNKNOWN
     if reward_wei == 0:
         return Stage.NOTHING
     window = inputs.claim_window_seconds
-    if window is not None and inputs.now > report.final_at + window:
+    if report is not None and window is not None and inputs.now > report.final_at + window:
         return Stage.EXPIRED
     return Stage.CLAIMABLE
