@@ -13,7 +13,7 @@ from webapp.views.earnings import Stage, history_of
 from webapp.web import money
 
 LOW_UPTIME_BPS = 9_500
-WINDOW = 14
+WINDOW_EPOCHS = 14
 """Number of past epochs that are searched for news."""
 
 
@@ -37,7 +37,7 @@ class News:
 
 
 def news_of(sources: Sources, store: Store, address: str) -> list[News]:
-    """All news of an operator within WINDOW epochs. Raises IndexUnavailableError."""
+    """All news of an operator within WINDOW_EPOCHS epochs. Raises IndexUnavailableError."""
     with sources.open() as (snapshot, head, status):
         nodes = [node for node in snapshot.nodes_of(address) if not node.withdrawn]
         if not nodes or status.epoch is None:
@@ -49,101 +49,83 @@ def news_of(sources: Sources, store: Store, address: str) -> list[News]:
         ]
 
 
+def _news(event: str, node_id: int, number: int, at: int, text: str, **data: Any) -> News:
+    """News of a node; `number` tells it from earlier news of the same event, e.g. the epoch."""
+    return News(f"{event}:{node_id}:{number}", event, at, text, {"node_id": node_id, **data})
+
+
 def _online(
     sources: Sources, snapshot: Snapshot, store: Store, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
-    lives = latest(snapshot.probes(latest_slots(sources.clock, status.now), [node.node_id for node in nodes]))
-    for node_id, live in lives.items():
+    slots = latest_slots(sources.clock, status.now)
+    for node_id, live in latest(snapshot.probes(slots, [node.node_id for node in nodes])).items():
         turned = store.turned(node_id, live.online)
         if turned is not None:
             event = "node.online" if live.online else "node.offline"
             words = "answers again" if live.online else "missed its latest probe"
-            yield News(
-                f"{event}:{node_id}:{turned}", event, turned, f"Node {node_id} {words}.", {"node_id": node_id}
-            )
+            yield _news(event, node_id, turned, turned, f"Node {node_id} {words}.")
 
 
 def _stakes(snapshot: Snapshot, status: Status, nodes: list[NodeRow]) -> Iterator[News]:
     for node in nodes:
-        if node.active_until is None or node.unlock_at is None:
+        unlock_at = node.unlock_at
+        if node.active_until is None or unlock_at is None:
             continue
-        data = {"node_id": node.node_id, "stake_wei": str(node.stake_wei), "unlock_at": node.unlock_at}
         asked = snapshot.events(1, node=node.node_id, names=("UnstakeRequested",))
         at = asked[0].timestamp if asked else status.now
         stake = f"{money.exact(node.stake_wei)} PRLX"
-        yield News(
-            f"cooldown.started:{node.node_id}:{node.unlock_at}",
-            "cooldown.started",
-            at,
-            f"An unstake of node {node.node_id} was asked for; {stake} are withdrawable later.",
-            data,
-        )
-        if node.unlock_at <= status.now:
-            yield News(
-                f"stake.withdrawable:{node.node_id}:{node.unlock_at}",
-                "stake.withdrawable",
-                node.unlock_at,
-                f"{stake} of node {node.node_id} can be withdrawn now.",
-                data,
-            )
+        data = {"stake_wei": str(node.stake_wei), "unlock_at": unlock_at}
+        text = f"An unstake of node {node.node_id} was asked for; {stake} are withdrawable later."
+        yield _news("cooldown.started", node.node_id, unlock_at, at, text, **data)
+        if unlock_at <= status.now:
+            text = f"{stake} of node {node.node_id} can be withdrawn now."
+            yield _news("stake.withdrawable", node.node_id, unlock_at, unlock_at, text, **data)
 
 
 def _epochs(
     sources: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
     current = status.epoch.number if status.epoch else 0
-    first = max(0, current - WINDOW)
+    first = max(0, current - WINDOW_EPOCHS)
     ids = [node.node_id for node in nodes]
     reports = snapshot.reports(first, current)
     for row in snapshot.slots(ids, first, current):
         report, missed = reports.get(row.epoch), row.states.count("m")
         if report is None or not missed:
             continue
-        data = {"node_id": row.node_id, "epoch": row.epoch, "missed": missed, "uptime_bps": row.uptime_bps}
-        text = f"Node {row.node_id} lost {missed} slots in epoch {row.epoch}; its uptime is {money.percent(row.uptime_bps)}."
-        yield News(f"slot.missed:{row.node_id}:{row.epoch}", "slot.missed", report.submitted_at, text, data)
-        if row.uptime_bps < LOW_UPTIME_BPS:
-            yield News(f"uptime.low:{row.node_id}:{row.epoch}", "uptime.low", report.submitted_at, text, data)
-    for claim in snapshot.claims(ids, first):
-        yield News(
-            f"epoch.paid:{claim.node_id}:{claim.epoch}",
-            "epoch.paid",
-            claim.paid_at,
-            f"Node {claim.node_id} was paid {money.exact(claim.amount_wei)} PRLX for epoch {claim.epoch}.",
-            {
-                "node_id": claim.node_id,
-                "epoch": claim.epoch,
-                "amount_wei": str(claim.amount_wei),
-                "tx": claim.tx_hash,
-            },
+        text = (
+            f"Node {row.node_id} lost {missed} slots in epoch {row.epoch}; "
+            f"its uptime is {money.percent(row.uptime_bps)}."
         )
+        for event in ("slot.missed", "uptime.low") if row.uptime_bps < LOW_UPTIME_BPS else ("slot.missed",):
+            data: dict[str, Any] = {"epoch": row.epoch, "missed": missed, "uptime_bps": row.uptime_bps}
+            yield _news(event, row.node_id, row.epoch, report.submitted_at, text, **data)
+    for claim in snapshot.claims(ids, first):
+        amount = money.exact(claim.amount_wei)
+        text = f"Node {claim.node_id} was paid {amount} PRLX for epoch {claim.epoch}."
+        data = {"epoch": claim.epoch, "amount_wei": str(claim.amount_wei), "tx": claim.tx_hash}
+        yield _news("epoch.paid", claim.node_id, claim.epoch, claim.paid_at, text, **data)
     yield from _expiring(sources, snapshot, head, status, nodes)
 
 
 def _expiring(
     sources: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
+    """Rewards whose claim window ends within a tenth of its length."""
     constants = sources.constants()
     if constants is None:
         return
     claim_window = constants.claim_window_seconds
-    back = claim_window // sources.clock.length_seconds + WINDOW
+    back = claim_window // sources.clock.length_seconds + WINDOW_EPOCHS
     for entry in history_of(sources, snapshot, head, status, nodes, min(back, 400)).entries:
         if entry.stage is not Stage.CLAIMABLE or entry.final_at is None:
             continue
         deadline = entry.final_at + claim_window
         warn_at = deadline - claim_window // 10
         if status.now >= warn_at:
-            yield News(
-                f"claim.expiring:{entry.node_id}:{entry.epoch}",
-                "claim.expiring",
-                warn_at,
+            text = (
                 f"{money.exact(entry.claimable_wei)} PRLX of node {entry.node_id} for epoch {entry.epoch} expire in "
-                f"{money.duration(deadline - status.now)}.",
-                {
-                    "node_id": entry.node_id,
-                    "epoch": entry.epoch,
-                    "amount_wei": str(entry.claimable_wei),
-                    "deadline": deadline,
-                },
+                f"{money.duration(deadline - status.now)}."
             )
+            data = {"epoch": entry.epoch, "amount_wei": str(entry.claimable_wei), "deadline": deadline}
+            yield _news("claim.expiring", entry.node_id, entry.epoch, warn_at, text, **data)

@@ -140,25 +140,14 @@ def _browser() -> str:
 
 
 def _channel(channel: Channel) -> dict[str, Any]:
-    return {
-        "id": channel.id,
-        "kind": channel.kind,
-        "target": channel.target,
-        "secret": channel.secret,
-        "events": channel.events,
-    }
+    return {name: getattr(channel, name) for name in ("id", "kind", "target", "secret", "events")}
 
 
 def _delivery(delivery: Delivery, channel: Channel) -> dict[str, Any]:
-    return {
-        "id": delivery.id,
-        "event": delivery.event,
+    names = ("id", "event", "status", "attempts", "next_at", "created_at")
+    return {name: getattr(delivery, name) for name in names} | {
         "text": delivery.body["text"],
-        "status": delivery.status,
-        "attempts": delivery.attempts,
-        "next_at": delivery.next_at,
         "result": delivery.last_result,
-        "created_at": delivery.created_at,
         "target": channel.target,
     }
 

@@ -7,7 +7,7 @@ from webapp.index import ProbeRow
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class LatestProbe:
     """A node's latest probe.
 
     Attributes:
@@ -22,10 +22,10 @@ class Live:
     latency_ms: int | None
 
 
-def latest(probes: Iterable[ProbeRow]) -> dict[int, Live]:
+def latest(probes: Iterable[ProbeRow]) -> dict[int, LatestProbe]:
     """Latest probe by node; `probes` are given oldest first."""
     return {
-        probe.node_id: Live(probe.node_id, probe.answered, probe.due_at_ms // 1000, probe.latency_ms)
+        probe.node_id: LatestProbe(probe.node_id, probe.answered, probe.due_at_ms // 1000, probe.latency_ms)
         for probe in probes
     }
 

@@ -13,7 +13,7 @@ from webapp.index import KeeperRow, NodeRow, OverrideRow, PaidGroup, ReportRow, 
 from webapp.sources.chain import ChainEpoch, ChainUnavailableError
 from webapp.sources.epoch_facts import KnownEpochs
 from webapp.sources.gateway import GatewayApi, GatewayLoad
-from webapp.sources.latest_probes import Live, latest, percentile, weighted_percentile
+from webapp.sources.latest_probes import LatestProbe, latest, percentile, weighted_percentile
 from webapp.sources.manifests import regions
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
@@ -112,8 +112,8 @@ class _Attested:
 
 
 @dataclass(frozen=True, slots=True)
-class _Live:
-    nodes: Mapping[int, Live]
+class _LiveFigures:
+    nodes: Mapping[int, LatestProbe]
     online: int
     probed: int
     p50_ms: int | None
@@ -184,19 +184,19 @@ class NetworkPageBuilder:
             error,
         )
 
-    def _live(self, snapshot: Snapshot, status: Status, *, small: bool) -> _Live:
+    def _live(self, snapshot: Snapshot, status: Status, *, small: bool) -> _LiveFigures:
         slots = latest_slots(self._sources.clock, status.now)
         if small:
             # The latest slots together: a probe may fall anywhere in its slot, so the running slot lacks many nodes.
             nodes = latest(snapshot.probes(slots))
             times = [live.latency_ms for live in nodes.values() if live.latency_ms is not None]
             online = sum(live.online for live in nodes.values())
-            return _Live(nodes, online, len(nodes), percentile(times, 50), percentile(times, 95))
+            return _LiveFigures(nodes, online, len(nodes), percentile(times, 50), percentile(times, 95))
         # A large fleet is counted by the database, in the newest slot that has ended.
         histogram = snapshot.probe_histogram(*slots[1]) if len(slots) > 1 else []
         online = sum(count for answered, _, count in histogram if answered)
         counts = sorted((ms, count) for answered, ms, count in histogram if answered and ms is not None)
-        return _Live(
+        return _LiveFigures(
             {},
             online,
             sum(count for _, _, count in histogram),
@@ -296,8 +296,8 @@ def _appealed(
     return added
 
 
-def _cell(node: NodeRow, epoch: int, lives: Mapping[int, Live]) -> GridCell:
-    live = lives.get(node.node_id)
+def _cell(node: NodeRow, epoch: int, latest_by_node: Mapping[int, LatestProbe]) -> GridCell:
+    live = latest_by_node.get(node.node_id)
     return GridCell(node.node_id, node.tier, node.state_at(epoch), live.online if live else None)
 
 

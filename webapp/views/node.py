@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from offchain.domain.tiers import Tier
 from webapp.index import NodeRow
-from webapp.sources.latest_probes import Live, latest, percentile
+from webapp.sources.latest_probes import LatestProbe, latest, percentile
 from webapp.sources.manifests import Capabilities, capabilities_of
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
@@ -37,7 +37,7 @@ class NodePage:
     state: str
     share_weight: int
     total_weight: int | None
-    live: Live | None
+    live: LatestProbe | None
     probes: int
     p50_ms: int | None
     p95_ms: int | None
@@ -85,7 +85,7 @@ class NodePageBuilder:
         strips.sort(key=lambda strip: strip.epoch, reverse=True)
         if status.epoch is not None and node.weight_at(epoch):
             strips.insert(0, live_strip(epoch, node_id, self._sources.clock.slots, reached, probes))
-        lives = latest(probes)
+        latest_by_node = latest(probes)
         times = [probe.latency_ms for probe in probes if probe.latency_ms is not None]
         entries = history.entries
         totals = Totals.of(entries)
@@ -98,7 +98,7 @@ class NodePageBuilder:
             node.state_at(epoch),
             node.weight_at(epoch),
             chain_epoch.total_weight if chain_epoch else None,
-            lives.get(node_id),
+            latest_by_node.get(node_id),
             len(probes),
             percentile(times, 50),
             percentile(times, 95),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from webapp.index import NodeRow
-from webapp.sources.latest_probes import Live, latest
+from webapp.sources.latest_probes import LatestProbe, latest
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
 from webapp.views.earnings import EpochSum, NodeEpoch, Totals, history_of, yearly_bps
@@ -24,7 +24,7 @@ class NodeLine:
     active_from: int
     active_until: int | None
     unlock_at: int | None
-    live: Live | None
+    live: LatestProbe | None
     uptime_bps: int | None
     earned_wei: int
     claimable_wei: int
@@ -88,7 +88,7 @@ class OperatorPageBuilder:
             attested = [entry.epoch for entry in history.entries if entry.uptime_bps is not None]
             newest = attested[0] if attested else -1
             strips = {row.node_id: row for row in snapshot.slots(ids, newest, newest)} if attested else {}
-            lives = latest(snapshot.probes(latest_slots(self._sources.clock, status.now), ids))
+            latest_by_node = latest(snapshot.probes(latest_slots(self._sources.clock, status.now), ids))
         by_node = {node.node_id: Totals() for node in nodes}
         by_epoch: dict[int, tuple[Totals, NodeEpoch]] = {}
         for entry in history.entries:
@@ -99,7 +99,9 @@ class OperatorPageBuilder:
         for node in nodes:
             row = strips.get(node.node_id)
             strip = strip_of(row.epoch, row.node_id, row.states, row.uptime_bps) if row else None
-            lines.append(_node_line(node, epoch, by_node[node.node_id], lives.get(node.node_id), strip))
+            lines.append(
+                _node_line(node, epoch, by_node[node.node_id], latest_by_node.get(node.node_id), strip)
+            )
         sums = [totals.epoch(number, first) for number, (totals, first) in by_epoch.items()]
         return OperatorView(
             status,
@@ -137,7 +139,9 @@ class OperatorPageBuilder:
         )
 
 
-def _node_line(node: NodeRow, epoch: int, totals: Totals, live: Live | None, strip: Strip | None) -> NodeLine:
+def _node_line(
+    node: NodeRow, epoch: int, totals: Totals, live: LatestProbe | None, strip: Strip | None
+) -> NodeLine:
     return NodeLine(
         node_id=node.node_id,
         tier=node.tier,

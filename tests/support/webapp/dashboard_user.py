@@ -1,4 +1,4 @@
-"""A dashboard over a network of its own with a wallet in front, and the short ways that its tests take."""
+"""A dashboard over a network of its own, used through a browser with a wallet."""
 
 import re
 import time
@@ -21,7 +21,7 @@ OPERATOR = 3
 
 @dataclass
 class DashboardUser:
-    """Everything of one test."""
+    """A person at the dashboard: a browser tab, a wallet, and the network behind both."""
 
     url: str
     tab: Page
@@ -41,12 +41,12 @@ class DashboardUser:
         self.tab.goto(self.url + path)
 
     def done(self) -> None:
-        """Wait until the server has read the transaction back."""
+        """Wait until the transaction's page says that the index has its block."""
         expect(self.tab).to_have_url(re.compile(r"/tx/0x[0-9a-f]{64}$"))
         expect(self.tab.locator(".tx-words[data-state=done]")).to_be_visible()
 
     def until(self, path: str, selector: str) -> None:
-        """Open a page again until it shows what the index is about to know."""
+        """Open a page again and again until it has an element for the selector, at most a minute."""
         end = time.monotonic() + 60
         while time.monotonic() < end:
             self.open(path)

@@ -390,7 +390,7 @@ def _served(engine: Engine, rows: list[dict[str, Any]], rng: random.Random) -> N
 
 
 def app_of(net: SeededNetwork, rpc_url: str, **changes: object) -> Flask:
-    """A dashboard of a seeded network, standing at its moment."""
+    """The dashboard of a seeded network; its clock stands still at `net.now`."""
     fields = {
         "data_dir": net.folder / "dashboard",
         "rpc_url": rpc_url,
@@ -403,7 +403,7 @@ def app_of(net: SeededNetwork, rpc_url: str, **changes: object) -> Flask:
 
 
 def close_apps() -> None:
-    """Close what all apps made so far have opened."""
+    """Close the connections of all apps that `app_of` made."""
     while _OPENED:
         app = _OPENED.pop()
         app.extensions["sources"].close()

@@ -3,9 +3,11 @@
 import csv
 import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from offchain.domain.epochs import EpochClock
+from offchain.domain.types import Epoch
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.views.earnings.history import history_of
@@ -13,23 +15,24 @@ from webapp.views.earnings.node_epochs import NodeEpoch, Stage
 from webapp.web import money
 
 PAGE_ROWS = 60
-_COLUMNS = (
-    "epoch",
-    "epoch_start_utc",
-    "node_id",
-    "stage",
-    "tier",
-    "stake_prlx",
-    "weight",
-    "total_weight",
-    "pool_prlx",
-    "uptime_bps",
-    "at_full_uptime_prlx",
-    "lost_prlx",
-    "reward_prlx",
-    "reward_wei",
-    "claim_tx",
-)
+_COLUMNS: dict[str, Callable[[NodeEpoch, EpochClock], object]] = {
+    "epoch": lambda e, _: e.epoch,
+    "epoch_start_utc": lambda e, clock: _utc(clock.start(Epoch(e.epoch))),
+    "node_id": lambda e, _: e.node_id,
+    "stage": lambda e, _: e.stage.value,
+    "tier": lambda e, _: e.tier,
+    "stake_prlx": lambda e, _: money.plain(e.stake_wei),
+    "weight": lambda e, _: e.weight,
+    "total_weight": lambda e, _: e.total_weight,
+    "pool_prlx": lambda e, _: _plain(e.pool_wei),
+    "uptime_bps": lambda e, _: e.uptime_bps,
+    "at_full_uptime_prlx": lambda e, _: _plain(e.share_wei),
+    "lost_prlx": lambda e, _: _plain(e.lost_wei),
+    "reward_prlx": lambda e, _: _plain(e.reward_wei),
+    "reward_wei": lambda e, _: e.reward_wei,
+    "claim_tx": lambda e, _: e.claim_tx,
+}
+"""Columns of the CSV export, each with its value in the row of an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +123,8 @@ class EarningsPageBuilder:
     def csv(self, view: EarningsView) -> Iterator[str]:
         """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with all digits."""
         yield _line(_COLUMNS)
-        clock = self._sources.clock
-        for e in view.rows:
-            yield _line(
-                (
-                    e.epoch,
-                    _utc(clock.genesis + e.epoch * clock.length_seconds),
-                    e.node_id,
-                    e.stage.value,
-                    e.tier,
-                    money.plain(e.stake_wei),
-                    e.weight,
-                    e.total_weight,
-                    _plain(e.pool_wei),
-                    e.uptime_bps,
-                    _plain(e.share_wei),
-                    _plain(e.lost_wei),
-                    _plain(e.reward_wei),
-                    e.reward_wei,
-                    e.claim_tx,
-                )
-            )
+        for entry in view.rows:
+            yield _line(value(entry, self._sources.clock) for value in _COLUMNS.values())
 
 
 def waterfall_of(entries: Sequence[NodeEpoch]) -> Waterfall:
