@@ -193,19 +193,15 @@ class PinnedReads:
             DisagreementError: two endpoints differ (agreed reads only).
         """
         listed = list(reads)
-        return [
-            self._decode(read, answer) for read, answer in zip(listed, self._answers(listed), strict=True)
-        ]
-
-    def _answers(self, reads: Sequence[Read]) -> list[Any]:
         where = {"blockHash": self.block.hash, "requireCanonical": True}
         calls: list[tuple[str, Sequence[Any]]] = []
-        for read in reads:
+        for read in listed:
             data = self._chain.abi(read.contract).encode(read.function, read.args)
             to = self._chain.deployment.contract(read.contract).address
             calls.append(("eth_call", [{"to": to, "data": "0x" + data.hex()}, where]))
         rpc = self._chain.rpc
-        return rpc.batch_agreed(calls) if self._agreed else rpc.batch(calls)
+        answers = rpc.batch_agreed(calls) if self._agreed else rpc.batch(calls)
+        return [self._decode(read, answer) for read, answer in zip(listed, answers, strict=True)]
 
     def one(self, contract: str, function: str, *args: Any) -> Any:
         """Result of one call; errors as in `many`."""
@@ -333,22 +329,6 @@ class PinnedReads:
             request_hash=view["requestHash"],
             callback=view["callback"],
         )
-
-    def many_or_none(self, reads: Iterable[Read]) -> list[Any]:
-        """Like `many`, with None where a call reverted or its contract had no code yet. Raises no SkipError."""
-        listed = list(reads)
-        return [
-            self._decode_or_none(read, answer)
-            for read, answer in zip(listed, self._answers(listed), strict=True)
-        ]
-
-    def _decode_or_none(self, read: Read, answer: Any) -> Any:
-        if answer == "0x":
-            return None
-        try:
-            return self._decode(read, answer)
-        except SkipError:
-            return None
 
     def _decode(self, read: Read, answer: Any) -> Any:
         if isinstance(answer, RpcError):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from offchain.chain.deployment import Deployment
-from offchain.chain.reader import ChainReader, Read
+from offchain.chain.reader import ChainReader, PinnedReads, Read
 from offchain.chain.rpc import Rpc
 from offchain.domain.payout import reward
 from offchain.domain.types import BlockRef, Bps, Wei, Weight
-from offchain.errors import TransientError
+from offchain.errors import SkipError, TransientError
 
 
 class ChainUnavailableError(TransientError):
@@ -34,6 +34,19 @@ class ChainEpoch:
     def reward(self, weight: int, uptime_bps: int) -> int:
         """What the contract pays a node of this weight and uptime, wei."""
         return reward(Wei(self.pool_wei), Weight(weight), Weight(self.total_weight), Bps(uptime_bps))
+
+
+class _PageReads(PinnedReads):
+    """Pinned reads for a page that shows what it can: None stands for a call that gave nothing.
+
+    A call gives nothing when it reverted, or when its contract had no code at the block yet.
+    """
+
+    def _decode(self, read: Read, answer: Any) -> Any:
+        try:
+            return None if answer == "0x" else super()._decode(read, answer)
+        except SkipError:
+            return None
 
 
 class ChainSource:
@@ -66,6 +79,6 @@ class ChainSource:
         if not reads:
             return []
         try:
-            return self.reader.at(block or self.reader.head_block()).many_or_none(reads)
+            return _PageReads(self.reader, block or self.reader.head_block()).many(reads)
         except TransientError as error:
             raise ChainUnavailableError(str(error)) from error
