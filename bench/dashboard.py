@@ -334,7 +334,7 @@ def server_times(base: str, net: seeding.SeededNetwork, size: Size) -> dict[str,
 def queries(net: seeding.SeededNetwork, size: Size, rpc: str) -> dict[str, int]:
     """Number of database queries of each page."""
     app = seeding.app_of(net, rpc)
-    index = app.extensions["desk"].index
+    index = app.extensions["sources"].index
     counts = {}
     for name, path in paths(net, size, random.Random(3)).items():
         with index.counting() as seen:

@@ -1,4 +1,7 @@
-"""The operator dashboard: Flask pages over the index and the chain. It reads; every write is signed in a wallet."""
+"""The operator dashboard: Flask pages over the index and the chain.
+
+The server only reads; every transaction is signed in the visitor's wallet.
+"""
 
 from webapp.app import create_app
 

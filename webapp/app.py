@@ -1,4 +1,4 @@
-"""The application factory. Nothing is opened before the first request, so that server processes can fork after it."""
+"""The application factory. It opens no connection: gunicorn forks its workers after the application is made."""
 
 import time
 from collections.abc import Callable
@@ -58,21 +58,45 @@ LIMITS = {
     "keys.look": "30 per minute",
     "api.appeal": "30 per minute",
 }
-"""By remote address; pages are not limited."""
+"""Calls a minute from one remote address, by endpoint; pages that only read are not limited."""
 
 
 def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time.time) -> Flask:
     """The dashboard as a WSGI application.
 
     Args:
-        settings: where the index, the chain and the assets are.
+        settings: of the dashboard.
         clock: Unix seconds; injected by tests.
 
     Raises:
         UserError: the deployment file, the database URL or the built assets are missing or wrong.
     """
     deployment = Deployment.load(settings.deployment)
+    chain = ChainSource(settings.rpc_url, deployment, settings.rpc_timeout_seconds)
+    epochs = deployment.clock()
+    sources = Sources(
+        deployment, epochs, Index(settings.database_url), chain, EpochFacts(chain, epochs), clock
+    )
+    store = Store(settings.data_dir, clock)
     app = Flask("webapp", static_folder=None)
+    app.extensions["sources"] = sources
+    app.extensions["store"] = store
+    app.extensions["notifier"] = Notifier(sources, store, settings)
+    static_assets.init(app, settings.assets_dir)
+    rendering.init(app, settings)
+    errors.init(app)
+    limiter = _protect(app, settings)
+    app.before_request(_start_timer)
+    app.after_request(_server_timing)
+    _register_pages(app, sources, store, settings)
+    for endpoint, limit in LIMITS.items():
+        limited: Any = limiter.limit(limit)(app.view_functions[endpoint])
+        app.view_functions[endpoint] = limited
+    return app
+
+
+def _protect(app: Flask, settings: DashboardSettings) -> Limiter:
+    """Cookies, CSRF tokens, the content security policy, and the limiter of calls by remote address."""
     app.config.update(
         MAX_CONTENT_LENGTH=256 * 1024,
         SESSION_COOKIE_HTTPONLY=True,
@@ -86,19 +110,6 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
         RATELIMIT_HEADERS_ENABLED=True,
     )
     CSRFProtect(app)
-    limiter = Limiter(get_remote_address, app=app)
-    chain = ChainSource(settings.rpc_url, deployment, settings.rpc_timeout_seconds)
-    epochs = deployment.clock()
-    desk = Sources(deployment, epochs, Index(settings.database_url), chain, EpochFacts(chain, epochs), clock)
-    store = Store(settings.data_dir, clock)
-    gateway = GatewayApi(settings.gateway_url, settings.gateway_api_key_file)
-    app.extensions["desk"] = desk
-    app.extensions["store"] = store
-    app.extensions["notifier"] = Notifier(desk, store, settings)
-    app.extensions["settings"] = settings
-    static_assets.init(app, settings.assets_dir)
-    rendering.init(app, settings)
-    errors.init(app)
     secure = bool(settings.public_url and settings.public_url.startswith("https://"))
     Talisman(
         app,
@@ -110,21 +121,22 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
         referrer_policy="no-referrer",
         permissions_policy={"camera": "()", "geolocation": "()", "microphone": "()", "browsing-topics": "()"},
     )
-    app.before_request(_start_timer)
-    app.after_request(_server_timing)
-    app.register_blueprint(network.blueprint(desk, gateway, store))
-    app.register_blueprint(node.blueprint(desk, gateway, store))
-    for module in (operator, earnings, credit, register, tx, status):
-        app.register_blueprint(module.blueprint(desk))
-    app.register_blueprint(activity.blueprint(desk, settings))
-    app.register_blueprint(account.blueprint(desk, store, settings))
-    app.register_blueprint(playground.blueprint(desk, gateway))
-    app.register_blueprint(keys.blueprint(desk, gateway))
-    app.register_blueprint(api.blueprint(desk, settings))
-    for endpoint, limit in LIMITS.items():
-        limited: Any = limiter.limit(limit)(app.view_functions[endpoint])
-        app.view_functions[endpoint] = limited
-    return app
+    return Limiter(get_remote_address, app=app)
+
+
+def _register_pages(app: Flask, sources: Sources, store: Store, settings: DashboardSettings) -> None:
+    gateway = GatewayApi(settings.gateway_url, settings.gateway_api_key_file)
+    for routes in (
+        network.blueprint(sources, gateway, store),
+        node.blueprint(sources, gateway, store),
+        *(module.blueprint(sources) for module in (operator, earnings, credit, register, tx, status)),
+        activity.blueprint(sources, settings),
+        account.blueprint(sources, store, settings),
+        playground.blueprint(sources, gateway),
+        keys.blueprint(sources, gateway),
+        api.blueprint(sources, settings),
+    ):
+        app.register_blueprint(routes)
 
 
 def _start_timer() -> None:

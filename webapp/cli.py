@@ -15,13 +15,22 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--config", required=True, type=click.Path(path_type=Path), help="Settings, a TOML file.")
-@click.option("--host", help="Address to listen on, instead of the settings'.")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 takes a free one.")
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
+@click.option("--config", required=True, type=click.Path(path_type=Path), help="TOML file with the settings.")
+@click.option("--host", help="Address to listen on; default: `host` of the settings.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    help="Port to listen on; 0 takes a free one; default: `port` of the settings.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help='Print one line of JSON, {"url", "pid"}, once the dashboard accepts requests.',
+)
 def start(config: Path, host: str | None, port: int | None, as_json: bool) -> None:
     """Serve the dashboard until SIGTERM."""
-    from offchain.chain.deployment import Deployment  # noqa: PLC0415  --help must not load any of these
+    from offchain.chain.deployment import Deployment  # noqa: PLC0415  --help must load none of these
     from offchain.chain.reader import ChainReader  # noqa: PLC0415
     from offchain.chain.rpc import Rpc  # noqa: PLC0415
     from webapp.server import DashboardServer  # noqa: PLC0415

@@ -19,8 +19,8 @@ class DashboardServer(BaseApplication):
     """gunicorn with our settings and nothing from its command line.
 
     Args:
-        settings: the dashboard's.
-        announce: whether to print one line of JSON when traffic is accepted, instead of a sentence.
+        settings: of the dashboard.
+        announce: whether the ready line is JSON, for programs, instead of a sentence.
     """
 
     def __init__(self, settings: DashboardSettings, announce: bool) -> None:
@@ -30,7 +30,7 @@ class DashboardServer(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        """Translate our settings; port 0 takes a free one."""
+        """Translate our settings into gunicorn's."""
         settings = self._settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         options: dict[str, Any] = {
@@ -52,12 +52,12 @@ class DashboardServer(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """The application, made before the fork; it opens nothing until its first request."""
+        """The application, which was made before the fork."""
         return self._app
 
     def _ready(self, worker: Any) -> None:
         self._app.extensions["notifier"].start(self._settings.notify_seconds)
-        # what is summed up once and kept is summed up before the first visitor comes
+        # The network page keeps sums of old epochs; computing them now spares the first visitor the wait.
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
         if worker.age != 1:
             return
@@ -70,7 +70,7 @@ class DashboardServer(BaseApplication):
 
     def _warm(self) -> None:
         self._app.test_client().get("/")
-        # what is loaded by now stays: the collector need not walk through it in the middle of a page
+        # Objects that live as long as the process leave the collector's sight, so that it never scans them during a page.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from offchain.domain.canonical_json import canonical, content_hash, parse
-from offchain.domain.eip712 import address_bytes, keccak256, signing_prefix
+from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256, signing_prefix
 from offchain.domain.evidence_entries import EvidenceError, Execution, Miss, SignedExecutionBatch
 from offchain.domain.execution_tree import ExecutionTree
 from offchain.domain.measurement.network_event import NetworkEvent, network_events, regions_of, without
@@ -88,6 +88,11 @@ def assemble(context: EpochContext, evidence: Iterable[Evidence]) -> EvidenceBun
 
 def read(raw: bytes, context: EpochContext) -> EvidenceBundle:
     """Parse a bundle of the context's epoch; `verify_bundle` checks its content. Raises EvidenceError."""
+    return parse_bundle(raw, context.epoch, context.attestation)
+
+
+def parse_bundle(raw: bytes, epoch: Epoch, attestation: SigningDomain) -> EvidenceBundle:
+    """Parse a bundle of an epoch and contract; no signature is checked here. Raises EvidenceError."""
     try:
         data: Any = parse(raw)
     except ValueError as error:
@@ -96,12 +101,12 @@ def read(raw: bytes, context: EpochContext) -> EvidenceBundle:
         raise EvidenceError("this is not a bundle")
     if data["version"] != VERSION or not isinstance(data["evidence"], list):
         raise EvidenceError(f"bundle version {data['version']!r} is unknown")
-    if data["epoch"] != context.epoch or data["chainId"] != context.attestation.chain_id:
+    if data["epoch"] != epoch or data["chainId"] != attestation.chain_id:
         raise EvidenceError("the bundle is of another epoch or chain")
-    if data["attestation"] != context.attestation.verifying_contract.lower():
+    if data["attestation"] != attestation.verifying_contract.lower():
         raise EvidenceError("the bundle is of another contract")
-    documents = tuple(Evidence.from_json(item, context.attestation) for item in data["evidence"])
-    return EvidenceBundle(raw, content_hash(raw), context.epoch, documents)
+    documents = tuple(Evidence.from_json(item, attestation) for item in data["evidence"])
+    return EvidenceBundle(raw, content_hash(raw), epoch, documents)
 
 
 def verify_bundle(context: EpochContext, bundle: EvidenceBundle) -> BundleVerdict:

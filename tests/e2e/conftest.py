@@ -9,10 +9,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.services.anvil import KEYS
 from tests.support.services.contracts import STAKE, Network
+from tests.support.webapp.dashboard_user import OPERATOR, DashboardUser
 from tests.support.webapp.live import live
 from tests.support.webapp.seed import SeededNetwork, app_of, close_apps, empty, seed
 from tests.support.webapp.serving import serving
-from tests.support.webapp.sources import OPERATOR, Desk
 from tests.support.webapp.wallet import TestWallet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def tab(chromium: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def desk(chromium: Browser, network: Network, tmp_path: Path, built_assets: Path) -> Iterator[Desk]:
+def user(chromium: Browser, network: Network, tmp_path: Path, built_assets: Path) -> Iterator[DashboardUser]:
     """A dashboard, and a wallet that holds three stakes."""
     wallet_address = network.signers[OPERATOR].address
     network.send(0, "ParallelixToken", "transfer", wallet_address, 3 * STAKE)
@@ -97,7 +97,7 @@ def desk(chromium: Browser, network: Network, tmp_path: Path, built_assets: Path
         problems: list[str] = []
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
-        yield Desk(url, tab, context, wallet, network, follower)
+        yield DashboardUser(url, tab, context, wallet, network, follower)
         context.close()
         wallet.close()
         assert not problems

@@ -10,16 +10,16 @@ from offchain.db.models import Probe
 from offchain.domain.evidence_entries import AnswerEntry
 from offchain.domain.messages import ServiceReceipt, SlotReceipt
 from offchain.domain.types import Epoch, NodeId, Wei
-from tests.support.webapp.sources import OPERATOR, Desk, attest
+from tests.support.webapp.dashboard_user import OPERATOR, DashboardUser, attest
 
 pytestmark = [pytest.mark.browser, pytest.mark.anvil]
 
 NODE_KEY, KEEPER, STRANGER = 5, 1, 6
 
 
-def answer(desk: Desk, epoch: int, node: int, slot: int, keeper: int = KEEPER) -> AnswerEntry:
+def answer(user: DashboardUser, epoch: int, node: int, slot: int, keeper: int = KEEPER) -> AnswerEntry:
     """A receipt of a node for a slot, signed by its key and by a keeper."""
-    net = desk.network
+    net = user.network
     receipt = ServiceReceipt(
         slot.to_bytes(32, "big"), NodeId(node), bytes(32), bytes(32), bytes(32), bytes(32), 1, 1, 1, 2, Wei(0)
     )
@@ -34,20 +34,20 @@ def answer(desk: Desk, epoch: int, node: int, slot: int, keeper: int = KEEPER) -
     )
 
 
-def reported_down(desk: Desk) -> tuple[int, int]:
+def reported_down(user: DashboardUser) -> tuple[int, int]:
     """A node that is attested at 20 % in an epoch whose challenge window is open: epoch and node."""
-    net = desk.network
+    net = user.network
     net.join_keeper(KEEPER)
     node = net.register_node(OPERATOR, key_account=NODE_KEY)
     epoch = net.next_epoch()
     net.next_epoch()
-    attest(desk, epoch, {node: 2_000})
+    attest(user, epoch, {node: 2_000})
     return epoch, node
 
 
-def probed(desk: Desk, epoch: int, answers: list[AnswerEntry]) -> None:
+def probed(user: DashboardUser, epoch: int, answers: list[AnswerEntry]) -> None:
     """This index's own keeper holds these receipts."""
-    with desk.follower.database.write() as session:
+    with user.follower.database.write() as session:
         for item in answers:
             session.add(
                 Probe(
@@ -69,77 +69,79 @@ def document(path: Path, answers: list[AnswerEntry]) -> Path:
 
 
 def test_appeal__receipts_of_the_index_and_of_a_document__overrule_the_report(
-    desk: Desk, tmp_path: Path
+    user: DashboardUser, tmp_path: Path
 ) -> None:
-    epoch, node = reported_down(desk)
-    probed(desk, epoch, [answer(desk, epoch, node, slot) for slot in range(5)])
-    brought = [answer(desk, epoch, node, slot) for slot in range(3, 9)]
+    epoch, node = reported_down(user)
+    probed(user, epoch, [answer(user, epoch, node, slot) for slot in range(5)])
+    brought = [answer(user, epoch, node, slot) for slot in range(3, 9)]
     path = f"/nodes/{node}/epochs/{epoch}"
-    desk.until(path, "#appeal")
-    desk.connect()
-    desk.tab.get_by_label("Evidence documents").set_input_files(document(tmp_path / "keeper-2.json", brought))
-    desk.tab.get_by_role("button", name="Appeal", exact=True).click()
-    desk.done()
+    user.until(path, "#appeal")
+    user.connect()
+    user.tab.get_by_label("Evidence documents").set_input_files(document(tmp_path / "keeper-2.json", brought))
+    user.tab.get_by_role("button", name="Appeal", exact=True).click()
+    user.done()
     expect(
-        desk.tab.get_by_text(f"Node {node} is paid by 90 % uptime for epoch {epoch}, not by 20 %.")
+        user.tab.get_by_text(f"Node {node} is paid by 90 % uptime for epoch {epoch}, not by 20 %.")
     ).to_be_visible()
-    desk.open(path)
-    expect(desk.tab.get_by_text("An appeal put 90")).to_be_visible()
-    desk.tab.reload()
-    expect(desk.tab.locator(".figures")).to_contain_text("in challenge window")
+    user.open(path)
+    expect(user.tab.get_by_text("An appeal put 90")).to_be_visible()
+    user.tab.reload()
+    expect(user.tab.locator(".figures")).to_contain_text("in challenge window")
     # what the page promises now is what the contract pays
-    rows = desk.tab.request.get(f"{desk.url}{path}?format=json").json()
+    rows = user.tab.request.get(f"{user.url}{path}?format=json").json()
     assert rows["entry"]["uptime_bps"] == 9_000
-    desk.network.anvil.set_time(int(desk.network.anvil.block()["timestamp"], 16) + 120)
-    desk.until(f"/operators/{desk.wallet.address}", ".claim-band")
-    before = desk.balance()
-    desk.tab.get_by_role("button", name="Claim all").click()
-    desk.done()
-    assert desk.balance() - before == int(rows["entry"]["reward_wei"])
+    user.network.anvil.set_time(int(user.network.anvil.block()["timestamp"], 16) + 120)
+    user.until(f"/operators/{user.wallet.address}", ".claim-band")
+    before = user.balance()
+    user.tab.get_by_role("button", name="Claim all").click()
+    user.done()
+    assert user.balance() - before == int(rows["entry"]["reward_wei"])
 
 
-def test_appeal__too_few_receipts__says_what_they_prove_and_sends_nothing(desk: Desk) -> None:
-    epoch, node = reported_down(desk)
-    probed(desk, epoch, [answer(desk, epoch, node, slot) for slot in range(2)])
-    desk.until(f"/nodes/{node}/epochs/{epoch}", "#appeal")
-    desk.connect()
-    desk.tab.get_by_role("button", name="Appeal", exact=True).click()
-    expect(desk.tab.get_by_text("2 of 10 slots have a receipt")).to_be_visible()
-    assert desk.wallet.sent == []
+def test_appeal__too_few_receipts__says_what_they_prove_and_sends_nothing(user: DashboardUser) -> None:
+    epoch, node = reported_down(user)
+    probed(user, epoch, [answer(user, epoch, node, slot) for slot in range(2)])
+    user.until(f"/nodes/{node}/epochs/{epoch}", "#appeal")
+    user.connect()
+    user.tab.get_by_role("button", name="Appeal", exact=True).click()
+    expect(user.tab.get_by_text("2 of 10 slots have a receipt")).to_be_visible()
+    assert user.wallet.sent == []
 
 
-def test_appeal__receipts_that_no_keeper_signed__count_for_nothing(desk: Desk, tmp_path: Path) -> None:
-    epoch, node = reported_down(desk)
-    forged = [answer(desk, epoch, node, slot, keeper=STRANGER) for slot in range(10)]
-    desk.until(f"/nodes/{node}/epochs/{epoch}", "#appeal")
-    desk.connect()
-    desk.tab.get_by_label("Evidence documents").set_input_files(document(tmp_path / "forged.json", forged))
-    desk.tab.get_by_role("button", name="Appeal", exact=True).click()
-    expect(desk.tab.get_by_text("0 of 10 slots have a receipt")).to_be_visible()
-    assert desk.wallet.sent == []
+def test_appeal__receipts_that_no_keeper_signed__count_for_nothing(
+    user: DashboardUser, tmp_path: Path
+) -> None:
+    epoch, node = reported_down(user)
+    forged = [answer(user, epoch, node, slot, keeper=STRANGER) for slot in range(10)]
+    user.until(f"/nodes/{node}/epochs/{epoch}", "#appeal")
+    user.connect()
+    user.tab.get_by_label("Evidence documents").set_input_files(document(tmp_path / "forged.json", forged))
+    user.tab.get_by_role("button", name="Appeal", exact=True).click()
+    expect(user.tab.get_by_text("0 of 10 slots have a receipt")).to_be_visible()
+    assert user.wallet.sent == []
 
 
 @pytest.mark.parametrize(
     "content", ["not json", "[]", '{"answers": []}', '{"answers": ["%%%"]}', '{"answers": 5}']
 )
-def test_appeal__file_that_is_no_evidence__says_so(desk: Desk, tmp_path: Path, content: str) -> None:
-    epoch, node = reported_down(desk)
-    desk.until(f"/nodes/{node}/epochs/{epoch}", "#appeal")
-    desk.connect()
+def test_appeal__file_that_is_no_evidence__says_so(user: DashboardUser, tmp_path: Path, content: str) -> None:
+    epoch, node = reported_down(user)
+    user.until(f"/nodes/{node}/epochs/{epoch}", "#appeal")
+    user.connect()
     file = tmp_path / "odd.json"
     file.write_text(content)
-    desk.tab.get_by_label("Evidence documents").set_input_files(file)
-    desk.tab.get_by_role("button", name="Appeal", exact=True).click()
-    expect(desk.tab.locator(".action-words.bad")).to_contain_text("odd.json")
-    assert desk.wallet.sent == []
+    user.tab.get_by_label("Evidence documents").set_input_files(file)
+    user.tab.get_by_role("button", name="Appeal", exact=True).click()
+    expect(user.tab.locator(".action-words.bad")).to_contain_text("odd.json")
+    assert user.wallet.sent == []
 
 
-def test_appeal__window_over__is_not_offered(desk: Desk) -> None:
-    epoch, node = reported_down(desk)
+def test_appeal__window_over__is_not_offered(user: DashboardUser) -> None:
+    epoch, node = reported_down(user)
     path = f"/nodes/{node}/epochs/{epoch}"
-    desk.until(path, "#appeal")
-    desk.network.anvil.set_time(int(desk.network.anvil.block()["timestamp"], 16) + 120)
-    desk.until(path, "main:not(:has(#appeal))")
-    said = desk.tab.request.get(f"{desk.url}/api/v1{path}/appeal").json()
+    user.until(path, "#appeal")
+    user.network.anvil.set_time(int(user.network.anvil.block()["timestamp"], 16) + 120)
+    user.until(path, "main:not(:has(#appeal))")
+    said = user.tab.request.get(f"{user.url}/api/v1{path}/appeal").json()
     assert said["problem"] == "The challenge window of this epoch is over."
     assert said["evidence"] == []

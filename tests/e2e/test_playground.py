@@ -173,8 +173,8 @@ def test_node_page__at_the_gateway__says_what_it_did_and_what_keeps_work_from_it
     assert told["first_byte_ms"] > 0
     tab.goto(f"{playground.url}/nodes/1")
     section = tab.get_by_role("region", name=re.compile("At the gateway, now"))
-    expect(section).to_contain_text("Work may go to it")
+    expect(section).to_contain_text("The gateway gives it work")
     expect(section).to_contain_text(f"0 in work, {before + 3} answered since")
     tab.goto(f"{playground.url}/nodes/2")
-    expect(section).to_contain_text("No heartbeat of this node reached the gateway lately")
+    expect(section).to_contain_text("The gateway has had no heartbeat of this node lately")
     assert first.popen.poll() is None

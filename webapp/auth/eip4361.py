@@ -1,4 +1,4 @@
-"""Messages of Sign-In with Ethereum (EIP-4361): written, read back, and held against what they must say.
+"""Messages of Sign-In with Ethereum (EIP-4361): writing, parsing, and checking every field.
 
 ::
 
@@ -33,7 +33,7 @@ _MESSAGE = re.compile(
 
 
 class SignInError(ValueError):
-    """The message is none of ours, or is not good here and now; the text says in what."""
+    """The message is malformed, or a field is not as it must be here and now; the text names the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class SignInMessage:
     not_before: int
 
     def text(self) -> str:
-        """What the wallet shows and signs."""
+        """The text that the wallet shows and signs."""
         return (
             f"{self.scheme}://{self.domain} wants you to sign in with your Ethereum account:\n{self.address}\n\n"
             f"{self.statement}\n\nURI: {self.uri}\nVersion: {self.version}\nChain ID: {self.chain_id}\n"
@@ -77,7 +77,7 @@ class SignInMessage:
         )
 
     def check(self, origin: str, chain_id: int, nonce: str, address: str, now: float) -> None:
-        """Hold every field against what it must be. Raises SignInError with the first that differs."""
+        """Compare every field with what it must be. Raises SignInError that names the first one that differs."""
         wrong = {
             "origin": f"{self.scheme}://{self.domain}" != origin,
             "URI": self.uri != origin,

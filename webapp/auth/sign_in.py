@@ -1,6 +1,7 @@
-"""Sign-In with Ethereum. The server writes the message, keeps it, and checks the signature over that text alone: nothing
-that a browser sends is parsed, so there is nothing to forge but the signature. The kept text is held against EIP-4361
-once more before it is believed: a server whose origin or chain changed meanwhile takes no old message.
+"""Sign-In with Ethereum. The server writes the message and keeps it; the browser sends back a nonce and a signature only.
+
+The signature is checked over the kept text, so a browser cannot forge any other part of the message. Every field of the
+kept text is compared once more: a server whose origin or chain changed meanwhile takes no older message.
 """
 
 import secrets
@@ -14,11 +15,11 @@ STATEMENT = "Sign in to set up your notifications. This costs nothing and allows
 
 
 class SignInService:
-    """Gives out messages and checks their signatures.
+    """Writes messages and checks their signatures.
 
     Args:
         store: keeps nonces and sign-ins.
-        chain_id: the message is bound to it.
+        chain_id: chain that messages name.
     """
 
     def __init__(self, store: Store, chain_id: int) -> None:
@@ -26,7 +27,7 @@ class SignInService:
         self._chain_id = chain_id
 
     def message(self, origin: str, browser: str, address: str) -> tuple[str, str]:
-        """A message for an address to sign, and its nonce; bound to origin, chain, browser and five minutes."""
+        """Nonce and text of a message for an address to sign; good for this origin, chain and browser, for five minutes."""
         nonce = secrets.token_hex(16)
         scheme, _, domain = origin.partition("://")
         now = int(self._store.now)
@@ -47,7 +48,7 @@ class SignInService:
         return nonce, text
 
     def sign_in(self, origin: str, nonce: str, browser: str, signature: str) -> str | None:
-        """A sign-in token when the signature is the address's over the message of this nonce; a nonce works once."""
+        """A token when the address signed the message of this nonce, else None; a nonce works once."""
         taken = self._store.take_nonce(nonce, browser)
         if taken is None:
             return None
@@ -61,12 +62,12 @@ class SignInService:
 
 
 def _canonical(signature: str) -> bytes:
-    """65 bytes with v of 27 or 28; some wallets give 0 or 1. Raises ValueError."""
+    """65 bytes with v of 27 or 28; some wallets give 0 or 1 instead. Raises ValueError."""
     raw = bytes.fromhex(signature.removeprefix("0x"))
     return raw[:64] + bytes((raw[64] + 27,)) if len(raw) == 65 and raw[64] in (0, 1) else raw
 
 
 def personal_digest(text: str) -> bytes:
-    """What `personal_sign` signs (EIP-191), 32 bytes."""
+    """The 32 bytes that `personal_sign` signs for a text (EIP-191)."""
     data = text.encode()
     return keccak256(b"\x19Ethereum Signed Message:\n" + str(len(data)).encode() + data)

@@ -1,4 +1,4 @@
-"""The index, read only: one snapshot a page, so that all its figures are of the same block."""
+"""A keeper's index, read only. Each page reads one snapshot, so that all figures of a page belong to one block."""
 
 from webapp.index.rows import (
     ClaimRow,

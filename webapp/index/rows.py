@@ -1,15 +1,16 @@
-"""What a snapshot answers with. Amounts in wei, times in Unix seconds unless a name says otherwise."""
+"""The rows that a snapshot's queries return. Amounts in wei, times in Unix seconds unless a name says otherwise."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from offchain.domain.tiers import MULTIPLIER_BPS, Tier
+from offchain.domain.tiers import Tier, weight
+from offchain.domain.types import BlockRef, Wei
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How far the index has read: the provisional head, and what can no longer be reorganised away."""
+    """The newest block that the index has read, and the newest that can no longer be reorganised away."""
 
     block: int
     block_hash: str
@@ -17,9 +18,54 @@ class Head:
     final_block: int
     final_timestamp: int
 
+    @property
+    def ref(self) -> BlockRef:
+        """The block as reads of the chain name it."""
+        return BlockRef(self.block, self.block_hash, self.timestamp)
+
+
+class _Activity:
+    """Rows that count in the epochs from `active_from` to the one before `active_until` (None: for good)."""
+
+    __slots__ = ()
+    active_from: int
+    active_until: int | None
+
+    def counts_in(self, epoch: int) -> bool:
+        """Whether the row's own interval of activity covers `epoch`."""
+        return self.active_from <= epoch and (self.active_until is None or epoch < self.active_until)
+
+
+class _Weighed:
+    """Rows with a stake in a tier."""
+
+    __slots__ = ()
+    stake_wei: int
+    tier: int
+
+    @property
+    def weight(self) -> int:
+        """Stake x tier multiplier, in wei-basis-points."""
+        return weight(Wei(self.stake_wei), Tier(self.tier))
+
+
+class _Registered(_Activity, _Weighed):
+    """Rows of registered nodes."""
+
+    __slots__ = ()
+    withdrawn: bool
+
+    def state_at(self, epoch: int) -> str:
+        """`idle` (does not count yet), `active`, `cooling` (unstake asked for) or `retired` (withdrawn)."""
+        if self.withdrawn:
+            return "retired"
+        if self.active_until is not None:
+            return "cooling"
+        return "idle" if epoch < self.active_from else "active"
+
 
 @dataclass(frozen=True, slots=True)
-class NodeRow:
+class NodeRow(_Registered):
     """A node as registered, with the earlier activity intervals that a cancelled unstake left behind."""
 
     node_id: int
@@ -37,28 +83,15 @@ class NodeRow:
     registered_block: int
     earlier: tuple[tuple[int, int], ...] = ()
 
-    @property
-    def weight(self) -> int:
-        """Stake x tier multiplier, in wei-basis-points."""
-        return self.stake_wei * MULTIPLIER_BPS[Tier(self.tier)]
-
     def weight_at(self, epoch: int) -> int:
         """Weight that counts in `epoch`; 0 outside the node's activity."""
-        now = self.active_from <= epoch and (self.active_until is None or epoch < self.active_until)
-        return self.weight if now or any(a <= epoch < b for a, b in self.earlier) else 0
-
-    def state_at(self, epoch: int) -> str:
-        """`idle` (does not count yet), `active`, `cooling` (unstake asked for) or `retired` (withdrawn)."""
-        if self.withdrawn:
-            return "retired"
-        if self.active_until is not None:
-            return "cooling"
-        return "idle" if epoch < self.active_from else "active"
+        counts = self.counts_in(epoch) or any(a <= epoch < b for a, b in self.earlier)
+        return self.weight if counts else 0
 
 
 @dataclass(frozen=True, slots=True)
-class FleetGroup:
-    """Nodes that have tier, stake and activity in common, counted."""
+class FleetGroup(_Registered):
+    """Number of nodes with the same tier, stake and activity."""
 
     tier: int
     stake_wei: int
@@ -69,8 +102,8 @@ class FleetGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class PaidGroup:
-    """Attested nodes of an epoch that have stake, tier and uptime in common, counted."""
+class PaidGroup(_Weighed):
+    """Number of attested nodes of an epoch with the same stake, tier and uptime."""
 
     epoch: int
     stake_wei: int
@@ -80,7 +113,7 @@ class PaidGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class KeeperRow:
+class KeeperRow(_Activity):
     """A bonded keeper."""
 
     keeper_id: int
@@ -126,8 +159,8 @@ class ClaimRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class OverrideRow:
-    """An uptime that an appeal put in the place of the attested one, in basis points; what the node weighs with it."""
+class OverrideRow(_Weighed):
+    """An uptime that an appeal put in the place of the attested one, in basis points, with the node's stake and tier."""
 
     epoch: int
     node_id: int
@@ -139,7 +172,7 @@ class OverrideRow:
     tier: int
 
     def stands(self, report: "ReportRow") -> bool:
-        """Whether it is about this report; a rejected report takes its overrides with it."""
+        """Whether the appeal was against this report; a rejected report takes its overrides with it."""
         return self.at >= report.submitted_at
 
 
@@ -181,5 +214,5 @@ class EventRow:
 
     @property
     def place(self) -> str:
-        """Block and log index, as streams resume from."""
+        """Block and log index, e.g. `90040.3`; a stream resumes after a place."""
         return f"{self.block}.{self.log_index}"

@@ -1,11 +1,14 @@
-"""Every query that a page runs. Each method is one query."""
+"""The queries of the pages. Each method is one query, unless its docstring says otherwise."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from inspect import get_annotations
+from typing import Any
 
 from sqlalchemy import Connection, Select, and_, exists, func, or_, select, text
 
 from offchain.db.models import (
+    Base,
     Bundle,
     Claim,
     Cursor,
@@ -32,51 +35,23 @@ from webapp.index.rows import (
     SlotRow,
 )
 
-_NODE_COLUMNS = (
-    Node.node_id,
-    Node.owner,
-    Node.beneficiary,
-    Node.key_address,
-    Node.tier,
-    Node.stake_wei,
-    Node.active_from,
-    Node.active_until,
-    Node.unlock_at,
-    Node.withdrawn,
-    Node.manifest_hash,
-    Node.manifest_uri,
-    Node.registered_block,
-)
-_REPORT_COLUMNS = (
-    Report.epoch,
-    Report.uptime_root,
-    Report.node_count,
-    Report.execution_root,
-    Report.bundle_hash,
-    Report.signer_bitmap,
-    Report.submitted_at,
-    Report.final_at,
-    Report.tx_hash,
-)
-_CLAIM_COLUMNS = (
-    Claim.node_id,
-    Claim.epoch,
-    Claim.to_address,
-    Claim.amount_wei,
-    Claim.uptime_bps,
-    Claim.paid_at,
-    Claim.tx_hash,
-)
+
+def _columns(table: type[Base], row: type) -> list[Any]:
+    """The columns of a table that a row type names, in the order of its fields."""
+    return [getattr(table, name) for name in get_annotations(row) if hasattr(table, name)]
+
+
+_NODE_COLUMNS = _columns(Node, NodeRow)
 
 
 class Snapshot:
-    """The index at one moment. Valid inside `Index.snapshot()` only."""
+    """The index at one moment; usable only inside `with index.snapshot()`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def head(self) -> Head | None:
-        """Where the index stands; None before its first block."""
+        """Newest and final block of the index; None before its first block."""
         rows = {
             name: (number, block_hash, timestamp)
             for name, number, block_hash, timestamp in self._connection.execute(
@@ -92,7 +67,7 @@ class Snapshot:
     # ------------------------------------------------------------------------------------------------------- nodes
 
     def fleet(self) -> list[FleetGroup]:
-        """The whole fleet, grouped: a few hundred rows also for 100,000 nodes of like stake."""
+        """All nodes, grouped: 100,000 nodes with a few hundred different stakes give a few hundred rows."""
         key = (Node.tier, Node.stake_wei, Node.active_from, Node.active_until, Node.withdrawn)
         rows = self._connection.execute(select(*key, func.count()).group_by(*key))
         return [FleetGroup(*row) for row in rows]
@@ -104,12 +79,12 @@ class Snapshot:
         )
 
     def nodes_of(self, owner: str) -> list[NodeRow]:
-        """All nodes of an owner, with their earlier intervals (one query more when there are nodes)."""
+        """All nodes of an owner, with their earlier intervals: two queries when there are nodes."""
         rows = self._nodes(select(*_NODE_COLUMNS).where(Node.owner == owner).order_by(Node.node_id))
         return self._with_intervals(rows)
 
     def node(self, node_id: int) -> NodeRow | None:
-        """One node with its earlier intervals."""
+        """One node with its earlier intervals: two queries when there is such a node."""
         rows = self._with_intervals(self._nodes(select(*_NODE_COLUMNS).where(Node.node_id == node_id)))
         return rows[0] if rows else None
 
@@ -144,23 +119,12 @@ class Snapshot:
 
     def keepers(self) -> list[KeeperRow]:
         """All keepers, also those that left."""
-        columns = (
-            Keeper.keeper_id,
-            Keeper.operator,
-            Keeper.signer,
-            Keeper.bond_wei,
-            Keeper.region,
-            Keeper.url,
-            Keeper.active_from,
-            Keeper.active_until,
-        )
-        return [
-            KeeperRow(*row) for row in self._connection.execute(select(*columns).order_by(Keeper.keeper_id))
-        ]
+        query = select(*_columns(Keeper, KeeperRow)).order_by(Keeper.keeper_id)
+        return [KeeperRow(*row) for row in self._connection.execute(query)]
 
     def reports(self, first: int, last: int) -> dict[int, ReportRow]:
         """Reports of the epochs first..last, by epoch."""
-        query = select(*_REPORT_COLUMNS).where(
+        query = select(*_columns(Report, ReportRow)).where(
             Report.epoch >= first, Report.epoch <= last, Report.rejected.is_(False)
         )
         return {row[0]: ReportRow(*row) for row in self._connection.execute(query).all()}
@@ -192,7 +156,7 @@ class Snapshot:
     def slots(self, nodes: Sequence[int], first: int, last: int) -> list[SlotRow]:
         """Slot states of some nodes in the epochs first..last."""
         query = select(SlotRecord.epoch, SlotRecord.node_id, SlotRecord.states, SlotRecord.uptime_bps).where(
-            # the epochs as a list: the key is (epoch, node), and a range would read every node of every epoch
+            # A list of epochs, because the key is (epoch, node): a range would read every node of every epoch.
             SlotRecord.epoch.in_(range(first, last + 1)),
             SlotRecord.node_id.in_(list(nodes)),
         )
@@ -220,7 +184,7 @@ class Snapshot:
         """Rewards paid for some nodes, in the epochs from `first` on, in no particular order."""
         if not nodes:
             return []
-        query = select(*_CLAIM_COLUMNS).where(Claim.node_id.in_(list(nodes)), Claim.epoch >= first)
+        query = select(*_columns(Claim, ClaimRow)).where(Claim.node_id.in_(list(nodes)), Claim.epoch >= first)
         if last is not None:
             query = query.where(Claim.epoch <= last)
         return [ClaimRow(*row) for row in self._connection.execute(query).all()]
@@ -238,7 +202,7 @@ class Snapshot:
                 Node.tier,
             )
             .join(Node, Node.node_id == Event.node_id)
-            # as text: a bound name would not be seen to fit the partial index
+            # As text: with a bound name the database would not use the partial index on this name.
             .where(text("events.name = 'UptimeOverridden'"), Event.epoch >= first, Event.epoch <= last)
             .order_by(Event.block_number, Event.log_index)
         )
@@ -250,7 +214,7 @@ class Snapshot:
         ]
 
     def own_answers(self, epoch: int, slots: int, node: int) -> list[str]:
-        """Packed answers of a node that this index's own keeper holds of an epoch; gone some epochs later."""
+        """Packed answers of a node in an epoch that the index's own keeper holds; the keeper deletes them epochs later."""
         query = select(Probe.evidence).where(
             Probe.epoch == epoch,
             Probe.slot.in_(range(slots)),
@@ -260,7 +224,7 @@ class Snapshot:
         return [str(row["entry"]) for row in self._connection.execute(query).scalars() if row]
 
     def served(self, node: int) -> tuple[int, int]:
-        """How many on-chain requests a node answered, and the prices paid for them together, wei."""
+        """Number of on-chain requests that a node answered, and the sum of the prices paid for them, wei."""
         query = (
             select(MarketRequest.price_wei, func.count())
             .where(MarketRequest.node_id == node, MarketRequest.status == "fulfilled")
@@ -270,7 +234,7 @@ class Snapshot:
         return sum(count for _, count in rows), sum((price or 0) * count for price, count in rows)
 
     def bundle(self, bundle_hash: str) -> bytes | None:
-        """An evidence bundle by its hash, when this keeper keeps it."""
+        """An evidence bundle by its hash; None when the keeper does not keep it."""
         found: bytes | None = self._connection.execute(
             select(Bundle.body).where(Bundle.hash == bundle_hash.lower())
         ).scalar()
@@ -346,7 +310,7 @@ class Snapshot:
         ]
 
     def probe_histogram(self, epoch: int, slot: int) -> list[tuple[bool, int | None, int]]:
-        """Whether answered, latency in ms, and how many, over all finished probes of a slot."""
+        """(Whether answered, latency in ms, number of probes), over all finished probes of a slot."""
         query = (
             select(Probe.outcome, Probe.latency_ms, func.count())
             .where(Probe.epoch == epoch, Probe.slot == slot, Probe.outcome.in_(("answered", "missed")))

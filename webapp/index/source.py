@@ -1,4 +1,4 @@
-"""Opens the index without the right to change it."""
+"""Opens a keeper's database read only."""
 
 import threading
 import time
@@ -18,8 +18,9 @@ class IndexUnavailableError(TransientError):
 
 
 class Index:
-    """A keeper's database, read only. It is opened at the first page, so that a server may fork before, and so that
-    the dashboard may start before the keeper.
+    """A keeper's database, read only.
+
+    The first page opens it: gunicorn forks before, and the dashboard may be started before the keeper.
 
     Args:
         url: SQLAlchemy URL.
@@ -49,7 +50,7 @@ class Index:
 
     @contextmanager
     def counting(self) -> Iterator[list[float]]:
-        """Collects the seconds that each query takes meanwhile; for tests and the benchmark, in one thread."""
+        """The seconds that each query inside the `with` block took; for tests and the benchmark, in one thread."""
         engine = self._open().engine
         times: list[float] = []
         starts: list[float] = []

@@ -1,4 +1,4 @@
-"""Tells operators what happened to their nodes: finds news in the index, delivers it, keeps a record."""
+"""Notifications: finds what happened to an operator's nodes, sends it to webhooks and by e-mail, keeps a record."""
 
 from webapp.notify.runner import Notifier
 

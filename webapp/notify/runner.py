@@ -1,4 +1,4 @@
-"""The notifier's thread. Of all server processes one runs it: the one that holds the lock file."""
+"""The notifier's thread. Every server process has one; only the process that holds the lock file looks for news."""
 
 import fcntl
 import logging
@@ -17,41 +17,41 @@ _LOG = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Finds news and delivers it.
+    """Finds news, queues it for the channels that want it, and delivers what is due.
 
     Args:
-        desk: the index.
+        sources: where news is found.
         store: channels and deliveries.
         settings: SMTP server, and whether private hosts may be called.
     """
 
-    def __init__(self, desk: Sources, store: Store, settings: DashboardSettings) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources, store: Store, settings: DashboardSettings) -> None:
+        self._sources = sources
         self._store = store
-        self._webhook = Webhook(settings.webhook_private_hosts, desk.time)
+        self._webhook = Webhook(settings.webhook_private_hosts, sources.time)
         self._mail = (
             Mail(settings.smtp_url, settings.mail_from, settings.smtp_ca_file) if settings.smtp_url else None
         )
-        self._manifests = ManifestFetcher(desk, store, settings.manifest_private_hosts)
+        self._manifests = ManifestFetcher(sources, store, settings.manifest_private_hosts)
         self._stop = threading.Event()
         self._lock_path: Path = settings.data_dir / "notifier.lock"
 
     def start(self, seconds: float) -> None:
-        """Look for news every so many seconds, in a thread that ends with the process."""
+        """Run a round every `seconds`, in a thread that ends with the process."""
         threading.Thread(target=self._run, args=(seconds,), name="notifier", daemon=True).start()
 
     def stop(self) -> None:
-        """End the thread after its present round."""
+        """End the thread after the round that runs."""
         self._stop.set()
 
     def once(self) -> int:
-        """One round: find news, send what is due; the number of deliveries tried. Raises TransientError."""
+        """Run one round. Returns the number of deliveries that were attempted. Raises TransientError."""
         by_address: dict[str, list[tuple[int, set[str], int]]] = {}
         for channel in self._store.channels():
             entry = (channel.id, set(channel.events), channel.created_at)
             by_address.setdefault(channel.address, []).append(entry)
         for address, channels in by_address.items():
-            for item in news_of(self._desk, self._store, address):
+            for item in news_of(self._sources, self._store, address):
                 for channel_id, events, created_at in channels:
                     if item.event in events and item.at >= created_at:
                         body = {"text": item.text, "at": item.at, "operator": address, "data": item.data}
@@ -80,7 +80,7 @@ class Notifier:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    continue  # another process does it
+                    continue  # another process holds the lock
                 try:
                     self._manifests.once()
                     self.once()

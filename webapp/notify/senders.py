@@ -1,4 +1,7 @@
-"""How a message leaves: a signed POST, or an e-mail. Neither follows redirects nor reaches into private networks."""
+"""Delivery of a message: a signed POST to a webhook, or an e-mail by SMTP.
+
+A webhook call follows no redirect and, unless settings allow it, reaches no private network.
+"""
 
 import hashlib
 import hmac
@@ -22,11 +25,11 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class DeliveryError(Exception):
-    """The message did not arrive; the text is for the delivery record."""
+    """The message did not arrive; the text is shown in the operator's delivery record."""
 
 
 def webhook_url_problem(url: str) -> str | None:
-    """What is wrong with the text of a webhook URL; None when nothing is."""
+    """What is wrong with a webhook URL, as a sentence; None when nothing is."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -62,12 +65,12 @@ class Webhook:
         self._time = time
 
     def send(self, channel: Channel, delivery: Delivery) -> str:
-        """Deliver; the words for the record. Raises DeliveryError."""
+        """Deliver. Returns the text for the delivery record, e.g. `answered 204`. Raises DeliveryError."""
         body = json.dumps(message_of(delivery), sort_keys=True, separators=(",", ":")).encode()
         parts = urlsplit(channel.target)
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        # the checked address is the one that is called: a second look-up could answer otherwise
+        # Call the very address that was checked: a second look-up of the name could give a private one (DNS rebinding).
         try:
             address = resolve(host, port, self._allow_private)
         except UnreachableHostError as error:
@@ -112,7 +115,7 @@ class Mail:
         self._ca_file = ca_file
 
     def send(self, channel: Channel, delivery: Delivery) -> str:
-        """Deliver; the words for the record. Raises DeliveryError."""
+        """Deliver. Returns the text for the delivery record, e.g. `answered 204`. Raises DeliveryError."""
         message = EmailMessage()
         message["From"], message["To"] = self._sender, channel.target
         message["Subject"] = f"ParalleliX: {delivery.body['text'][:120]}"
@@ -128,11 +131,11 @@ class Mail:
         return "accepted by the mail server"
 
     def _connect(self) -> smtplib.SMTP:
-        """A session to send in: encrypted wherever the server can, its certificate checked, logged in.
+        """A session that is logged in and, where the server offers TLS, encrypted with its certificate checked.
 
         Raises:
-            OSError, smtplib.SMTPException: as the server or the network has it.
-            DeliveryError: the password would travel in the clear.
+            OSError, smtplib.SMTPException: the network or the server failed.
+            DeliveryError: the password would travel without TLS.
         """
         parts = urlsplit(self._url)
         host = parts.hostname or ""
@@ -165,5 +168,5 @@ def _refuse_clear_text(host: str, *, encrypted: bool) -> None:
 
 
 def message_of(delivery: Delivery) -> dict[str, Any]:
-    """The JSON that leaves."""
+    """The JSON that a webhook gets, and that an e-mail ends with."""
     return {"id": delivery.id, "event": delivery.event, "created_at": delivery.created_at, **delivery.body}

@@ -1,1 +1,1 @@
-"""A blueprint per page: parse, ask a service, render."""
+"""A blueprint per page: parse the request, build the view, render it."""

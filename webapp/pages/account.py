@@ -1,7 +1,8 @@
-"""Account: sign in with the wallet, notifications, what is paid to whom. Private to the address that signed."""
+"""The account page, private to the address that signed in: its nodes, its notifications and their delivery record."""
 
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from webapp.notify.senders import webhook_url_problem
 from webapp.settings import DashboardSettings
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
-from webapp.store import EVENTS, Store
+from webapp.store import EVENTS, Channel, Delivery, Store
 from webapp.web.errors import PageError
 from webapp.web.rendering import page, private
 from webapp.web.url_params import address_of
@@ -30,114 +31,132 @@ class AccountView:
     status: Status
     address: str | None
     nodes: list[NodeRow]
-    channels: list[dict[str, Any]]
-    deliveries: list[dict[str, Any]]
+    channels: Sequence[dict[str, Any]]
+    deliveries: Sequence[dict[str, Any]]
     mail: bool
     problem: str | None
 
 
-def blueprint(desk: Sources, store: Store, settings: DashboardSettings) -> Blueprint:
+def blueprint(sources: Sources, store: Store, settings: DashboardSettings) -> Blueprint:
     """`/account` and its forms; each POST needs the CSRF token."""
     routes = Blueprint("account", __name__, url_prefix="/account")
-    service = SignInService(store, desk.deployment.chain_id)
+    account = _Account(sources, store, settings)
+    routes.add_url_rule("", "show", account.show, methods=["GET"])
+    for path, endpoint, view in (
+        ("/message", "message", account.message),
+        ("/sign-in", "sign_in", account.sign_in),
+        ("/sign-out", "sign_out", account.sign_out),
+        ("/channels", "add", account.add),
+        ("/channels/<int:channel_id>/remove", "remove", account.remove),
+    ):
+        routes.add_url_rule(path, endpoint, view, methods=["POST"])
+    return routes
 
-    def browser() -> str:
-        if "browser" not in session:
-            session["browser"] = secrets.token_urlsafe(24)
-        return str(session["browser"])
 
-    def who() -> str:
-        address = store.signed_in(session.get("token"))
-        if address is None:
-            raise PageError(403, "Sign in first", "Connect the wallet on the account page and sign in.")
-        return address
+class _Account:
+    """The views behind the routes. The cookie holds a random token; the store knows whose it is."""
 
-    def view(problem: str | None = None) -> AccountView:
-        address = store.signed_in(session.get("token"))
-        with desk.open() as (snapshot, _, status):
-            nodes = snapshot.nodes_of(address) if address else []
-        channels = [
-            {"id": c.id, "kind": c.kind, "target": c.target, "secret": c.secret, "events": c.events}
-            for c in (store.channels(address) if address else [])
-        ]
-        deliveries = [
-            {
-                "id": d.id,
-                "event": d.event,
-                "text": d.body["text"],
-                "status": d.status,
-                "attempts": d.attempts,
-                "next_at": d.next_at,
-                "result": d.last_result,
-                "created_at": d.created_at,
-                "target": c.target,
-            }
-            for d, c in (store.deliveries(address) if address else [])
-        ]
-        return AccountView(
-            status, address, nodes, channels, deliveries, settings.smtp_url is not None, problem
-        )
+    def __init__(self, sources: Sources, store: Store, settings: DashboardSettings) -> None:
+        self._sources = sources
+        self._store = store
+        self._settings = settings
+        self._sign_ins = SignInService(store, sources.deployment.chain_id)
 
-    @routes.get("")
-    def show() -> Response:
-        return private(page("account.html", view(), events=EVENTS))
+    def show(self) -> Response:
+        return self._page()
 
-    @routes.post("/message")
-    def message() -> Response:
+    def message(self) -> Response:
+        """The text that the wallet is asked to sign."""
         address = address_of(str((request.get_json(silent=True) or {}).get("address", "")))
-        nonce, text = service.message(origin(settings), browser(), address)
+        nonce, text = self._sign_ins.message(origin(self._settings), _browser(), address)
         return private(jsonify({"nonce": nonce, "message": text}))
 
-    @routes.post("/sign-in")
-    def sign_in() -> Response:
+    def sign_in(self) -> Response:
         data = request.get_json(silent=True) or {}
         nonce, signature = (str(data.get(name, "")) for name in ("nonce", "signature"))
-        token = service.sign_in(origin(settings), nonce, browser(), signature)
+        token = self._sign_ins.sign_in(origin(self._settings), nonce, _browser(), signature)
         if token is None:
             raise PageError(
                 403,
                 "That signature does not prove the address",
                 "Sign the message again, with the same wallet.",
             )
-        session.clear()  # nothing from before the proof is trusted after it
+        session.clear()  # a cookie from before the sign-in could be known to somebody else
         session["token"] = token
         return private(jsonify({"ok": True}))
 
-    @routes.post("/sign-out")
-    def sign_out() -> AnyResponse:
+    def sign_out(self) -> AnyResponse:
         if token := session.get("token"):
-            store.sign_out(token)
+            self._store.sign_out(token)
         session.clear()
         return redirect(url_for("account.show"))
 
-    @routes.post("/channels")
-    def add() -> AnyResponse:
-        address = who()
+    def add(self) -> AnyResponse:
+        address = self._signed_in()
         kind, target = request.form.get("kind", ""), request.form.get("target", "").strip()
         events = [event for event in request.form.getlist("events") if event in EVENTS]
-        problem = _problem(kind, target, events, settings)
-        if problem is None and store.add_channel(address, kind, target, events) is None:
+        problem = _problem(kind, target, events, self._settings)
+        if problem is None and self._store.add_channel(address, kind, target, events) is None:
             problem = "There are ten already; remove one first."
         if problem is not None:
-            refused = private(page("account.html", view(problem), events=EVENTS))
+            refused = self._page(problem)
             refused.status_code = 400
             return refused
         return redirect(url_for("account.show"))
 
-    @routes.post("/channels/<int:channel_id>/remove")
-    def remove(channel_id: int) -> AnyResponse:
-        if not store.remove_channel(who(), channel_id):
+    def remove(self, channel_id: int) -> AnyResponse:
+        if not self._store.remove_channel(self._signed_in(), channel_id):
             raise PageError(404, "There is no such channel", "It may have been removed already.")
         return redirect(url_for("account.show"))
 
-    return routes
+    def _signed_in(self) -> str:
+        """The address that is signed in. Raises PageError 403 when none is."""
+        address = self._store.signed_in(session.get("token"))
+        if address is None:
+            raise PageError(403, "Sign in first", "Connect the wallet on the account page and sign in.")
+        return address
+
+    def _page(self, problem: str | None = None) -> Response:
+        address = self._store.signed_in(session.get("token"))
+        with self._sources.open() as (snapshot, _, status):
+            nodes = snapshot.nodes_of(address) if address else []
+        view = AccountView(
+            status=status,
+            address=address,
+            nodes=nodes,
+            channels=[_channel(channel) for channel in (self._store.channels(address) if address else [])],
+            deliveries=[_delivery(*pair) for pair in (self._store.deliveries(address) if address else [])],
+            mail=self._settings.smtp_url is not None,
+            problem=problem,
+        )
+        return private(page("account.html", view, events=EVENTS))
+
+
+def _browser() -> str:
+    """A random id of the browser, kept in its cookie: a message that one browser asked for signs in no other."""
+    if "browser" not in session:
+        session["browser"] = secrets.token_urlsafe(24)
+    return str(session["browser"])
+
+
+def _channel(channel: Channel) -> dict[str, Any]:
+    return {name: getattr(channel, name) for name in ("id", "kind", "target", "secret", "events")}
+
+
+def _delivery(delivery: Delivery, channel: Channel) -> dict[str, Any]:
+    names = ("id", "event", "status", "attempts", "next_at", "created_at")
+    return {name: getattr(delivery, name) for name in names} | {
+        "text": delivery.body["text"],
+        "result": delivery.last_result,
+        "target": channel.target,
+    }
 
 
 def origin(settings: DashboardSettings) -> str:
     """Origin that sign-ins are bound to: the configured one, or the loopback address that the browser uses.
 
     Raises:
-        PageError: the Host header names anything else.
+        PageError: no origin is configured and the Host header names another host than this one.
     """
     if settings.public_url is not None:
         parts = urlsplit(settings.public_url)
@@ -157,4 +176,4 @@ def _problem(kind: str, target: str, events: list[str], settings: DashboardSetti
         return webhook_url_problem(target)
     if kind == "email" and settings.smtp_url is not None:
         return None if _MAIL.fullmatch(target) else "That is not an e-mail address."
-    return "Choose how to be told."
+    return "Choose a webhook or e-mail."

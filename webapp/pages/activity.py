@@ -1,4 +1,4 @@
-"""Activity: a page of events, and the feed as server-sent events."""
+"""The activity page, and its live feed as server-sent events."""
 
 import threading
 import time
@@ -10,23 +10,23 @@ from jinja2 import Template
 from webapp.index import IndexUnavailableError
 from webapp.settings import DashboardSettings
 from webapp.sources.sources import Sources
-from webapp.views.activity import KINDS, ActivityService
+from webapp.views.activity import KINDS, ActivityReader
 from webapp.web.rendering import page
 from webapp.web.url_params import epoch_of, node_id_of
 
 STREAM_SECONDS = 55
-"""A stream ends after this and the browser takes it up again, so that no thread is held for ever."""
+"""A stream ends after this and the browser connects again, so that no thread is held for ever."""
 _POLL_SECONDS = 1.0
 
 
-def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
+def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
     """`/activity` and `/activity/stream`."""
     routes = Blueprint("activity", __name__)
-    service = ActivityService(desk)
-    # Half of the threads stay free for pages, however many feeds are open.
+    reader = ActivityReader(sources)
+    # Feeds hold at most half of the threads, so that pages are still served.
     seats = threading.BoundedSemaphore(max(1, settings.threads // 2))
 
-    def asked() -> tuple[str | None, int | None, int | None]:
+    def filters() -> tuple[str | None, int | None, int | None]:
         kind, node, epoch = (request.args.get(name, "") for name in ("kind", "node", "epoch"))
         return (
             kind if kind in KINDS else None,
@@ -37,23 +37,23 @@ def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
     @routes.get("/activity")
     def show() -> Response:
         return page(
-            "activity.html", service.view(*asked(), place_of(request.args.get("before"))), kinds=tuple(KINDS)
+            "activity.html", reader.view(*filters(), place_of(request.args.get("before"))), kinds=tuple(KINDS)
         )
 
     @routes.get("/activity/stream")
     def stream() -> Response:
         if not seats.acquire(blocking=False):
-            return Response("all seats are taken", 503, {"Retry-After": "10"}, mimetype="text/plain")
-        kind, node, epoch = asked()
+            return Response("too many feeds are open", 503, {"Retry-After": "10"}, mimetype="text/plain")
+        kind, node, epoch = filters()
         row = current_app.jinja_env.get_template(
             "activity_row.html"
-        )  # needs no request: the feed outlives it
+        )  # not render_template: the feed goes on after its request's context has ended
         start = (
             place_of(request.headers.get("Last-Event-ID"))
             or place_of(request.args.get("after"))
             or (2**62, 0)
         )
-        body = _feed(service, row, start, kind, node, epoch)
+        body = _feed(reader, row, start, kind, node, epoch)
         response = Response(body, mimetype="text/event-stream")
         response.call_on_close(seats.release)
         response.headers["Cache-Control"] = "no-store"
@@ -64,7 +64,7 @@ def blueprint(desk: Sources, settings: DashboardSettings) -> Blueprint:
 
 
 def _feed(
-    service: ActivityService,
+    reader: ActivityReader,
     row: Template,
     place: tuple[int, int],
     kind: str | None,
@@ -75,7 +75,7 @@ def _feed(
     end = time.monotonic() + STREAM_SECONDS
     while time.monotonic() < end:
         try:
-            lines = service.since(place, kind, node, epoch)
+            lines = reader.since(place, kind, node, epoch)
         except IndexUnavailableError:
             lines = []
         for line in lines:
@@ -83,12 +83,12 @@ def _feed(
             html = row.render(line=line).replace("\n", " ")
             yield f"event: activity\nid: {line.place}\ndata: {html}\n\n"
         if not lines:
-            yield ": quiet\n\n"  # also finds out that the browser has gone
+            yield ": quiet\n\n"  # a comment; writing it fails once the browser has gone, which ends the feed
         time.sleep(_POLL_SECONDS)
 
 
 def place_of(text: str | None) -> tuple[int, int] | None:
-    """`block.logIndex`; None for anything else."""
+    """Block and log index of a place such as `90040.3`; None for any other text."""
     block, dot, index = (text or "").partition(".")
     if dot and block.isdigit() and index.isdigit() and len(block) < 16 and len(index) < 10:
         return int(block), int(index)

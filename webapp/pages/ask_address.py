@@ -1,4 +1,4 @@
-"""The page that asks for an address, before the pages that show one's nodes, earnings or credits."""
+"""The form that asks for an address, in front of the pages of an address's nodes, earnings and credits."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,13 @@ class _AskView:
     status: Status
 
 
-def ask_address(desk: Sources, title: str, lede: str, target: str) -> Response:
-    """On to the endpoint `target` when `?address=` gives an address, else a form that asks for it.
+def ask_address(sources: Sources, title: str, lede: str, target: str) -> Response:
+    """The form; or, when `?address=` gives an address, a redirect to the endpoint `target` of that address.
 
     Raises:
-        PageError: what was given is no address.
+        PageError: the text given is no address.
     """
     asked = request.args.get("address", "").strip()
     if asked:
         return redirect(url_for(target, text=address_of(asked)))
-    with desk.open() as (_, _, status):
-        return page("ask_address.html", _AskView(status), title=title, lede=lede)
+    return page("ask_address.html", _AskView(sources.present_status()), title=title, lede=lede)

@@ -1,28 +1,28 @@
-"""Credits of a payer in the vault."""
+"""The page of a payer's credits in the vault."""
 
 from flask import Blueprint, Response
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.pages.ask_address import ask_address
 from webapp.sources.sources import Sources
-from webapp.views.credits import CreditsService
+from webapp.views.credits import CreditsPageBuilder
 from webapp.web.rendering import page
 from webapp.web.url_params import address_of
 
 LEDE = "What an account has prepaid for API traffic. It is public: give any address. No wallet is needed to read."
 
 
-def blueprint(desk: Sources) -> Blueprint:
+def blueprint(sources: Sources) -> Blueprint:
     """`/credits` asks for an address, `/credits/<address>` shows its account."""
     routes = Blueprint("credits", __name__)
-    service = CreditsService(desk)
+    builder = CreditsPageBuilder(sources)
 
     @routes.get("/credits")
     def find() -> AnyResponse:
-        return ask_address(desk, "Credits", LEDE, "credits.show")
+        return ask_address(sources, "Credits", LEDE, "credits.show")
 
     @routes.get("/credits/<text>")
     def show(text: str) -> Response:
-        return page("credits.html", service.view(address_of(text)))
+        return page("credits.html", builder.view(address_of(text)))
 
     return routes

@@ -1,4 +1,4 @@
-"""Earnings of an operator: waterfall, filters, CSV and JSON."""
+"""The earnings page of an operator, and its exports."""
 
 from urllib.parse import urlencode
 
@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from webapp.pages.ask_address import PUBLIC, ask_address
 from webapp.sources.sources import Sources
 from webapp.views.earnings import Stage
-from webapp.views.earnings_page import PAGE_ROWS, Filters, StatementService
+from webapp.views.earnings.page import PAGE_ROWS, EarningsPageBuilder, Filters
 from webapp.web.errors import PageError
 from webapp.web.rendering import page, wants_json
 from webapp.web.url_params import address_of, epoch_of, node_id_of
@@ -16,19 +16,19 @@ from webapp.web.url_params import address_of, epoch_of, node_id_of
 EXPORT_ROWS = 1_000_000
 
 
-def blueprint(desk: Sources) -> Blueprint:
+def blueprint(sources: Sources) -> Blueprint:
     """`/earnings`, `/operators/<address>/earnings` and `.../earnings.csv`, `.../earnings.json`."""
     routes = Blueprint("earnings", __name__)
-    service = StatementService(desk)
+    builder = EarningsPageBuilder(sources)
 
     @routes.get("/earnings")
     def find() -> AnyResponse:
-        return ask_address(desk, "Earnings", PUBLIC, "earnings.show")
+        return ask_address(sources, "Earnings", PUBLIC, "earnings.show")
 
     @routes.get("/operators/<text>/earnings")
     def show(text: str) -> Response:
         number = request.args.get("page", "1")
-        view = service.view(
+        view = builder.view(
             address_of(text),
             filters(),
             int(number) if number.isdigit() and len(number) < 7 else 1,
@@ -44,8 +44,8 @@ def blueprint(desk: Sources) -> Blueprint:
         if kind == "json":
             query = urlencode({**request.args.to_dict(), "format": "json"})
             return redirect(url_for("earnings.show", text=address) + "?" + query)
-        view = service.view(address, filters(), rows=EXPORT_ROWS)
-        response = Response(service.csv(view), mimetype="text/csv")
+        view = builder.view(address, filters(), rows=EXPORT_ROWS)
+        response = Response(builder.csv(view), mimetype="text/csv")
         name = f"parallelix-{address[:10]}-epochs-{view.first_epoch}-{view.last_epoch}.csv"
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         return response
@@ -54,7 +54,7 @@ def blueprint(desk: Sources) -> Blueprint:
 
 
 def filters() -> Filters:
-    """Filters of the query; an empty field is no limit. Raises PageError for a malformed one."""
+    """Filters of the query; an empty field sets no limit. Raises PageError for a malformed field."""
     first, last, node, stage = (
         request.args.get(name, "").strip() for name in ("from", "to", "node", "stage")
     )

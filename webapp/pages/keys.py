@@ -1,4 +1,4 @@
-"""API keys of the gateway: what a key is for, and what its tenant used. A key is asked for and never kept."""
+"""Usage of a gateway's API key, by day. The visitor types the key; the dashboard never keeps it."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from webapp.web.url_params import api_key_of
 
 @dataclass(frozen=True, slots=True)
 class KeysView:
-    """The page; `tenant` is None until a key was given that the gateway takes."""
+    """The page; `tenant` is None until a key was given that the gateway accepts."""
 
     status: Status
     present: bool
@@ -22,8 +22,8 @@ class KeysView:
     problem: str | None
 
 
-def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
-    """`/keys`, and its form."""
+def blueprint(sources: Sources, gateway: GatewayApi) -> Blueprint:
+    """`/keys`: the page, and the POST of its form."""
     routes = Blueprint("keys", __name__)
 
     @routes.get("/keys")
@@ -42,7 +42,7 @@ def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
         return answer(tenant, usage, None)
 
     def answer(tenant: str | None, usage: list[UsageLine], problem: str | None) -> Response:
-        with desk.open() as (_, _, status):
-            return private(page("keys.html", KeysView(status, gateway.present, tenant, usage, problem)))
+        view = KeysView(sources.present_status(), gateway.present, tenant, usage, problem)
+        return private(page("keys.html", view))
 
     return routes

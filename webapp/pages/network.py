@@ -5,22 +5,22 @@ from flask import Blueprint, Response, render_template
 from webapp.sources.gateway import GatewayApi
 from webapp.sources.sources import Sources
 from webapp.store import Store
-from webapp.views.network import NetworkService
+from webapp.views.network import NetworkPageBuilder
 from webapp.web.rendering import page
 
 
-def blueprint(desk: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
-    """`/`, its JSON twin, and the live part that the page asks for every few seconds."""
+def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
+    """`/`, and the part of it that the page fetches anew every ten seconds."""
     routes = Blueprint("network", __name__)
-    service = NetworkService(desk, gateway, store)
+    builder = NetworkPageBuilder(sources, gateway, store)
 
     @routes.get("/", endpoint="page")
     def show() -> Response:
-        return page("network.html", service.view())
+        return page("network.html", builder.view())
 
     @routes.get("/fragments/network")
     def fragment() -> str:
-        view = service.view()
+        view = builder.view()
         return render_template("network_live.html", view=view, status=view.status)
 
     return routes

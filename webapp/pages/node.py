@@ -1,32 +1,29 @@
-"""One node."""
+"""The page of a node, and of a node in one epoch."""
 
 from flask import Blueprint, Response, render_template
 
 from webapp.sources.gateway import GatewayApi, GatewayUnavailableError
 from webapp.sources.sources import Sources
 from webapp.store import Store
-from webapp.views.evidence import EvidenceService
-from webapp.views.node import NodeService
-from webapp.views.operator import WINDOWS
-from webapp.web.errors import PageError
+from webapp.views.evidence import NodeEpochPageBuilder
+from webapp.views.node import NodePageBuilder
+from webapp.web.errors import unknown_node
 from webapp.web.rendering import page
-from webapp.web.url_params import epoch_of, node_id_of, window
+from webapp.web.url_params import WINDOWS, epoch_of, node_id_of, window
 
 
-def blueprint(desk: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
-    """`/nodes/<id>`, its epochs, and the part that the page asks the gateway for."""
+def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
+    """`/nodes/<id>`, `/nodes/<id>/epochs/<number>`, and the fragment that shows the node as the gateway sees it."""
     routes = Blueprint("node", __name__)
-    service = NodeService(desk, store)
-    evidence = EvidenceService(desk)
+    builder = NodePageBuilder(sources, store)
+    evidence = NodeEpochPageBuilder(sources)
 
     @routes.get("/nodes/<text>")
     def show(text: str) -> Response:
         node_id = node_id_of(text)
-        view = service.view(node_id, window())
+        view = builder.view(node_id, window())
         if view is None:
-            raise PageError(
-                404, f"There is no node {node_id}", "Ids are given in order of registration; try a lower one."
-            )
+            raise unknown_node(node_id)
         return page("node.html", view, windows=WINDOWS, has_gateway=gateway.present)
 
     @routes.get("/fragments/nodes/<text>/gateway")
@@ -42,7 +39,7 @@ def blueprint(desk: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
         node_id = node_id_of(text)
         view = evidence.view(node_id, epoch_of(number))
         if view is None:
-            raise PageError(404, f"There is no node {node_id}", "Ids are given in order of registration.")
+            raise unknown_node(node_id)
         return page("node_epoch.html", view)
 
     return routes

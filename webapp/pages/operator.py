@@ -1,23 +1,23 @@
-"""One operator's nodes."""
+"""The page of one operator's nodes."""
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.pages.ask_address import PUBLIC, ask_address
 from webapp.sources.sources import Sources
-from webapp.views.operator import WINDOWS, OperatorService
+from webapp.views.operator import OperatorPageBuilder
 from webapp.web.rendering import page
-from webapp.web.url_params import address_of, window
+from webapp.web.url_params import WINDOWS, address_of, window
 
 
-def blueprint(desk: Sources) -> Blueprint:
+def blueprint(sources: Sources) -> Blueprint:
     """`/operators` asks for an address, `/operators/<address>` shows it."""
     routes = Blueprint("operator", __name__)
-    service = OperatorService(desk)
+    builder = OperatorPageBuilder(sources)
 
     @routes.get("/operators")
     def find() -> AnyResponse:
-        return ask_address(desk, "My nodes", PUBLIC, "operator.show")
+        return ask_address(sources, "My nodes", PUBLIC, "operator.show")
 
     @routes.get("/operators/<text>")
     def show(text: str) -> AnyResponse:
@@ -25,7 +25,7 @@ def blueprint(desk: Sources) -> Blueprint:
         if address != text and "format" not in request.args:
             query = f"?{request.query_string.decode()}" if request.query_string else ""
             return redirect(url_for("operator.show", text=address) + query, 301)
-        view = service.view(address, window())
+        view = builder.view(address, window())
         response: Response = page("operator.html", view, windows=WINDOWS)
         return response
 

@@ -1,4 +1,4 @@
-"""Playground: a prompt goes through the gateway, tokens come as they are made, then the route that it took."""
+"""The playground: sends a prompt to the gateway, streams the answer to the browser, then shows the route receipt."""
 
 import json
 import re
@@ -32,7 +32,7 @@ class PlaygroundView:
     problem: str | None
 
 
-def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
+def blueprint(sources: Sources, gateway: GatewayApi) -> Blueprint:
     """`/playground` and `/playground/chat`."""
     routes = Blueprint("playground", __name__, url_prefix="/playground")
 
@@ -45,10 +45,8 @@ def blueprint(desk: Sources, gateway: GatewayApi) -> Blueprint:
                 models = gateway.models(gateway.key(""))
             except (GatewayUnavailableError, UserError) as error:
                 problem = str(error)
-        with desk.open() as (_, _, status):
-            return page(
-                "playground.html", PlaygroundView(status, gateway.present, gateway.has_key, models, problem)
-            )
+        view = PlaygroundView(sources.present_status(), gateway.present, gateway.has_key, models, problem)
+        return page("playground.html", view)
 
     @routes.post("/chat")
     def chat() -> Response:

@@ -1,17 +1,17 @@
-"""Registering a node: tier, stake, key, sign. Every step is a URL that holds all that was chosen before."""
+"""Registration of a node in four steps: tier, stake, key, sign. The URL of a step holds all earlier choices."""
 
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.sources.sources import Sources
-from webapp.views.register import RegisterService, RegisterView, parse_key, parse_stake
+from webapp.views.register import RegisterPageBuilder, RegisterView, parse_key, parse_stake
 from webapp.web.rendering import page
 
 
-def blueprint(desk: Sources) -> Blueprint:
+def blueprint(sources: Sources) -> Blueprint:
     """`/register`, `/register/stake`, `/register/key`, `/register/sign`."""
     routes = Blueprint("register", __name__)
-    service = RegisterService(desk)
+    builder = RegisterPageBuilder(sources)
 
     def view_of(step: str) -> RegisterView:
         tier_text, stake_text = request.args.get("tier", ""), request.args.get("stake", "")
@@ -23,7 +23,7 @@ def blueprint(desk: Sources) -> Blueprint:
             problem = "stake_bad"
         elif key_text and key is None:
             problem = "key_bad"
-        return service.view(step, tier, stake, key, problem)
+        return builder.view(step, tier, stake, key, problem)
 
     @routes.get("/register")
     def tier() -> Response:

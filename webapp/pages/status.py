@@ -1,6 +1,4 @@
-"""Health for supervisors, and the status line that pages refresh."""
-
-from typing import Any
+"""Health checks for supervisors, and the status line that pages fetch anew."""
 
 from flask import Blueprint, Response, jsonify, render_template
 
@@ -9,8 +7,8 @@ from webapp.sources.sources import Sources
 from webapp.web.json_view import jsonable
 
 
-def blueprint(desk: Sources) -> Blueprint:
-    """`/health` (the process serves), `/ready` (so does the index), `/fragments/status`."""
+def blueprint(sources: Sources) -> Blueprint:
+    """`/health` (the process answers), `/ready` (the index can be read), `/fragments/status`."""
     routes = Blueprint("status", __name__)
 
     @routes.get("/health")
@@ -20,15 +18,12 @@ def blueprint(desk: Sources) -> Blueprint:
     @routes.get("/ready")
     def ready() -> tuple[Response, int]:
         try:
-            with desk.open() as (_, _, status):
-                body: dict[str, Any] = {"status": "ready", "index": jsonable(status)}
-                return jsonify(body), 200
+            return jsonify({"status": "ready", "index": jsonable(sources.present_status())}), 200
         except IndexUnavailableError as error:
             return jsonify({"status": "waiting", "reason": str(error)}), 503
 
     @routes.get("/fragments/status")
     def fragment() -> str:
-        with desk.open() as (_, _, status):
-            return render_template("status.html", status=status)
+        return render_template("status.html", status=sources.present_status())
 
     return routes

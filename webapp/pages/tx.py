@@ -1,21 +1,21 @@
-"""`/tx/<hash>`: a transaction as the chain shows it, until it is in the index. True after a reload at any stage."""
+"""`/tx/<hash>`: a transaction as the chain shows it now, refreshed until the index has its block."""
 
 import re
 
 from flask import Blueprint, Response, render_template
 
 from webapp.sources.sources import Sources
-from webapp.views.transactions import TransactionService
+from webapp.views.transactions import TransactionReader
 from webapp.web.errors import PageError
 from webapp.web.rendering import page
 
 _HASH = re.compile(r"0x[0-9a-f]{64}")
 
 
-def blueprint(desk: Sources) -> Blueprint:
-    """The page, and its live part."""
+def blueprint(sources: Sources) -> Blueprint:
+    """`/tx/<hash>`, and the part of it that the page fetches anew every second."""
     routes = Blueprint("tx", __name__)
-    service = TransactionService(desk)
+    reader = TransactionReader(sources)
 
     def checked(text: str) -> str:
         if not _HASH.fullmatch(text.lower()):
@@ -26,11 +26,11 @@ def blueprint(desk: Sources) -> Blueprint:
 
     @routes.get("/tx/<text>")
     def show(text: str) -> Response:
-        return page("tx.html", service.view(checked(text)))
+        return page("tx.html", reader.view(checked(text)))
 
     @routes.get("/fragments/tx/<text>")
     def fragment(text: str) -> str:
-        view = service.view(checked(text))
+        view = reader.view(checked(text))
         return render_template("tx_live.html", view=view, status=view.status)
 
     return routes

@@ -1,1 +1,1 @@
-"""Where pages get their figures: the chain, the index, the gateway, published documents of keepers and nodes."""
+"""Where pages get their figures from: chain, gateway, manifests of nodes, and what follows from the index alone."""

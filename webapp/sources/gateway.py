@@ -1,4 +1,4 @@
-"""The gateway as the playground and the network page see it: models, a streamed answer, its route receipt, its load."""
+"""Client of a gateway: models, streamed answers, route receipts, usage, and the load that pages show."""
 
 import json
 import re
@@ -24,12 +24,12 @@ class GatewayUnavailableError(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class GatewayLoad:
-    """What the gateway does just now.
+    """The gateway's work at the moment.
 
     Attributes:
-        per_second: requests ended a second, over the last seconds; None at the first look.
-        p95_ms: 95th percentile of the time to the whole answer in the same span, from the histogram's bounds.
-        running, waiting, nodes: requests in work, in the queue, and live nodes.
+        per_second: requests that ended, a second, since the look before; None at the first look.
+        p95_ms: 95th percentile of the time to the whole answer since the look before, as the upper bound of its bucket.
+        running, waiting, nodes: number of requests in work, of requests in the queue, and of live nodes.
     """
 
     per_second: float | None
@@ -44,9 +44,10 @@ class NodeLoad:
     """A node as the gateway sees it.
 
     Attributes:
-        running, succeeded, failed: attempts that the gateway makes now, and made since it heard of the node first.
+        running: attempts that the gateway makes on the node now.
+        succeeded, failed: attempts that ended, since the gateway first heard of the node.
         first_byte_ms: running mean of the time to the first byte; None before the first answer.
-        obstacle: what keeps work from the node just now, in words; empty for nothing.
+        obstacle: why the gateway gives the node no work now, in words; empty when it does.
     """
 
     running: int
@@ -74,8 +75,8 @@ class GatewayApi:
     """Client of one gateway.
 
     Args:
-        url: its base URL; None means that there is none.
-        key_file: holds the API key with which visitors without one may try it.
+        url: base URL of the gateway; None when the dashboard has none.
+        key_file: file with the API key that visitors without a key of their own use.
     """
 
     def __init__(self, url: str | None, key_file: Path | None) -> None:
@@ -96,7 +97,7 @@ class GatewayApi:
         return self._key_file is not None
 
     def key(self, given: str) -> str:
-        """The visitor's key, or ours. Raises UserError when there is neither."""
+        """The key that the visitor gave, else the dashboard's own. Raises UserError when there is neither."""
         if given:
             return given
         if self._key_file is None:
@@ -107,7 +108,7 @@ class GatewayApi:
             raise UserError("the dashboard's own API key cannot be read; give one") from None
 
     def models(self, key: str) -> list[str]:
-        """Names of the models that it serves. Raises GatewayUnavailableError."""
+        """Names of the models that the gateway serves. Raises GatewayUnavailableError."""
         data = self._get("/v1/models", key)
         return sorted(
             str(item["id"])[:200] for item in data.get("data", ()) if isinstance(item, dict) and "id" in item
@@ -118,7 +119,7 @@ class GatewayApi:
         return self._get(f"/v1/receipts/{request_id}", key)
 
     def usage(self, key: str, days: int = 30) -> tuple[str, list[UsageLine]]:
-        """Tenant of a key, and what it used a day, newest first. Raises GatewayUnavailableError."""
+        """Tenant of a key, and the tenant's usage of each day, newest first. Raises GatewayUnavailableError."""
         data = self._get(f"/v1/usage?days={days}", key)
         try:
             lines = [_usage_line(item) for item in data["data"]]
@@ -127,7 +128,7 @@ class GatewayApi:
             raise GatewayUnavailableError("the gateway answers in a shape that is not known") from None
 
     def node(self, node_id: int) -> NodeLoad | None:
-        """A node's part of the work; None when the gateway does not hear of it. Raises GatewayUnavailableError."""
+        """A node's load; None when the gateway gets no heartbeat of the node. Raises GatewayUnavailableError."""
         data = self._get(f"/v1/nodes/{node_id}", None, missing=httpx.codes.NOT_FOUND)
         try:
             return None if data is None else _node_load(data)
@@ -136,7 +137,7 @@ class GatewayApi:
 
     @contextmanager
     def chat(self, body: dict[str, Any], key: str) -> Iterator[httpx.Response]:
-        """A streamed chat. Raises GatewayUnavailableError."""
+        """The streamed answer to a chat request. Raises GatewayUnavailableError."""
         timeout = httpx.Timeout(60.0, connect=3.0)
         try:
             with (
@@ -150,7 +151,7 @@ class GatewayApi:
             raise GatewayUnavailableError(f"the gateway does not answer: {type(error).__name__}") from None
 
     def load(self) -> GatewayLoad | None:
-        """Rates since the look before, at most one look in two seconds; None while it cannot be asked."""
+        """The load since the look before; looks at most once in two seconds. None while the gateway does not answer."""
         if self._url is None:
             return None
         with self._lock:
@@ -163,9 +164,8 @@ class GatewayApi:
             except httpx.HTTPError:
                 self._seen, self._load = (now, {}), None
                 return None
-            before = self._seen
-            self._seen = (now, samples)
-            self._load = _load(samples, before, now)
+            previous, self._seen = self._seen, (now, samples)
+            self._load = _load(samples, previous, now)
             return self._load
 
     def _base(self) -> str:
@@ -256,19 +256,19 @@ def _samples(text: str) -> dict[str, float]:
 
 
 def _load(
-    samples: dict[str, float], before: tuple[float, dict[str, float]] | None, now: float
+    samples: dict[str, float], previous: tuple[float, dict[str, float]] | None, now: float
 ) -> GatewayLoad:
     rate = p95 = None
-    if before is not None and before[1]:
-        span = now - before[0]
+    if previous is not None and previous[1]:
+        seen_at, earlier = previous
         buckets = []
         for name, value in samples.items():
             if name.startswith("request_seconds_bucket{"):
                 edge = name.split('le="')[1].split('"')[0]
-                buckets.append((float(edge), value - before[1].get(name, 0.0)))
+                buckets.append((float(edge), value - earlier.get(name, 0.0)))
         buckets.sort()
         total = buckets[-1][1] if buckets else 0.0
-        rate = max(0.0, total / span)
+        rate = max(0.0, total / (now - seen_at))
         if total > 0:
             bound = next((b for b, count in buckets if count >= 0.95 * total), float("inf"))
             p95 = int(bound * 1000) if bound != float("inf") else None

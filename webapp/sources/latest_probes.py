@@ -1,4 +1,4 @@
-"""Who answers just now, from the latest finished probe of each node by this index's keeper."""
+"""Which nodes answer now, by the latest finished probe of each node by the index's own keeper."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from webapp.index import ProbeRow
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class LatestProbe:
     """A node's latest probe.
 
     Attributes:
-        online: whether it was answered.
-        seen_at: Unix seconds at which it was due.
+        online: whether the node answered.
+        seen_at: Unix seconds at which the probe was due.
         latency_ms: time to the full answer; None after a miss.
     """
 
@@ -22,22 +22,22 @@ class Live:
     latency_ms: int | None
 
 
-def latest(probes: Iterable[ProbeRow]) -> dict[int, Live]:
-    """Latest probe by node; probes come oldest first."""
+def latest(probes: Iterable[ProbeRow]) -> dict[int, LatestProbe]:
+    """Latest probe by node; `probes` are given oldest first."""
     return {
-        probe.node_id: Live(probe.node_id, probe.answered, probe.due_at_ms // 1000, probe.latency_ms)
+        probe.node_id: LatestProbe(probe.node_id, probe.answered, probe.due_at_ms // 1000, probe.latency_ms)
         for probe in probes
     }
 
 
 def percentile(values: Iterable[int], per_cent: int) -> int | None:
-    """Nearest-rank percentile; None of nothing."""
+    """Nearest-rank percentile, e.g. `per_cent=95`; None without values."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * per_cent // 100) - 1)] if ordered else None
 
 
 def weighted_percentile(counts: Sequence[tuple[int, int]], per_cent: int) -> int | None:
-    """Nearest-rank percentile of (value, how many) in ascending order; None of nothing."""
+    """Nearest-rank percentile of (value, number of times) in ascending order; None without values."""
     rank = -(-sum(count for _, count in counts) * per_cent // 100)
     seen = 0
     for value, count in counts:

@@ -1,6 +1,6 @@
-"""Capability manifests: fetched from where operators put them, kept only if they have the hash that is on chain.
+"""Capability manifests: fetched from the URIs that operators registered, kept only with the hash that is on chain.
 
-Every string in one was chosen by its operator: it is data, cut to a length, and shown as text.
+Operators choose every string in a manifest; the dashboard cuts strings to a length and shows them as text only.
 """
 
 import json
@@ -21,14 +21,15 @@ from webapp.store import Store
 
 MAX_BYTES = 64 * 1024
 LOOK_AGAIN_SECONDS = 600
-A_ROUND = 10
+"""Wait before a manifest that could not be used is fetched again."""
+MAX_FETCHES = 10
 """Manifests that one round fetches at most."""
 _TEXT = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a manifest says, cut and typed; None where it says nothing usable."""
+    """The fields of a manifest that pages show; None or empty where the manifest has no usable value."""
 
     region: str
     models: tuple[tuple[str, int | None], ...]
@@ -40,7 +41,7 @@ class Capabilities:
 
 
 def capabilities_of(body: Mapping[str, Any]) -> Capabilities:
-    """Read a manifest without trusting any of its types."""
+    """The fields of a manifest's JSON; a field of a wrong type counts as missing."""
     models = [
         (_text(item.get("name")), _natural(item.get("context_length")))
         for item in _list(body.get("models"))
@@ -75,22 +76,22 @@ def regions(snapshot: Snapshot, store: Store, present: int) -> dict[str, int]:
 
 
 class ManifestFetcher:
-    """Fetches manifests that nobody here has seen.
+    """Fetches the declared manifests that the store has no copy of.
 
     Args:
-        desk: the index.
-        store: keeps what was found.
+        sources: gives the index, which knows the declared manifests.
+        store: keeps the copies.
         allow_private: whether loopback and private addresses may be called.
     """
 
-    def __init__(self, desk: Sources, store: Store, allow_private: bool) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources, store: Store, allow_private: bool) -> None:
+        self._sources = sources
         self._store = store
         self._allow_private = allow_private
 
     def once(self) -> int:
-        """One round; the number of manifests looked for. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, _):
+        """Run one round. Returns the number of manifests that it tried to fetch. Raises IndexUnavailableError."""
+        with self._sources.open() as (snapshot, _, _):
             declared = snapshot.manifests()
         known = self._store.manifests()
         looked = 0
@@ -103,7 +104,7 @@ class ManifestFetcher:
             body, problem = self._fetch(uri, manifest_hash)
             self._store.keep_manifest(manifest_hash, body, problem)
             looked += 1
-            if looked >= A_ROUND:
+            if looked >= MAX_FETCHES:
                 break
         return looked
 

@@ -1,4 +1,4 @@
-"""Which hosts the server may call at the wish of a visitor or an operator."""
+"""Which hosts the server may call when an operator names one, in a webhook or a manifest's URI."""
 
 import ipaddress
 import socket
@@ -9,7 +9,7 @@ class UnreachableHostError(Exception):
 
 
 def resolve(host: str, port: int, allow_private: bool) -> str:
-    """An address of a host that may be called.
+    """The IP address to call for a host.
 
     Raises:
         UnreachableHostError: no such host, or one of its addresses is private and that is not allowed.

@@ -1,4 +1,4 @@
-"""Everything that the pages are built from, made once per process and handed to each."""
+"""The sources of all figures, made once per process and handed to every page."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from webapp.sources.status import Status, status_of
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Parameters of the deployed contracts that pages explain things with; seconds and wei."""
+    """Parameters of the deployed contracts that pages name, e.g. the least stake."""
 
     min_stake_wei: int
     cooldown_seconds: int
@@ -27,9 +27,10 @@ class Constants:
 
 @dataclass(slots=True)
 class Sources:
-    """Sources of figures: the index, the chain, the clock.
+    """The index, the chain and the clock.
 
     Attributes:
+        clock: the network's epochs.
         time: Unix seconds; injected so that tests can stand still.
     """
 
@@ -37,10 +38,10 @@ class Sources:
     clock: EpochClock
     index: Index
     chain: ChainSource
-    facts: EpochFacts
+    epoch_facts: EpochFacts
     time: Callable[[], float]
     _constants: Constants | None = None
-    _constants_block: str = ""
+    _constants_minute: int = -1
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -49,6 +50,11 @@ class Sources:
         with self.index.snapshot() as snapshot:
             head = snapshot.head()
             yield snapshot, head, self.status(head)
+
+    def present_status(self) -> Status:
+        """The status of the index now, for pages that show nothing else of the index. Raises IndexUnavailableError."""
+        with self.open() as (_, _, status):
+            return status
 
     def close(self) -> None:
         """Close database and RPC connections."""
@@ -60,10 +66,10 @@ class Sources:
         return status_of(head, self.clock, self.deployment.chain_id, self.deployment.network, self.time)
 
     def constants(self) -> Constants | None:
-        """Parameters by the latest block, read once a minute of chain time; None while the chain is out of reach."""
+        """Parameters at the newest block, read once a minute; None until the chain could be read once."""
         with self._lock:
-            stamp = str(int(self.time()) // 60)
-            if self._constants is not None and self._constants_block == stamp:
+            minute = int(self.time()) // 60
+            if self._constants is not None and self._constants_minute == minute:
                 return self._constants
             try:
                 values = self.chain.read(
@@ -79,5 +85,5 @@ class Sources:
                 return self._constants
             if None in values:
                 return self._constants
-            self._constants, self._constants_block = Constants(*values), stamp
+            self._constants, self._constants_minute = Constants(*values), minute
             return self._constants

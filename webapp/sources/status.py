@@ -1,10 +1,10 @@
-"""What every page needs to know first: which block, how old, which epoch, and what is left of it."""
+"""The status line of every page: block and age of the index, the running epoch, and how long it still lasts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from offchain.domain.epochs import EpochClock
-from offchain.domain.types import Epoch
+from offchain.domain.types import BlockRef, Epoch
 from webapp.index import Head
 
 STALE_SECONDS = 120
@@ -13,7 +13,7 @@ STALE_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class EpochView:
-    """The present epoch; None of this exists before genesis."""
+    """The running epoch; times in Unix seconds."""
 
     number: int
     started_at: int
@@ -35,12 +35,12 @@ class Status:
     Attributes:
         block, block_hash: head of the index; 0 and "" while it is empty.
         block_timestamp: Unix seconds of that block.
-        age_seconds: how long ago that block was made.
-        final_block: what can no longer be reorganised away.
-        now: Unix seconds by the clock that the pages use: the wall clock, or the chain's where it is ahead.
-        epoch: the present epoch; None before genesis.
+        age_seconds: `now` minus `block_timestamp`.
+        final_block: newest block that can no longer be reorganised away.
+        now: Unix seconds: the wall clock's, or `block_timestamp` where the chain's clock is ahead.
+        epoch: the running epoch; None before genesis.
         chain_id, network: the chain.
-        stale: whether the index stands still.
+        stale: whether the head is older than STALE_SECONDS.
     """
 
     block: int
@@ -59,11 +59,16 @@ class Status:
         """Whether the index has not read its first block."""
         return not self.block_hash
 
+    @property
+    def ref(self) -> BlockRef | None:
+        """The block as reads of the chain name it; None while the index is empty."""
+        return None if self.empty else BlockRef(self.block, self.block_hash, self.block_timestamp)
+
 
 def status_of(
     head: Head | None, clock: EpochClock, chain_id: int, network: str, time: Callable[[], float]
 ) -> Status:
-    """Status of a snapshot's head."""
+    """The status that belongs to a head; `time` gives Unix seconds."""
     wall = int(time())
     now = max(wall, head.timestamp) if head else wall
     epoch = None

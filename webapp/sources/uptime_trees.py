@@ -1,4 +1,4 @@
-"""Uptime trees, rebuilt from the index and compared with the report's root before anything is proven with them."""
+"""Uptime trees: rebuilt from the index, and used for proofs only when their root is the report's."""
 
 import threading
 
@@ -10,14 +10,14 @@ from webapp.index import ReportRow, Snapshot
 
 
 class Trees:
-    """Builds a tree once per report and keeps it; shared by all threads."""
+    """Cache of the trees of reports, shared by all threads."""
 
     def __init__(self) -> None:
         self._kept: LRUCache[tuple[int, str], UptimeTree] = LRUCache(64)
         self._lock = threading.Lock()
 
     def of(self, snapshot: Snapshot, report: ReportRow) -> UptimeTree | None:
-        """The tree of a report; None while the index's uptimes do not give the report's root."""
+        """The tree of a report; None when the uptimes in the index do not give the report's root."""
         key = (report.epoch, report.uptime_root)
         with self._lock:
             if (kept := self._kept.get(key)) is not None:

@@ -1,4 +1,4 @@
-"""The dashboard's own database: sign-ins and notifications. Nothing in it is needed to show what the chain says."""
+"""The dashboard's own database: sign-ins, notifications and copies of manifests. Public pages work without it."""
 
 from webapp.store.models import EVENTS, Channel, Delivery
 from webapp.store.store import Store

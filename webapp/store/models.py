@@ -32,7 +32,7 @@ class SignIn(DashboardBase):
 
 
 class Nonce(DashboardBase):
-    """A message that was given out to be signed once."""
+    """A sign-in message that waits for its signature; it can be used once."""
 
     __tablename__ = "nonces"
 
@@ -44,7 +44,7 @@ class Nonce(DashboardBase):
 
 
 class Channel(DashboardBase):
-    """Where an operator wants to be told: `kind` is webhook or email."""
+    """Where an operator is notified: `target` is the URL of a webhook or an e-mail address; `kind` webhook or email."""
 
     __tablename__ = "channels"
 
@@ -53,13 +53,13 @@ class Channel(DashboardBase):
     kind: Mapped[str] = mapped_column(String(8))
     target: Mapped[str] = mapped_column(Text)
     secret: Mapped[str] = mapped_column(String(64))
-    """Signs webhooks, HMAC-SHA256."""
+    """Key of the HMAC-SHA256 that signs webhooks."""
     events: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
 class Delivery(DashboardBase):
-    """One message to one channel, and every attempt's outcome. `status`: pending, delivered, failed."""
+    """One message to one channel, with the outcome of its latest attempt. `status`: pending, delivered, failed."""
 
     __tablename__ = "deliveries"
     __table_args__ = (UniqueConstraint("channel_id", "key"), Index("ix_deliveries_due", "status", "next_at"))
@@ -67,7 +67,7 @@ class Delivery(DashboardBase):
     id: Mapped[int] = mapped_column(primary_key=True)
     channel_id: Mapped[int] = mapped_column(index=True)
     key: Mapped[str] = mapped_column(String(120))
-    """What it is about, so that nobody is told twice."""
+    """Names the news, e.g. `epoch.paid:7:41`; a channel gets each key once."""
     event: Mapped[str] = mapped_column(String(32))
     body: Mapped[dict[str, Any]] = mapped_column(JSON)
     status: Mapped[str] = mapped_column(String(12))
@@ -78,7 +78,7 @@ class Delivery(DashboardBase):
 
 
 class ManifestCopy(DashboardBase):
-    """What was found behind a manifest's URI. `body` is null while nothing there had the hash of the chain."""
+    """The manifest fetched from a URI. `body` is null while nothing fetched had the hash that is on chain."""
 
     __tablename__ = "manifests"
 
@@ -89,7 +89,7 @@ class ManifestCopy(DashboardBase):
 
 
 class Watch(DashboardBase):
-    """What the notifier last knew of a node, to see changes."""
+    """The notifier's last knowledge of a node, to notice when it goes offline or online."""
 
     __tablename__ = "watches"
 

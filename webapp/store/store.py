@@ -1,4 +1,4 @@
-"""Everything that is done with the dashboard's own database."""
+"""Queries and writes of the dashboard's own database."""
 
 import hashlib
 import os
@@ -16,14 +16,14 @@ NONCE_SECONDS = 300
 SIGN_IN_SECONDS = 12 * 3_600
 MAX_CHANNELS = 10
 BACK_OFF_SECONDS = (10, 60, 300, 1_800, 7_200, 21_600)
-"""Wait after each failed attempt; after the last one the delivery has failed."""
+"""Wait after each failed attempt; a delivery whose attempt after the last wait fails is given up."""
 
 
 class Store:
     """The dashboard's database, opened when it is first needed.
 
     Args:
-        folder: where it lies; made if it is missing.
+        folder: holds the database file; made if it is missing.
         time: Unix seconds.
     """
 
@@ -34,7 +34,7 @@ class Store:
 
     @property
     def database(self) -> Database:
-        """The open database."""
+        """The database, opened at the first use."""
         if self._database is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             database = open_database(f"sqlite:///{self._folder / 'dashboard.db'}")
@@ -43,7 +43,7 @@ class Store:
         return self._database
 
     def close(self) -> None:
-        """Close it."""
+        """Close the database; the next use opens it again."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -56,7 +56,7 @@ class Store:
     # ------------------------------------------------------------------------------------------------------ sign in
 
     def give_nonce(self, nonce: str, browser: str, address: str, message: str) -> None:
-        """Keep a message that a browser is asked to have signed."""
+        """Keep a message that the browser's wallet is asked to sign."""
         with self.database.write() as session:
             session.execute(delete(Nonce).where(Nonce.expires_at < self.now))
             session.add(
@@ -79,7 +79,7 @@ class Store:
             return (found.address, found.message) if found.expires_at >= self.now else None
 
     def sign_in(self, address: str) -> str:
-        """A new token for a browser that proved an address."""
+        """A new token for a browser whose wallet proved an address."""
         token = secrets.token_urlsafe(32)
         with self.database.write() as session:
             session.execute(delete(SignIn).where(SignIn.expires_at < self.now))
@@ -89,7 +89,7 @@ class Store:
         return token
 
     def signed_in(self, token: str | None) -> str | None:
-        """The address that a token stands for."""
+        """The address that signed in with a token; None when the token is unknown or too old."""
         if not token:
             return None
         with self.database.read() as session:
@@ -97,7 +97,7 @@ class Store:
             return found.address if found and found.expires_at >= self.now else None
 
     def sign_out(self, token: str) -> None:
-        """Forget a token."""
+        """Delete a token."""
         with self.database.write() as session:
             session.execute(delete(SignIn).where(SignIn.token_hash == _hash(token)))
 
@@ -132,7 +132,7 @@ class Store:
             return channel
 
     def remove_channel(self, address: str, channel_id: int) -> bool:
-        """Remove a channel of this address with its deliveries; False when it has none such."""
+        """Remove a channel of this address with its deliveries; False when the address has no such channel."""
         with self.database.write() as session:
             channel = session.get(Channel, channel_id)
             if channel is None or channel.address != address:
@@ -144,7 +144,7 @@ class Store:
     # ---------------------------------------------------------------------------------------------------- deliveries
 
     def enqueue(self, channel_id: int, key: str, event: str, body: Mapping[str, Any]) -> bool:
-        """Write a message down once; False when this channel has it already."""
+        """Queue a message for a channel; False when the channel has one with this key already."""
         with self.database.write() as session:
             known = session.scalar(
                 select(Delivery.id).where(Delivery.channel_id == channel_id, Delivery.key == key)
@@ -178,11 +178,11 @@ class Store:
             return [(delivery, channel) for delivery, channel in session.execute(query)]
 
     def delivered(self, delivery_id: int, result: str) -> None:
-        """It arrived."""
+        """Record that a delivery arrived."""
         self._record(delivery_id, status="delivered", last_result=result)
 
     def missed(self, delivery_id: int, attempts: int, result: str) -> None:
-        """An attempt failed: back off, or give up after the last."""
+        """Record a failed attempt: try again later, or give up after the last wait."""
         if attempts > len(BACK_OFF_SECONDS):
             self._record(delivery_id, status="failed", last_result=result)
         else:
@@ -211,17 +211,17 @@ class Store:
     # ------------------------------------------------------------------------------------------------------ manifests
 
     def manifests(self) -> dict[str, ManifestCopy]:
-        """All copies, by hash."""
+        """All copies of manifests, by hash."""
         with self.database.read() as session:
             return {copy.hash: copy for copy in session.scalars(select(ManifestCopy))}
 
     def manifest(self, manifest_hash: str) -> ManifestCopy | None:
-        """One copy."""
+        """The copy of the manifest with this hash."""
         with self.database.read() as session:
             return session.get(ManifestCopy, manifest_hash.lower())
 
     def keep_manifest(self, manifest_hash: str, body: dict[str, Any] | None, problem: str | None) -> None:
-        """Write down what was found."""
+        """Keep what was fetched for a manifest hash, or why nothing could be used."""
         with self.database.write() as session:
             session.merge(
                 ManifestCopy(hash=manifest_hash.lower(), body=body, problem=problem, looked_at=self.now)
@@ -230,7 +230,8 @@ class Store:
     # ------------------------------------------------------------------------------------------------------- watches
 
     def turned(self, node_id: int, online: bool) -> int | None:
-        """Unix second of the turn when a node went on or off just now; None when nothing changed, or at first sight."""
+        """Record whether a node is online. Returns the present Unix second when that changed; None when it did not, or for
+        a node that was never recorded before."""
         with self.database.write() as session:
             known = session.get(Watch, node_id)
             if known is None:
@@ -243,7 +244,7 @@ class Store:
 
 
 def secret_key(folder: Path) -> bytes:
-    """Key of the session cookies, made once and readable by its owner alone."""
+    """Key of the session cookies, made once; its file has mode 0600."""
     path = folder / "session.key"
     folder.mkdir(parents=True, exist_ok=True)
     try:

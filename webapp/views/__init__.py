@@ -1,1 +1,1 @@
-"""What the pages say, as plain data: built from a snapshot and pinned reads, rendered as HTML or as JSON."""
+"""The content of pages as plain data, built from a snapshot of the index and reads of the chain at its block."""

@@ -1,4 +1,4 @@
-"""What happened: events of all contracts, newest first, with filters, and as a stream."""
+"""Events of all contracts, newest first, with filters, and as a stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from webapp.index import EventRow
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
-from webapp.views.transactions import sentence
+from webapp.views.event_sentences import sentence
 
 PAGE_EVENTS = 50
 KINDS: dict[str, tuple[str, ...]] = {
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class ActivityLine:
-    """One event in words."""
+    """One event in words; `place` is where a stream resumes after it."""
 
     place: str
     block: int
@@ -36,7 +36,7 @@ class ActivityLine:
 
 @dataclass(frozen=True, slots=True)
 class ActivityView:
-    """The activity page; `older` is the place from which the next page goes on."""
+    """The activity page; `older` is the place that the next page begins after, None on the last page."""
 
     status: Status
     kind: str | None
@@ -46,17 +46,17 @@ class ActivityView:
     older: str | None
 
 
-class ActivityService:
-    """Reads events for the page and for the stream."""
+class ActivityReader:
+    """Reads events for the activity page and for its stream."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def view(
         self, kind: str | None, node: int | None, epoch: int | None, before: tuple[int, int] | None = None
     ) -> ActivityView:
         """A page of events. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, status):
+        with self._sources.open() as (snapshot, _, status):
             rows = snapshot.events(PAGE_EVENTS + 1, before, None, node, epoch, _names(kind))
         older = rows[PAGE_EVENTS - 1].place if len(rows) > PAGE_EVENTS else None
         return ActivityView(status, kind, node, epoch, [_line(row) for row in rows[:PAGE_EVENTS]], older)
@@ -64,14 +64,14 @@ class ActivityService:
     def since(
         self, place: tuple[int, int], kind: str | None, node: int | None, epoch: int | None
     ) -> list[ActivityLine]:
-        """Events after a place, oldest first, at most a page. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, _):
+        """Events after a place, oldest first, at most PAGE_EVENTS. Raises IndexUnavailableError."""
+        with self._sources.open() as (snapshot, _, _):
             rows = snapshot.events(PAGE_EVENTS, None, place, node, epoch, _names(kind))
         return [_line(row) for row in reversed(rows)]
 
 
 def _names(kind: str | None) -> tuple[str, ...]:
-    # TotalWeightChanged accompanies every change of stake and says nothing new to people
+    # Without TotalWeightChanged: it comes with every change of stake, and its sentence adds nothing.
     every = tuple(name for names in KINDS.values() for name in names)
     return KINDS[kind] if kind else every
 

@@ -1,4 +1,7 @@
-"""What can be claimed now, with the proofs that the distributor asks for; checked against the report's root first."""
+"""Claims that can be sent now, with the Merkle proofs that the distributor asks for.
+
+A proof is offered only when the tree that the index gives has the root of the report on chain.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +11,11 @@ from webapp.index import NodeRow
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.sources.uptime_trees import Trees
-from webapp.views.earnings import Stage
-from webapp.views.operator import history_of
+from webapp.views.earnings import Stage, history_of
 
 MAX_CLAIMS = 50
-"""Claims of one transaction: ~2 M gas, far below a block."""
-HISTORY = 365
+"""Claims of one transaction: about 2 M gas, far below a block's limit."""
+HISTORY_EPOCHS = 365
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class ClaimsView:
     """Claims of some nodes, oldest epoch first.
 
     Attributes:
-        left: claims beyond the first MAX_CLAIMS.
+        left: number of claims beyond the first MAX_CLAIMS.
         broken: epochs whose uptimes in the index do not give the root of the report; nothing is offered for them.
     """
 
@@ -43,28 +45,28 @@ class ClaimsView:
     broken: Sequence[int]
 
 
-class ClaimService:
-    """Builds claims."""
+class ClaimBuilder:
+    """Builds the claims of an operator or of a node."""
 
-    def __init__(self, desk: Sources, trees: Trees) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources, trees: Trees) -> None:
+        self._sources = sources
         self._trees = trees
 
     def of_operator(self, address: str, epoch: int | None = None) -> ClaimsView:
         """Claims of all nodes of an owner, of one epoch or of all. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, _):
+        with self._sources.open() as (snapshot, _, _):
             nodes = snapshot.nodes_of(address)
         return self._view(nodes, epoch)
 
     def of_node(self, node_id: int, epoch: int | None = None) -> ClaimsView | None:
         """Claims of one node; None when there is no such node. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, _, _):
+        with self._sources.open() as (snapshot, _, _):
             node = snapshot.node(node_id)
         return self._view([node], epoch) if node else None
 
     def _view(self, nodes: Sequence[NodeRow], epoch: int | None) -> ClaimsView:
-        with self._desk.open() as (snapshot, head, status):
-            history = history_of(self._desk, snapshot, head, status, nodes, HISTORY)
+        with self._sources.open() as (snapshot, head, status):
+            history = history_of(self._sources, snapshot, head, status, nodes, HISTORY_EPOCHS)
             due = [
                 entry
                 for entry in reversed(history.entries)

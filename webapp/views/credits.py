@@ -1,4 +1,4 @@
-"""A payer's prepaid balance for API traffic, as the credit vault keeps it. Public, like everything on the chain."""
+"""The credits page: a payer's prepaid balance for API traffic, as the credit vault keeps it."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,12 @@ class CreditsView:
 
     Attributes:
         present: whether the network has a vault.
-        balance_wei: what vouchers can be redeemed against, thawing included; None while the chain cannot be read.
-        thawing_wei: asked to be paid back; thawed_at is the Unix second from which it is.
+        balance_wei: amount that vouchers can be redeemed against, with the thawing part; None while the chain cannot be read.
+        thawing_wei: amount that the payer asked back.
+        thawed_at: Unix second from which that amount can be withdrawn; 0 when nothing thaws.
         wallet_wei: tokens that the account itself holds.
         thaw_seconds: length of a thaw.
-        signers: how many voucher signers the payer ever bound.
+        signers: number of voucher signers that the payer ever authorised.
     """
 
     status: Status
@@ -34,26 +35,25 @@ class CreditsView:
 
     @property
     def withdrawable(self) -> bool:
-        """Whether the thaw is over."""
+        """Whether an amount was asked back and its thaw is over."""
         return bool(self.thawed_at) and self.thawed_at <= self.status.now
 
     @property
     def payable_wei(self) -> int:
-        """What a withdrawal pays: what was asked for, or what vouchers left of it."""
+        """Amount that a withdrawal pays, wei: at most the balance that redeemed vouchers left."""
         return min(self.thawing_wei, self.balance_wei or 0)
 
 
-class CreditsService:
+class CreditsPageBuilder:
     """Builds the credits page."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def view(self, address: str) -> CreditsView:
         """The page of a checksummed address, at the index's block. Raises IndexUnavailableError."""
-        with self._desk.open() as (_, _, status):
-            pass
-        if "CreditVault" not in self._desk.deployment.contracts:
+        status = self._sources.present_status()
+        if "CreditVault" not in self._sources.deployment.contracts:
             return CreditsView(status, address, False, None, 0, 0, None, 0, 0, None)
         reads = [
             Read("CreditVault", "accounts", (address,)),
@@ -62,7 +62,7 @@ class CreditsService:
             Read("CreditVault", "signerCount", (address,)),
         ]
         try:
-            account, wallet, thaw, signers = self._desk.chain.read(reads, status.block_hash or None)
+            account, wallet, thaw, signers = self._sources.chain.read(reads, status.ref)
         except ChainUnavailableError as failure:
             return CreditsView(status, address, True, None, 0, 0, None, 0, 0, str(failure))
         if account is None:

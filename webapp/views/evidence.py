@@ -1,24 +1,21 @@
-"""What keepers signed about the slots of one node in one epoch, out of the bundle that the report names.
+"""The page of one node in one epoch, with what keepers signed about its lost slots.
 
-The bundle lies in the index under its hash; the signatures are checked again here, so that a page shows nothing that
-does not hold. Entries are packed as `offchain.domain.evidence_entries` describes.
+The keepers' statements come from the evidence bundle that the epoch's report names. The index keeps the bundle under its
+hash; the page checks the hash and the signature of each miss again.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from offchain.crypto.recovery import recover
-from offchain.domain.eip712 import keccak256
-from offchain.domain.evidence_entries import AnswerEntry, Miss, node_of
+from offchain.domain.eip712 import address_bytes
+from offchain.domain.evidence_entries import AnswerEntry, EvidenceError, Miss, node_of
 from offchain.domain.messages import MissReason, SlotMiss
-from offchain.domain.types import Epoch
+from offchain.domain.types import Epoch, NodeId
+from offchain.evidence.bundle import EvidenceBundle, parse_bundle, signed_by
 from webapp.index import NodeRow, OverrideRow
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, slot_start
-from webapp.views.earnings import NodeEpoch
-from webapp.views.operator import history_of
+from webapp.views.earnings import NodeEpoch, history_of
 from webapp.web.uptime_strips import STATE_NAMES, Strip, strip_of
 
 REASONS = {
@@ -33,14 +30,14 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Saw:
-    """One keeper's entry about a slot.
+class SlotStatement:
+    """What one keeper signed about a slot.
 
     Attributes:
-        answered: a dual-signed answer, or a signed miss.
-        at: Unix seconds at which it was seen.
-        reason: why it counts as missed; None for an answer.
-        holds: whether the keeper's signature is good; answers are checked by `parallelix epoch verify`, not here.
+        answered: True for an answer that node and keeper both signed, False for a miss that the keeper signed.
+        at: Unix seconds of the end of the answer, or of the keeper's observation of the miss.
+        reason: why the slot counts as missed; None for an answer.
+        holds: whether the keeper's signature is good; None for an answer, which `parallelix epoch verify` checks.
     """
 
     signer: str
@@ -53,12 +50,12 @@ class Saw:
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """A slot that is worth a look: lost, or of one region's word only."""
+    """A slot that the page lists: a missed one, or an unconfirmed one, which only one region says was missed."""
 
     slot: int
     state: str
     begins_at: int
-    saw: Sequence[Saw]
+    saw: Sequence[SlotStatement]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,8 @@ class NodeEpochView:
     """One node in one epoch.
 
     Attributes:
-        bundle: hash of the evidence bundle; its bytes give this hash when `bundle_here` is true.
+        bundle: hash of the evidence bundle, as the report names it.
+        bundle_here: whether the index keeps a bundle with that hash.
         appeal_until: Unix second at which the report becomes final; None without one.
         overrides: uptimes that appeals put in the place of the attested one.
     """
@@ -84,75 +82,83 @@ class NodeEpochView:
     chain_error: str | None
 
 
-class EvidenceService:
+class NodeEpochPageBuilder:
     """Builds the page of a node's epoch."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
-        self._domain = desk.deployment.signing_domain("UptimeAttestation")
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._domain = sources.deployment.signing_domain("UptimeAttestation")
 
     def view(self, node_id: int, epoch: int) -> NodeEpochView | None:
         """The page; None when there is no such node. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, head, status):
+        with self._sources.open() as (snapshot, head, status):
             node = snapshot.node(node_id)
             if node is None:
                 return None
             current = status.epoch.number if status.epoch else 0
             back = max(1, current - epoch)
-            history = history_of(self._desk, snapshot, head, status, [node], back, until=epoch)
-            rows = snapshot.slots([node_id], epoch, epoch)
+            history = history_of(self._sources, snapshot, head, status, [node], back, until=epoch)
+            row = next(iter(snapshot.slots([node_id], epoch, epoch)), None)
             report = history.reports.get(epoch)
             regions = {keeper.signer.lower(): keeper.region for keeper in snapshot.keepers()}
-            body = snapshot.bundle(report.bundle_hash) if report else None
-        strip = strip_of(epoch, node_id, rows[0].states, rows[0].uptime_bps) if rows else None
-        here = bool(report and body and "0x" + keccak256(body).hex() == report.bundle_hash.lower())
-        saw = self._read(body, node_id, epoch, regions) if here and body else {}
-        letters = rows[0].states if rows else ""
+            raw = snapshot.bundle(report.bundle_hash) if report else None
+        bundle = self._bundle(raw, Epoch(epoch), report.bundle_hash) if raw and report else None
+        seen = self._statements(bundle, NodeId(node_id), regions) if bundle else {}
+        clock = self._sources.clock
         slots = [
-            SlotView(slot, STATE_NAMES[letter], slot_start(self._desk.clock, epoch, slot), saw.get(slot, ()))
-            for slot, letter in enumerate(letters)
-            if letter in "mn" and slot < self._desk.clock.slots
+            SlotView(slot, STATE_NAMES[letter], slot_start(clock, epoch, slot), seen.get(slot, ()))
+            for slot, letter in enumerate(row.states if row else "")
+            if letter in "mn" and slot < clock.slots
         ]
         return NodeEpochView(
-            status,
-            node,
-            epoch,
-            strip,
-            next((entry for entry in history.entries if entry.epoch == epoch), None),
-            slots,
-            report.bundle_hash if report else None,
-            here,
-            report.final_at if report else None,
-            [row for row in history.overrides if row.epoch == epoch],
-            None,
+            status=status,
+            node=node,
+            epoch=epoch,
+            strip=strip_of(epoch, node_id, row.states, row.uptime_bps) if row else None,
+            entry=next((entry for entry in history.entries if entry.epoch == epoch), None),
+            slots=slots,
+            bundle=report.bundle_hash if report else None,
+            bundle_here=bundle is not None,
+            appeal_until=report.final_at if report else None,
+            overrides=[row for row in history.overrides if row.epoch == epoch],
+            chain_error=None,
         )
 
-    def _read(self, body: bytes, node_id: int, epoch: int, regions: dict[str, str]) -> dict[int, list[Saw]]:
-        found: dict[int, list[Saw]] = {}
+    def _bundle(self, raw: bytes, epoch: Epoch, bundle_hash: str) -> EvidenceBundle | None:
+        """The bundle in `raw`; None when the bytes are no bundle of the epoch or have another hash."""
         try:
-            documents: list[dict[str, Any]] = json.loads(body)["evidence"]
-            for document in documents:
-                signer = str(document["signer"]).lower()
-                region = regions.get(signer, "unknown region")
-                for text in document["misses"]:
+            bundle = parse_bundle(raw, epoch, self._domain)
+        except EvidenceError:
+            return None
+        return bundle if bundle.hash == bundle_hash.lower() else None
+
+    def _statements(
+        self, bundle: EvidenceBundle, node_id: NodeId, regions: Mapping[str, str]
+    ) -> dict[int, list[SlotStatement]]:
+        """What the bundle's keepers stated of the node, by slot; nothing when an entry of the node is malformed."""
+        found: dict[int, list[SlotStatement]] = {}
+        try:
+            for document in bundle.evidence:
+                keeper = document.signer.lower()
+                region = regions.get(keeper, "unknown region")
+                for text in document.misses:
                     if node_of(text) == node_id:
                         miss = Miss.unpack(text)
-                        holds = self._holds(signer, miss.slot_miss(Epoch(epoch)), miss.keeper_signature)
-                        saw = Saw(
-                            signer, region, False, miss.observed_at_ms // 1000, REASONS[miss.reason], holds
+                        holds = self._holds(
+                            document.signer, miss.slot_miss(bundle.epoch), miss.keeper_signature
                         )
-                        found.setdefault(miss.slot, []).append(saw)
-                for text in document["answers"]:
+                        at, reason = miss.observed_at_ms // 1000, REASONS[miss.reason]
+                        statement = SlotStatement(keeper, region, False, at, reason, holds)
+                        found.setdefault(miss.slot, []).append(statement)
+                for text in document.answers:
                     if node_of(text) == node_id:
                         answer = AnswerEntry.unpack(text)
                         at = answer.receipt.finished_at_ms // 1000
-                        found.setdefault(answer.slot, []).append(Saw(signer, region, True, at, None, None))
-        except (ValueError, KeyError, TypeError):
-            return found
+                        statement = SlotStatement(keeper, region, True, at, None, None)
+                        found.setdefault(answer.slot, []).append(statement)
+        except EvidenceError:
+            return {}
         return found
 
     def _holds(self, signer: str, miss: SlotMiss, signature: bytes) -> bool:
-        try:
-            return recover(self._domain.digest(miss.struct_hash()), signature).lower() == signer
-        except ValueError:
-            return False
+        return signed_by(address_bytes(signer), self._domain.digest(miss.struct_hash()), signature)

@@ -1,4 +1,4 @@
-"""The fleet in numbers: by tier, by state, by region."""
+"""The fleet in numbers, by tier and by state."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ STATES = ("active", "idle", "cooling", "retired")
 
 @dataclass(frozen=True, slots=True)
 class TierLine:
-    """All nodes of a tier. `staked_wei` and `weight` are of nodes that were not withdrawn; weight counts this epoch."""
+    """The nodes of a tier that were not withdrawn; `counting` of them have weight in the epoch, together `weight`."""
 
     tier: int
     name: str
@@ -37,7 +37,7 @@ class FleetView:
         states: number of nodes by state.
         staked_wei: principal in the locker.
         weight: total weight of the epoch, wei-basis-points.
-        total: nodes ever registered.
+        total: number of nodes ever registered.
     """
 
     states: Mapping[str, int]
@@ -53,7 +53,7 @@ class FleetView:
 
 
 def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> FleetView:
-    """Sum up a fleet for an epoch."""
+    """The fleet at an epoch."""
     states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
     nodes: Counter[int] = Counter()
     counting: Counter[int] = Counter()
@@ -62,24 +62,16 @@ def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> FleetView:
     total = 0
     for group in groups:
         total += group.count
-        state = _state(group, epoch)
+        state = group.state_at(epoch)
         states[state] += group.count
         if state != "retired":
             nodes[group.tier] += group.count
             staked[group.tier] += group.count * group.stake_wei
-        if group.active_from <= epoch and (group.active_until is None or epoch < group.active_until):
+        if group.counts_in(epoch):
             counting[group.tier] += group.count
-            weight[group.tier] += group.count * group.stake_wei * MULTIPLIER_BPS[Tier(group.tier)]
+            weight[group.tier] += group.count * group.weight
     tiers = [
         TierLine(t, TIER_NAMES[t], MULTIPLIER_BPS[t], nodes[t], counting[t], staked[t], weight[t])
         for t in Tier
     ]
     return FleetView(dict(states), tiers, sum(staked.values()), sum(weight.values()), total)
-
-
-def _state(group: FleetGroup, epoch: int) -> str:
-    if group.withdrawn:
-        return "retired"
-    if group.active_until is not None:
-        return "cooling"
-    return "idle" if epoch < group.active_from else "active"

@@ -1,4 +1,4 @@
-"""The network page: fleet, keepers, and where every wei of the recent epochs is."""
+"""The network page: the fleet, the keepers, and for each recent epoch how much of its pool was paid, is claimable, or is carried."""
 
 import threading
 import time
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from offchain.chain.reader import Read
-from offchain.domain.payout import reward
-from offchain.domain.tiers import MULTIPLIER_BPS, Tier
-from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
+from offchain.domain.types import FULL_BPS, BlockRef
 from webapp.index import KeeperRow, NodeRow, OverrideRow, PaidGroup, ReportRow, Snapshot
-from webapp.sources.chain import ChainUnavailableError
-from webapp.sources.epoch_facts import FactSet
+from webapp.sources.chain import ChainEpoch, ChainUnavailableError
+from webapp.sources.epoch_facts import KnownEpochs
 from webapp.sources.gateway import GatewayApi, GatewayLoad
-from webapp.sources.latest_probes import Live, latest, percentile, weighted_percentile
+from webapp.sources.latest_probes import LatestProbe, latest, percentile, weighted_percentile
 from webapp.sources.manifests import regions
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
 from webapp.store import Store
+from webapp.views.earnings import Stage, unsettled_stage
 from webapp.views.fleet import FleetView, fleet_of
 
 RECENT_EPOCHS = 12
 KEEP_SECONDS = 1.0
+"""A view is shown to all visitors for this long before the next one is built."""
 GRID_NODES = 400
-"""Up to this many nodes each gets a cell of its own on the grid."""
+"""A fleet of at most this many nodes is shown as a grid with a cell for each node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class EpochLine:
     Attributes:
         stage: open, awaiting report, in challenge window, final or lapsed.
         uptime_bps: mean uptime of the attested nodes, rounded down; None before the report.
-        earned_wei: sum of all rewards; paid_wei of it was claimed, claimable_wei was not.
-        carried_wei: what downtime and rounding left in the pool; a lapsed epoch carries all of it.
+        earned_wei: sum of all rewards; `paid_wei` of it was claimed, `claimable_wei` was not.
+        carried_wei: part of the pool that nobody earned, by downtime and rounding; all of it when the epoch lapsed.
     """
 
     epoch: int
@@ -56,11 +56,11 @@ class EpochLine:
 
 @dataclass(frozen=True, slots=True)
 class KeeperLine:
-    """A keeper and how it keeps up.
+    """A keeper, and how many reports it signed.
 
     Attributes:
-        counts: whether it is in the signer set of the present epoch.
-        signed: how many of the recent reports carry its signature, of `reports`.
+        counts: whether it is in the signer set of the running epoch.
+        reports: number of recent reports whose signer set it was in; it signed `signed` of them.
     """
 
     keeper_id: int
@@ -76,7 +76,7 @@ class KeeperLine:
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """One node on the fleet grid; `online` is None while nobody probed it."""
+    """One node on the fleet grid; `online` is None when no recent probe of it is known."""
 
     node_id: int
     tier: int
@@ -112,42 +112,42 @@ class _Attested:
 
 
 @dataclass(frozen=True, slots=True)
-class _Live:
-    nodes: Mapping[int, Live]
+class _LiveFigures:
+    nodes: Mapping[int, LatestProbe]
     online: int
     probed: int
     p50_ms: int | None
     p95_ms: int | None
 
 
-class NetworkService:
-    """Builds the network page. What an accepted report says is summed up once per report and kept."""
+class NetworkPageBuilder:
+    """Builds the network page. The sums over an accepted report are computed once per report and kept."""
 
     def __init__(
         self,
-        desk: Sources,
+        sources: Sources,
         gateway: GatewayApi,
         store: Store,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._desk = desk
+        self._sources = sources
         self._gateway = gateway
         self._store = store
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._view: NetworkView | None = None
         self._viewed = 0.0
-        self._attested: LRUCache[tuple[int, str, int, int], _Attested] = LRUCache(512)
+        self._attested: LRUCache[tuple[int, str, ChainEpoch], _Attested] = LRUCache(512)
 
     def view(self) -> NetworkView:
         """The page at the index's head, at most a second old. Raises IndexUnavailableError."""
-        with self._lock:  # viewers who ask at once get one answer
+        with self._lock:  # visitors who ask at the same time share one view
             if self._view is None or self._monotonic() - self._viewed >= KEEP_SECONDS:
                 self._view, self._viewed = self._build(), self._monotonic()
             return self._view
 
     def _build(self) -> NetworkView:
-        with self._desk.open() as (snapshot, head, status):
+        with self._sources.open() as (snapshot, head, status):
             epoch = status.epoch.number if status.epoch else 0
             fleet = fleet_of(snapshot.fleet(), epoch)
             cells = snapshot.nodes(GRID_NODES) if 0 < fleet.total <= GRID_NODES else []
@@ -157,17 +157,17 @@ class NetworkService:
             reports = snapshot.reports(first, epoch)
             numbers = list(range(epoch, first - 1, -1)) if head and status.epoch else []
             live = self._live(snapshot, status, small=fleet.total <= GRID_NODES)
-            facts = self._desk.facts.load(
+            known = self._sources.epoch_facts.load(
                 head, numbers, [e for e in numbers if e < epoch and e not in reports]
             )
-            attested = self._attest(snapshot, reports, facts)
-            appealed = _appealed(snapshot.overrides(first, epoch), reports, facts)
-            paid, error = self._paid([e for e in numbers if e in reports], status.block_hash, facts)
+            attested = self._attest(snapshot, reports, known)
+            appealed = _appealed(snapshot.overrides(first, epoch), reports, known)
+            paid, error = self._paid([e for e in numbers if e in reports], status.ref, known)
         epochs = [
-            self._line(e, status, facts, reports.get(e), attested.get(e), appealed.get(e, 0), paid.get(e))
+            self._line(e, status, known, reports.get(e), attested.get(e), appealed.get(e, 0), paid.get(e))
             for e in numbers
         ]
-        current = facts.epochs.get(epoch)
+        current = known.epochs.get(epoch)
         return NetworkView(
             status,
             fleet,
@@ -184,19 +184,19 @@ class NetworkService:
             error,
         )
 
-    def _live(self, snapshot: Snapshot, status: Status, *, small: bool) -> _Live:
-        slots = latest_slots(self._desk.clock, status.now)
+    def _live(self, snapshot: Snapshot, status: Status, *, small: bool) -> _LiveFigures:
+        slots = latest_slots(self._sources.clock, status.now)
         if small:
-            # each node's own latest probe, in whichever of the latest slots it fell
+            # The latest slots together: a probe may fall anywhere in its slot, so the running slot lacks many nodes.
             nodes = latest(snapshot.probes(slots))
             times = [live.latency_ms for live in nodes.values() if live.latency_ms is not None]
             online = sum(live.online for live in nodes.values())
-            return _Live(nodes, online, len(nodes), percentile(times, 50), percentile(times, 95))
-        # a large fleet is counted by the database, over the newest slot that is over
+            return _LiveFigures(nodes, online, len(nodes), percentile(times, 50), percentile(times, 95))
+        # A large fleet is counted by the database, in the newest slot that has ended.
         histogram = snapshot.probe_histogram(*slots[1]) if len(slots) > 1 else []
         online = sum(count for answered, _, count in histogram if answered)
         counts = sorted((ms, count) for answered, ms, count in histogram if answered and ms is not None)
-        return _Live(
+        return _LiveFigures(
             {},
             online,
             sum(count for _, _, count in histogram),
@@ -205,131 +205,120 @@ class NetworkService:
         )
 
     def _paid(
-        self, epochs: Sequence[int], block_hash: str, facts: FactSet
+        self, epochs: Sequence[int], block: BlockRef | None, known: KnownEpochs
     ) -> tuple[Mapping[int, int], str | None]:
-        if facts.error:
-            return {}, facts.error
+        """What was claimed of each epoch's pool, wei; or why the chain could not be asked."""
+        if known.error:
+            return {}, known.error
         try:
-            results = self._desk.chain.read(
-                [Read("RewardDistributor", "paidOf", (e,)) for e in epochs], block_hash or None
+            results = self._sources.chain.read(
+                [Read("RewardDistributor", "paidOf", (e,)) for e in epochs], block
             )
         except ChainUnavailableError as failure:
             return {}, str(failure)
         return {e: paid for e, paid in zip(epochs, results, strict=True) if paid is not None}, None
 
     def _attest(
-        self, snapshot: Snapshot, reports: Mapping[int, ReportRow], facts: FactSet
+        self, snapshot: Snapshot, reports: Mapping[int, ReportRow], known: KnownEpochs
     ) -> dict[int, _Attested]:
         keys = {
-            e: (e, report.uptime_root, facts.epochs[e].pool_wei, facts.epochs[e].total_weight)
-            for e, report in reports.items()
-            if e in facts.epochs
+            e: (report.uptime_root, known.epochs[e]) for e, report in reports.items() if e in known.epochs
         }
-        missing = [e for e, key in keys.items() if key not in self._attested]
+        missing = [e for e, key in keys.items() if (e, *key) not in self._attested]
         groups: dict[int, list[PaidGroup]] = {}
         for group in snapshot.paid_groups(missing):
             groups.setdefault(group.epoch, []).append(group)
         for epoch, members in groups.items():
-            known = facts.epochs[epoch]
-            self._attested[keys[epoch]] = _sum_up(members, known.pool_wei, known.total_weight)
-        return {e: found for e, key in keys.items() if (found := self._attested.get(key)) is not None}
+            self._attested[epoch, *keys[epoch]] = _sum_up(members, known.epochs[epoch])
+        return {e: found for e, key in keys.items() if (found := self._attested.get((e, *key))) is not None}
 
     def _line(
         self,
         epoch: int,
         status: Status,
-        facts: FactSet,
+        known: KnownEpochs,
         report: ReportRow | None,
         attested: _Attested | None,
         appealed: int,
         paid: int | None,
     ) -> EpochLine:
-        known = facts.epochs.get(epoch)
-        pool = known.pool_wei if known else None
-        stage = _stage(epoch, status, report, facts.lapsed)
+        chain_epoch = known.epochs.get(epoch)
+        pool = chain_epoch.pool_wei if chain_epoch else None
+        current = status.epoch.number if status.epoch else 0
+        stage = unsettled_stage(epoch, report, current, status.now, known.lapsed)
         earned = attested.earned_wei + appealed if attested else None
         carried = pool - earned if pool is not None and earned is not None else None
-        if stage == "lapsed":
+        if stage is Stage.LAPSED:
             carried, paid = pool, 0
         return EpochLine(
-            epoch,
-            stage,
-            pool,
-            known.total_weight if known else None,
-            attested.nodes if attested else None,
-            attested.full if attested else None,
-            attested.uptime_bps if attested else None,
-            earned,
-            paid,
-            earned - paid if earned is not None and paid is not None else None,
-            carried,
-            report.signers if report else None,
-            report.final_at if report else None,
+            epoch=epoch,
+            stage=stage.value if stage else "final",
+            pool_wei=pool,
+            total_weight=chain_epoch.total_weight if chain_epoch else None,
+            nodes=attested.nodes if attested else None,
+            full_nodes=attested.full if attested else None,
+            uptime_bps=attested.uptime_bps if attested else None,
+            earned_wei=earned,
+            paid_wei=paid,
+            claimable_wei=earned - paid if earned is not None and paid is not None else None,
+            carried_wei=carried,
+            signers=report.signers if report else None,
+            final_at=report.final_at if report else None,
         )
 
 
-def _stage(epoch: int, status: Status, report: ReportRow | None, lapsed: Collection[int]) -> str:
-    if report is not None:
-        return "final" if status.now >= report.final_at else "in challenge window"
-    if status.epoch is None or epoch >= status.epoch.number:
-        return "open"
-    return "lapsed" if epoch in lapsed else "awaiting report"
-
-
-def _sum_up(groups: Sequence[PaidGroup], pool_wei: int, total_weight: int) -> _Attested:
+def _sum_up(groups: Sequence[PaidGroup], chain_epoch: ChainEpoch) -> _Attested:
     nodes = full = uptime = earned = 0
     for group in groups:
         nodes += group.count
         full += group.count if group.uptime_bps == FULL_BPS else 0
         uptime += group.count * group.uptime_bps
-        weight = Weight(group.stake_wei * MULTIPLIER_BPS[Tier(group.tier)])
-        earned += group.count * reward(Wei(pool_wei), weight, Weight(total_weight), Bps(group.uptime_bps))
+        earned += group.count * chain_epoch.reward(group.weight, group.uptime_bps)
     return _Attested(nodes, full, uptime // nodes if nodes else 0, earned)
 
 
 def _appealed(
-    overrides: Sequence[OverrideRow], reports: Mapping[int, ReportRow], facts: FactSet
+    overrides: Sequence[OverrideRow], reports: Mapping[int, ReportRow], known: KnownEpochs
 ) -> dict[int, int]:
     """What appeals added to the rewards of each epoch, wei."""
-    latest_of: dict[tuple[int, int], tuple[int, OverrideRow]] = {}
+    chains: dict[tuple[int, int], tuple[int, OverrideRow]] = {}
     for row in overrides:
         if (report := reports.get(row.epoch)) is not None and row.stands(report):
-            # a second appeal starts from the first one's result; the tree's own value is the first one's start
-            before = latest_of.get((row.epoch, row.node_id))
-            latest_of[row.epoch, row.node_id] = (before[0] if before else row.attested_bps, row)
+            # A second appeal starts from the first one's result, so the report's own value is the first one's start.
+            reported_bps, _ = chains.get((row.epoch, row.node_id), (row.attested_bps, row))
+            chains[row.epoch, row.node_id] = (reported_bps, row)
     added: dict[int, int] = {}
-    for (epoch, _), (attested_bps, row) in latest_of.items():
-        if (known := facts.epochs.get(epoch)) is None:
-            continue
-        weight = Weight(row.stake_wei * MULTIPLIER_BPS[Tier(row.tier)])
-        before_wei, after_wei = (
-            reward(Wei(known.pool_wei), weight, Weight(known.total_weight), Bps(bps))
-            for bps in (attested_bps, row.recounted_bps)
-        )
-        added[epoch] = added.get(epoch, 0) + after_wei - before_wei
+    for (epoch, _), (reported_bps, newest) in chains.items():
+        if (chain_epoch := known.epochs.get(epoch)) is not None:
+            gain = chain_epoch.reward(newest.weight, newest.recounted_bps)
+            gain -= chain_epoch.reward(newest.weight, reported_bps)
+            added[epoch] = added.get(epoch, 0) + gain
     return added
 
 
-def _cell(node: NodeRow, epoch: int, lives: Mapping[int, Live]) -> GridCell:
-    live = lives.get(node.node_id)
+def _cell(node: NodeRow, epoch: int, latest_by_node: Mapping[int, LatestProbe]) -> GridCell:
+    live = latest_by_node.get(node.node_id)
     return GridCell(node.node_id, node.tier, node.state_at(epoch), live.online if live else None)
 
 
 def _keeper(
     row: KeeperRow, epoch: int, keepers: Sequence[KeeperRow], reports: Collection[ReportRow]
 ) -> KeeperLine:
-    counts = _counts(row, epoch)
     signed = total = 0
     for report in reports:
-        # the set of an epoch is its active keepers in the order of their ids; a bit is a place in it
-        members = [k.keeper_id for k in keepers if _counts(k, report.epoch)]
+        # An epoch's signer set is its active keepers by rising id; bit i of the bitmap is the i-th of them.
+        members = [k.keeper_id for k in keepers if k.counts_in(report.epoch)]
         if row.keeper_id in members:
             total += 1
             signed += report.signer_bitmap >> members.index(row.keeper_id) & 1
     return KeeperLine(
-        row.keeper_id, row.signer, row.region, row.url, row.bond_wei, counts, row.active_from, signed, total
+        row.keeper_id,
+        row.signer,
+        row.region,
+        row.url,
+        row.bond_wei,
+        row.counts_in(epoch),
+        row.active_from,
+        signed,
+        total,
     )
-
-
-def _counts(row: KeeperRow, epoch: int) -> bool:
-    return row.active_from <= epoch and (row.active_until is None or epoch < row.active_until)

@@ -1,23 +1,22 @@
-"""The node page: one node's stake, uptime slot by slot, and rewards; and one epoch of it with its lost slots."""
+"""The node page: one node's stake, its uptime slot by slot, and its rewards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offchain.domain.tiers import Tier
 from webapp.index import NodeRow
-from webapp.sources.latest_probes import Live, latest, percentile
+from webapp.sources.latest_probes import LatestProbe, latest, percentile
 from webapp.sources.manifests import Capabilities, capabilities_of
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.store import Store
-from webapp.views.earnings import NodeEpoch
+from webapp.views.earnings import NodeEpoch, Totals, history_of
 from webapp.views.fleet import TIER_NAMES
-from webapp.views.operator import history_of, mean_uptime
 from webapp.web.chart import UptimeChart, uptime_chart
 from webapp.web.uptime_strips import Strip, live_strip, strip_of
 
 STRIPS = 14
-"""Epochs whose slots the page shows."""
+"""Number of attested epochs whose slots the page shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +24,11 @@ class NodePage:
     """The node page.
 
     Attributes:
-        share_weight: the node's weight this epoch, wei-basis-points; `total_weight` is that of the network.
-        strips: newest epoch first; the running one is provisional.
-        probes: probes by this index's keeper in the running epoch.
-        chart: uptime over the attested epochs of the window; None of fewer than two.
-        served: on-chain requests that it answered, ever, and the prices paid for them.
+        share_weight: the node's weight in the running epoch, wei-basis-points; `total_weight` is the network's.
+        strips: newest epoch first; the strip of the running epoch is provisional.
+        probes: number of probes by the index's own keeper in the running epoch.
+        chart: uptime over the attested epochs of the window; None for fewer than two.
+        served: number of on-chain requests that the node ever answered; `served_wei` was paid for them.
     """
 
     status: Status
@@ -38,7 +37,7 @@ class NodePage:
     state: str
     share_weight: int
     total_weight: int | None
-    live: Live | None
+    live: LatestProbe | None
     probes: int
     p50_ms: int | None
     p95_ms: int | None
@@ -58,11 +57,11 @@ class NodePage:
     chain_error: str | None
 
 
-class NodeService:
+class NodePageBuilder:
     """Builds the node page."""
 
-    def __init__(self, desk: Sources, store: Store) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources, store: Store) -> None:
+        self._sources = sources
         self._store = store
 
     def view(self, node_id: int, window: int) -> NodePage | None:
@@ -71,25 +70,26 @@ class NodeService:
         Raises:
             IndexUnavailableError: the index cannot be read.
         """
-        with self._desk.open() as (snapshot, head, status):
+        with self._sources.open() as (snapshot, head, status):
             node = snapshot.node(node_id)
             if node is None:
                 return None
-            history = history_of(self._desk, snapshot, head, status, [node], window)
+            history = history_of(self._sources, snapshot, head, status, [node], window)
             epoch = status.epoch.number if status.epoch else 0
             slots = snapshot.slots([node_id], max(0, epoch - STRIPS), epoch)
-            reached = self._desk.clock.slot_at(status.now)[1] if status.epoch else 0
+            reached = self._sources.clock.slot_at(status.now)[1] if status.epoch else 0
             running = [(epoch, slot) for slot in range(reached + 1)] if status.epoch else []
             probes = snapshot.probes(running, [node_id])
             served, served_wei = snapshot.served(node_id)
         strips = [strip_of(row.epoch, row.node_id, row.states, row.uptime_bps) for row in slots]
         strips.sort(key=lambda strip: strip.epoch, reverse=True)
         if status.epoch is not None and node.weight_at(epoch):
-            strips.insert(0, live_strip(epoch, node_id, self._desk.clock.slots, reached, probes))
-        lives = latest(probes)
+            strips.insert(0, live_strip(epoch, node_id, self._sources.clock.slots, reached, probes))
+        latest_by_node = latest(probes)
         times = [probe.latency_ms for probe in probes if probe.latency_ms is not None]
         entries = history.entries
-        facts = history.facts.epochs.get(epoch)
+        totals = Totals.of(entries)
+        chain_epoch = history.known.epochs.get(epoch)
         copy = self._store.manifest(node.manifest_hash) if node.manifest_hash else None
         return NodePage(
             status,
@@ -97,23 +97,23 @@ class NodeService:
             TIER_NAMES[Tier(node.tier)],
             node.state_at(epoch),
             node.weight_at(epoch),
-            facts.total_weight if facts else None,
-            lives.get(node_id),
+            chain_epoch.total_weight if chain_epoch else None,
+            latest_by_node.get(node_id),
             len(probes),
             percentile(times, 50),
             percentile(times, 95),
-            mean_uptime(entries),
+            totals.uptime_bps,
             uptime_chart((e.epoch, e.uptime_bps) for e in entries if e.uptime_bps is not None),
             served,
             served_wei,
             strips,
             entries,
-            sum(entry.reward_wei or 0 for entry in entries),
-            sum(entry.claimed_wei for entry in entries),
-            sum(entry.claimable_wei for entry in entries),
-            sum(entry.pending_wei for entry in entries),
+            totals.reward,
+            totals.claimed,
+            totals.claimable,
+            totals.pending,
             window,
             capabilities_of(copy.body) if copy and copy.body else None,
             copy.problem if copy else None,
-            history.facts.error,
+            history.known.error,
         )

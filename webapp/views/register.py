@@ -1,4 +1,4 @@
-"""Registering a node: what a tier and a stake would weigh and earn, and whether a node key can be used."""
+"""Registration of a node: weight and reward that a stake in a tier would have, and whether a node key is free."""
 
 import re
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from offchain.chain.reader import Read
 from offchain.crypto.addresses import checksum
 from offchain.domain.amounts import parse_prlx
 from offchain.domain.eip712 import keccak256
-from offchain.domain.payout import reward
 from offchain.domain.tiers import MULTIPLIER_BPS, Tier, weight
-from offchain.domain.types import FULL_BPS, Bps, Wei, Weight
+from offchain.domain.types import FULL_BPS, Wei
 from offchain.errors import UserError
-from webapp.sources.chain import ChainUnavailableError
+from webapp.sources.chain import ChainEpoch, ChainUnavailableError
 from webapp.sources.sources import Constants, Sources
 from webapp.sources.status import Status
+from webapp.views.earnings import yearly_bps
 from webapp.views.fleet import TIER_NAMES
 
 MAX_STAKE_WEI = 2**128 - 1
@@ -39,13 +39,13 @@ class TierChoice:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a stake would weigh and earn from the next epoch on, if nothing else changed.
+    """Weight and reward of a new node in the next epoch, if nothing else changed.
 
     Attributes:
         epoch: the next epoch.
-        total_weight: of all nodes in it, with this one.
-        reward_wei: for one epoch at full uptime.
-        year_bps: that reward over 365 days, over the stake.
+        total_weight: of all nodes in that epoch, the new one included.
+        reward_wei: for the epoch at full uptime.
+        year_bps: that reward scaled to 365 days, over the stake, in basis points.
     """
 
     epoch: int
@@ -58,7 +58,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class RegisterView:
-    """One step of the way; what is not chosen yet is None."""
+    """One step of the registration; a choice that was not made yet is None."""
 
     status: Status
     step: str
@@ -75,11 +75,11 @@ class RegisterView:
     chain_error: str | None
 
 
-class RegisterService:
+class RegisterPageBuilder:
     """Builds the steps of registration."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def view(
         self,
@@ -89,10 +89,9 @@ class RegisterService:
         key_hash: str | None,
         problem: str | None = None,
     ) -> RegisterView:
-        """A step as its URL states it. Raises IndexUnavailableError."""
-        with self._desk.open() as (_, _, status):
-            pass
-        constants = self._desk.constants()
+        """The step with the choices that its URL holds. Raises IndexUnavailableError."""
+        status = self._sources.present_status()
+        constants = self._sources.constants()
         stake = stake_wei if stake_wei is not None else (constants.min_stake_wei if constants else None)
         preview, chain_error, key_node = None, None, None
         key_address = checksum("0x" + key_hash[-40:]) if key_hash else None
@@ -100,7 +99,9 @@ class RegisterService:
             if tier is not None and stake is not None and status.epoch is not None:
                 preview = self.preview(status, Tier(tier), Wei(stake))
             if key_address is not None:
-                key_node = self._desk.chain.read([Read("NodeRegistryLocker", "nodeOfKey", (key_address,))])[0]
+                key_node = self._sources.chain.read(
+                    [Read("NodeRegistryLocker", "nodeOfKey", (key_address,))], status.ref
+                )[0]
         except ChainUnavailableError as failure:
             chain_error = str(failure)
         if problem is None and constants and stake_wei is not None and stake_wei < constants.min_stake_wei:
@@ -128,23 +129,24 @@ class RegisterService:
         if status.epoch is None:
             return None
         epoch = status.epoch.number + 1
-        pool, total = self._desk.chain.read(
+        pool, total = self._sources.chain.read(
             [
                 Read("RewardDistributor", "poolOf", (epoch,)),
                 Read("NodeRegistryLocker", "totalWeightAt", (epoch,)),
-            ]
+            ],
+            status.ref,
         )
         if pool is None or total is None:
             return None
-        mine = weight(stake, tier)
-        total += mine
-        earns = reward(Wei(pool), mine, Weight(total), Bps(FULL_BPS))
-        year = earns * 365 * 86_400 * FULL_BPS // (stake * self._desk.clock.length_seconds) if stake else 0
-        return Preview(epoch, mine, total, pool, earns, year)
+        own = weight(stake, tier)
+        joined = ChainEpoch(pool, total + own)
+        earns = joined.reward(own, FULL_BPS)
+        year = yearly_bps(earns, stake, self._sources.clock.length_seconds) or 0
+        return Preview(epoch, own, joined.total_weight, pool, earns, year)
 
 
 def parse_stake(text: str) -> int | None:
-    """PRLX as people type it (`50,000`, `50 000`, `50000.5`) in wei; None when it is no amount."""
+    """Wei of an amount of PRLX as people type it, e.g. `50,000`, `50 000`, `50000.5`; None when it is no amount."""
     try:
         wei = parse_prlx(re.sub(r"\s", ",", text.strip()))
     except UserError:
@@ -153,7 +155,7 @@ def parse_stake(text: str) -> int | None:
 
 
 def parse_key(text: str) -> str | None:
-    """A node key's hash (0x-hex) from the hash itself or from the 64-byte public key; None for anything else."""
+    """A node key's hash (0x-hex), given as the hash or as the 64-byte public key; None for any other text."""
     plain = text.strip().lower().removeprefix("0x")
     if not plain or any(letter not in "0123456789abcdef" for letter in plain):
         return None

@@ -1,19 +1,17 @@
-"""What became of a transaction, read from the chain by the server: no page says "done" on a wallet's word alone."""
+"""The state of a transaction, read from the chain by the server: no page says "done" because a wallet said so."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from offchain.chain.abi import ContractAbi, MalformedDataError
-from offchain.chain.deployment import Deployment
-from offchain.chain.reader import ChainReader
+from offchain.chain.abi import MalformedDataError
 from offchain.chain.rpc import RpcError
 from offchain.domain.eip712 import keccak256
 from offchain.errors import TransientError
-from webapp.sources.chain import ChainUnavailableError
+from webapp.sources.chain import ChainSource, ChainUnavailableError
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
-from webapp.web import money
+from webapp.views.event_sentences import sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,88 +34,74 @@ class TxView:
         block: its block; None while pending.
         final: whether that block can no longer be reorganised away.
         sender: the account that signed it.
-        function: our function that it calls; None for anything else.
-        error: why it failed, decoded.
+        contract, function: what it calls of ours; None for anything else.
+        error: why it failed, in sentences.
+        chain_error: why the chain could not be asked.
     """
 
     status: Status
     hash: str
-    state: str
-    block: int | None
-    final: bool
-    sender: str | None
-    contract: str | None
-    function: str | None
-    gas_used: int | None
-    events: Sequence[TxEvent]
-    error: str | None
-    chain_error: str | None
+    state: str = "unknown"
+    block: int | None = None
+    final: bool = False
+    sender: str | None = None
+    contract: str | None = None
+    function: str | None = None
+    gas_used: int | None = None
+    events: Sequence[TxEvent] = ()
+    error: str | None = None
+    chain_error: str | None = None
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more will change without a reorganisation."""
+        """Whether only a reorganisation can still change the state."""
         return self.state in ("done", "failed")
 
     @property
     def nodes(self) -> list[int]:
-        """Nodes that it bore on."""
+        """Ids of the nodes that its events name, ascending."""
         return sorted({event.node_id for event in self.events if event.node_id})
 
 
-class TransactionService:
-    """Reads transactions for pages."""
+class TransactionReader:
+    """Reads transactions from the chain for the page of a transaction."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
-        deployment: Deployment = desk.deployment
-        self._by_address = {ref.address.lower(): name for name, ref in deployment.contracts.items()}
-        self._abis = {name: ContractAbi(ref.abi) for name, ref in deployment.contracts.items()}
-        self._selectors = {name: selectors(ref.abi) for name, ref in deployment.contracts.items()}
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        contracts = sources.deployment.contracts
+        self._by_address = {ref.address.lower(): name for name, ref in contracts.items()}
+        self._selectors = {name: selectors(ref.abi) for name, ref in contracts.items()}
 
     def view(self, tx_hash: str) -> TxView:
         """The transaction as the chain shows it now. Raises IndexUnavailableError."""
-        with self._desk.open() as (_, _, status):
-            pass
+        status = self._sources.present_status()
+        view = TxView(status, tx_hash)
         try:
             transaction = self._call("eth_getTransactionByHash", tx_hash)
             receipt = self._call("eth_getTransactionReceipt", tx_hash) if transaction else None
         except ChainUnavailableError as failure:
-            return self._view(status, tx_hash, "unknown", chain_error=str(failure))
+            return replace(view, chain_error=str(failure))
         if transaction is None:
-            return self._view(status, tx_hash, "unknown")
-        target = self._by_address.get(str(transaction.get("to") or "").lower())
-        function = self._selectors[target].get(str(transaction["input"])[:10]) if target else None
-        common: dict[str, Any] = {"sender": transaction["from"], "contract": target, "function": function}
+            return view
+        contract = self._by_address.get(str(transaction.get("to") or "").lower())
+        function = self._selectors[contract].get(str(transaction["input"])[:10]) if contract else None
+        view = replace(
+            view, state="pending", sender=transaction["from"], contract=contract, function=function
+        )
         if receipt is None:
-            return self._view(status, tx_hash, "pending", **common)
+            return view
         block = int(receipt["blockNumber"], 16)
-        common |= {
-            "block": block,
-            "final": block <= status.final_block,
-            "gas_used": int(receipt["gasUsed"], 16),
-        }
+        view = replace(
+            view, block=block, final=block <= status.final_block, gas_used=int(receipt["gasUsed"], 16)
+        )
         if int(receipt["status"], 16) != 1:
-            return self._view(status, tx_hash, "failed", error=self._reason(transaction, block), **common)
+            return replace(view, state="failed", error=self._reason(transaction, block))
         state = "done" if status.block >= block else "confirmed"
-        return self._view(status, tx_hash, state, events=self._events(receipt["logs"]), **common)
-
-    def _view(self, status: Status, tx_hash: str, state: str, **fields: Any) -> TxView:
-        defaults: dict[str, Any] = {
-            "block": None,
-            "final": False,
-            "sender": None,
-            "contract": None,
-            "function": None,
-            "gas_used": None,
-            "events": (),
-            "error": None,
-            "chain_error": None,
-        }
-        return TxView(status=status, hash=tx_hash, state=state, **{**defaults, **fields})
+        return replace(view, state=state, events=self._events(receipt["logs"]))
 
     def _call(self, method: str, *params: Any) -> Any:
         try:
-            return self._desk.chain.rpc.call(method, *params)
+            return self._sources.chain.reader.rpc.call(method, *params)
         except RpcError as error:
             raise ChainUnavailableError(error.message) from error
         except TransientError as error:
@@ -131,33 +115,35 @@ class TransactionService:
                 continue
             topics = [bytes.fromhex(topic[2:]) for topic in log["topics"]]
             try:
-                event = self._abis[contract].decode_event(topics, bytes.fromhex(log["data"][2:]))
+                abi = self._sources.chain.reader.abi(contract)
+                event = abi.decode_event(topics, bytes.fromhex(log["data"][2:]))
             except MalformedDataError:
                 continue
             if event is None:
                 continue
             node = event.args.get("nodeId")
-            found.append(
-                TxEvent(
-                    contract,
-                    event.name,
-                    event.args,
-                    sentence(event.name, event.args),
-                    int(node) if node is not None else None,
-                )
-            )
+            node_id = int(node) if node is not None else None
+            found.append(TxEvent(contract, event.name, event.args, sentence(event.name, event.args), node_id))
         return found
 
     def _reason(self, transaction: Mapping[str, Any], block: int) -> str:
+        """Why it failed: the same call at the block before says it again, unless the state changed meanwhile."""
         call = {"from": transaction["from"], "to": transaction.get("to"), "data": transaction["input"]}
         try:
-            self._desk.chain.rpc.call("eth_call", call, hex(max(0, block - 1)))
+            self._sources.chain.reader.rpc.call("eth_call", call, hex(max(0, block - 1)))
         except RpcError as error:
-            reader = ChainReader(self._desk.chain.rpc, self._desk.deployment)
-            return str(reader.errors.decode(error.data))
+            return revert_words(self._sources.chain, error.data)
         except TransientError:
-            return "the chain does not say why"
-        return "it ran out of gas, or the state changed before it was mined"
+            return "The chain does not say why."
+        return "It ran out of gas, or the state changed before it was mined."
+
+
+def revert_words(chain: ChainSource, data: bytes | None) -> str:
+    """What a contract's refusal means, in sentences; the only place in the dashboard that words a revert."""
+    revert = chain.reader.errors.decode(data)
+    # PLACEHOLDER: `decode` gives text in this branch, and `offchain.chain.revert_words.Revert` (code, words) after the
+    # merge; then this line is `revert.words or f"The contract refuses: {revert.code}."`.
+    return getattr(revert, "words", "") or f"The contract refuses: {revert}."
 
 
 def selectors(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -175,69 +161,3 @@ def _type(entry: Mapping[str, Any]) -> str:
     if not kind.startswith("tuple"):
         return kind
     return f"({','.join(_type(item) for item in entry['components'])}){kind.removeprefix('tuple')}"
-
-
-def sentence(name: str, args: Mapping[str, Any]) -> str:
-    """One event in words. Unknown ones say their name."""
-
-    def prlx(key: str) -> str:
-        return f"{money.exact(int(args[key]))} PRLX"
-
-    match name:
-        case "NodeRegistered":
-            return (
-                f"Node {args['nodeId']} is registered in tier {args['tier']} with {prlx('stake')}; "
-                f"it counts from epoch {args['activeFrom']} on."
-            )
-        case "UnstakeRequested":
-            return f"Node {args['nodeId']} asked for its stake; it counts until epoch {args['activeUntil']} begins."
-        case "UnstakeCancelled":
-            return f"Node {args['nodeId']} stays; it counts from epoch {args['activeFrom']} on."
-        case "StakeWithdrawn":
-            return f"Node {args['nodeId']} is retired; {prlx('stake')} went back to its owner."
-        case "RewardClaimed":
-            return f"Node {args['nodeId']} was paid {prlx('amount')} for epoch {args['epoch']}."
-        case "BeneficiarySet":
-            return f"Node {args['nodeId']} is paid to {args['beneficiary']} from now on."
-        case "CapabilitiesSet":
-            return f"Node {args['nodeId']} declared its capabilities."
-        case "NodeKeyRotated":
-            return f"Node {args['nodeId']} has another node key."
-        case "UptimeOverridden":
-            return (
-                f"Node {args['nodeId']} is paid by {int(args['recounted']) / 100:g} % uptime for epoch {args['epoch']}, "
-                f"not by {int(args['attested']) / 100:g} %."
-            )
-        case "Deposited":
-            return f"{prlx('amount')} of credits for {args['payer']}."
-        case "WithdrawalRequested":
-            return f"{prlx('amount')} of credits thaw and can be withdrawn afterwards."
-        case "WithdrawalCancelled":
-            return "The credits stay; nothing thaws any more."
-        case "Withdrawn":
-            return f"{prlx('amount')} of credits went back to {args['payer']}."
-        case "ReportSubmitted":
-            return f"The report of epoch {args['epoch']} was accepted."
-        case "Approval":
-            return f"The locker may take {prlx('value')} of the owner's tokens."
-        case "Transfer":
-            return f"{prlx('value')} moved."
-        case "Funded":
-            return f"{prlx('amount')} of fees went into the pool of epoch {args['epoch']}."
-        case "PoolRolledOver":
-            return f"{prlx('amount')} of epoch {args['fromEpoch']} were carried to epoch {args['toEpoch']}."
-        case "EpochSwept":
-            return f"{prlx('amount')} of epoch {args['epoch']} went back to the reserve."
-        case "InferenceRequested":
-            return f"A request came in with up to {prlx('priceCeiling')} in escrow."
-        case "InferenceFulfilled":
-            return f"Node {args['nodeId']} answered a request for {prlx('priceWei')}."
-        case "InferenceRefunded":
-            return f"A request went unanswered; {prlx('amount')} went back."
-        case "KeeperJoined":
-            return f"Keeper {args['keeperId']} joined with a bond of {prlx('bond')}."
-        case "KeeperLeaving":
-            return f"Keeper {args['keeperId']} leaves."
-        case "TotalWeightChanged":
-            return f"The total weight changed from epoch {args['epoch']} on."
-    return name

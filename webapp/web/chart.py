@@ -1,4 +1,4 @@
-"""Uptime over epochs as a line, drawn by the server: works without scripts, and its figures stand in the table below."""
+"""The chart of uptime over epochs, as SVG path data that the server computes: it works without scripts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from offchain.domain.types import FULL_BPS
 
 _STEPS = (9_900, 9_500, 9_000, 8_000, 5_000, 0)
-"""Where the axis may begin, basis points."""
+"""Possible lower ends of the axis, basis points; the highest one below all points is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class UptimeChart:
 
 
 def uptime_chart(points: Iterable[tuple[int, int]]) -> UptimeChart | None:
-    """The chart of (epoch, uptime in basis points); None of fewer than two epochs."""
+    """The chart of points (epoch, uptime in basis points); None for fewer than two points."""
     ordered = sorted(points)
     if len(ordered) < 2:
         return None
@@ -39,14 +39,14 @@ def uptime_chart(points: Iterable[tuple[int, int]]) -> UptimeChart | None:
     worst_epoch, worst = min(ordered, key=lambda point: point[1])
     floor = next(step for step in _STEPS if step <= worst)
     paths: list[list[str]] = []
-    before = None
+    previous = None
     for epoch, bps in ordered:
         x, y = (epoch - first) * 1000 // (last - first), 100 - (bps - floor) * 100 // (FULL_BPS - floor)
-        if before is None or epoch != before + 1:
+        if previous is None or epoch != previous + 1:
             paths.append([f"M{x} {y}h0"])  # a stretch of one epoch is a dot
         else:
             paths[-1].append(f"L{x} {y}")
-        before = epoch
+        previous = epoch
     return UptimeChart(
         floor, tuple("".join(path) for path in paths), first, last, worst_epoch, worst, len(ordered)
     )

@@ -1,4 +1,4 @@
-"""Every failure as a page of its own: what is wrong, and what to do; as JSON for programs."""
+"""Failures as pages that say what is wrong and what to do, or as JSON for programs."""
 
 from flask import Flask, Response, jsonify, render_template
 from werkzeug.exceptions import HTTPException
@@ -12,7 +12,7 @@ class PageError(Exception):
 
     Attributes:
         status: HTTP status.
-        title: what is wrong, a few words.
+        title: what is wrong, e.g. "There is no node 7".
         advice: what to do, one sentence.
     """
 
@@ -21,6 +21,13 @@ class PageError(Exception):
         self.status = status
         self.title = title
         self.advice = advice
+
+
+def unknown_node(node_id: int) -> PageError:
+    """The failure of a request for a node that was never registered."""
+    return PageError(
+        404, f"There is no node {node_id}", "Ids are given in order of registration; try a lower one."
+    )
 
 
 _TITLES = {
@@ -35,7 +42,7 @@ _TITLES = {
 
 
 def init(app: Flask) -> None:
-    """Install the handlers."""
+    """Install the error handlers."""
     app.register_error_handler(PageError, _problem)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(IndexUnavailableError, _no_index)

@@ -1,4 +1,4 @@
-"""The JSON twin of a page: the same dataclasses and named tuples, with amounts and weights as decimal text."""
+"""A page's view as JSON: the same fields, with amounts and weights as decimal text."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ _BIG = ("_wei", "weight")
 
 
 def jsonable(value: Any, name: str = "") -> Any:
-    """Plain JSON data of a view. Integers whose field name ends in `_wei` or `weight` become text: they outgrow 2^53."""
+    """JSON data of a view. Integers whose field name ends in `_wei` or `weight` become text: they can exceed 2^53."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: jsonable(getattr(value, field.name), field.name)

@@ -1,8 +1,10 @@
-"""Amounts of PRLX as text: exact, or rounded down with the exact figure at hand. Integers only, never a float."""
+"""Amounts of PRLX as text: exact, or rounded down with the exact amount in the element's title. Integers only."""
 
 from functools import lru_cache
 
 from markupsafe import Markup
+
+from offchain.domain.amounts import prlx
 
 DECIMALS = 18
 _ONE = 10**DECIMALS
@@ -10,10 +12,7 @@ _ONE = 10**DECIMALS
 
 def exact(wei: int) -> str:
     """All significant digits, thousands grouped: `1,234.5`, `0.000000000000000001`, `-2`."""
-    sign, size = ("-", -wei) if wei < 0 else ("", wei)
-    whole, part = divmod(size, _ONE)
-    tail = f"{part:018d}".rstrip("0")
-    return f"{sign}{whole:,}" + (f".{tail}" if tail else "")
+    return ("-" if wei < 0 else "") + prlx(abs(wei)).removesuffix(" PRLX")
 
 
 def plain(wei: int) -> str:
@@ -22,7 +21,7 @@ def plain(wei: int) -> str:
 
 
 def rounded(wei: int, places: int = 2) -> str:
-    """Cut (never rounded up) to `places` decimals; a smaller amount keeps its first two significant digits."""
+    """Rounded down to `places` decimals; an amount below the last place keeps its first two significant digits."""
     sign, size = ("-", -wei) if wei < 0 else ("", wei)
     whole, part = divmod(size, _ONE)
     digits = f"{part:018d}"
@@ -36,7 +35,7 @@ def rounded(wei: int, places: int = 2) -> str:
 
 @lru_cache(maxsize=16_384)
 def render(wei: int, places: int = 2, unit: bool = True) -> Markup:
-    """`<data>` with the rounded figure; its title and value hold the exact one."""
+    """A `<data>` element with the rounded amount; its title and value hold the exact amount."""
     suffix = '<span class="unit"> PRLX</span>' if unit else ""
     if wei == 0:
         return Markup(f'<data class="amount zero" value="0" title="0 PRLX">0{suffix}</data>')  # noqa: S704  digits only
@@ -59,7 +58,7 @@ def percent(bps: int) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """`part` of `whole` as per cent, cut to two decimals; `0 %` when the whole is nothing."""
+    """`part` of `whole` as per cent, rounded down to two decimals; `0 %` when the whole is 0."""
     if whole <= 0:
         return "0\u202f%"
     bps = part * 10_000 // whole
@@ -67,7 +66,7 @@ def share(part: int, whole: int) -> str:
 
 
 def duration(seconds: int) -> str:
-    """The two largest units: `2 d 4 h`, `3 min 20 s`, `12 s`."""
+    """Seconds in their two largest units: `2 d 4 h`, `3 min 20 s`, `12 s`."""
     left = max(0, seconds)
     parts: list[str] = []
     for size, name in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):

@@ -1,4 +1,4 @@
-"""From a view to an answer: HTML for people, JSON for programs, gzip for both."""
+"""Turns a view into an answer: HTML for people, JSON for programs, both compressed with gzip."""
 
 import gzip
 import time
@@ -29,7 +29,7 @@ THEMES = ("auto", "light", "dark")
 
 
 def wants_json() -> bool:
-    """Whether the caller asked for data: `?format=json`, or an Accept header that prefers it to HTML."""
+    """Whether the caller asked for JSON: a path under /api/, `?format=json`, or an Accept header that prefers JSON."""
     if request.path.startswith("/api/"):
         return True
     chosen = request.args.get("format")
@@ -42,7 +42,7 @@ def wants_json() -> bool:
 
 
 def page(template: str, view: Any, **extra: Any) -> Response:
-    """The view as HTML, or the same figures as JSON."""
+    """The view rendered with a template, or as JSON when the caller asked for JSON."""
     if wants_json():
         return jsonify(jsonable(view))
     response = Response(
@@ -53,13 +53,13 @@ def page(template: str, view: Any, **extra: Any) -> Response:
 
 
 def private(response: Response) -> Response:
-    """Nothing keeps a copy of this answer."""
+    """The same answer, marked so that no cache keeps a copy."""
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
 def init(app: Flask, settings: DashboardSettings) -> None:
-    """Filters, globals and compression."""
+    """Install template filters and globals, and the compression of answers."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(
         prlx=money.render,
@@ -86,13 +86,13 @@ def init(app: Flask, settings: DashboardSettings) -> None:
 
 
 def theme() -> str:
-    """The visitor's choice, from a cookie."""
+    """The colour theme that the visitor chose, from a cookie."""
     chosen = request.cookies.get("theme", "auto")
     return chosen if chosen in THEMES else "auto"
 
 
 def short_hex(text: str) -> Markup:
-    """`0x1234...abcd` that shows the whole in its title."""
+    """First and last letters of a hash or address; the title of the element holds all of it."""
     if len(text) <= 14:
         return Markup('<span class="mono">{}</span>').format(text)
     return Markup('<span class="mono" title="{}">{}\u2026{}</span>').format(text, text[:6], text[-4:])
@@ -117,7 +117,7 @@ def query_with(**changes: object) -> str:
 
 
 def chart_data(epochs: Sequence[Any]) -> dict[str, list[Any]]:
-    """Series of the earnings chart, oldest epoch first. Amounts as floats of PRLX: a bar needs no 18 decimals."""
+    """Series of the earnings chart, oldest epoch first. Amounts are floats in PRLX: the length of a bar needs no 18 decimals."""
     ordered = sorted(epochs, key=lambda line: int(line.epoch))
     return {
         "epochs": [line.epoch for line in ordered],

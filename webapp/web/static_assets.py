@@ -1,4 +1,4 @@
-"""Built files under content-hashed names: compressed beforehand, cached for ever by browsers."""
+"""Serves the built scripts and styles. Their names hold a hash of the content, so browsers keep them for a year."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ _ENCODINGS = (("br", ".br"), ("gzip", ".gz"))
 
 
 def init(app: Flask, folder: Path | None) -> None:
-    """Serve the built assets and give templates `asset(name)`.
+    """Serve the built assets, and give templates `asset(name)`, the path of an asset.
 
     Raises:
         UserError: the assets were not built.
@@ -44,7 +44,7 @@ def init(app: Flask, folder: Path | None) -> None:
             if request.accept_encodings[token] and name + extension in files:
                 chosen, encoding = name + extension, token
                 break
-        # Bytes and not an open file, which would stay open when the browser goes away before it is sent; all are small.
+        # Bytes instead of an open file: a file would stay open when the browser leaves early, and all assets are small.
         response = Response((dist / chosen).read_bytes(), content_type=_TYPES[suffix])
         response.set_etag(chosen)
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"

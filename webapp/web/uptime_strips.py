@@ -1,4 +1,4 @@
-"""Uptime heat strips: one cell a slot, drawn as runs of equal state."""
+"""Uptime strips: the slots of an epoch in a row, coloured by state and drawn as runs of equal state."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ STATE_NAMES = {"u": "up", "m": "missed", "n": "unconfirmed", "a": "not probed", 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Slots start .. start + length - 1, all in one state (a letter of STATE_NAMES)."""
+    """Slots `start` to `start + length - 1`, all in the same state, a letter of STATE_NAMES."""
 
     start: int
     length: int
@@ -23,8 +23,8 @@ class Strip:
     """The slots of one node in one epoch.
 
     Attributes:
-        provisional: seen by one keeper only, not attested.
-        missed: slots that the node lost.
+        missed: numbers of the missed slots.
+        provisional: True while only one keeper's probes are known, before the report.
     """
 
     epoch: int
@@ -42,7 +42,7 @@ class Strip:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of slots by the name of their state, without the absent ones."""
+        """Number of slots by the name of their state; states without a slot are left out."""
         sums = dict.fromkeys(STATE_NAMES, 0)
         for run in self.runs:
             sums[run.state] += run.length
@@ -52,7 +52,7 @@ class Strip:
 def strip_of(
     epoch: int, node_id: int, states: str, uptime_bps: int | None, provisional: bool = False
 ) -> Strip:
-    """Strip from one letter a slot; a letter that we do not know counts as not probed."""
+    """The strip of one letter a slot; an unknown letter counts as not probed."""
     letters = "".join(letter if letter in STATE_NAMES else "a" for letter in states)
     runs: list[Run] = []
     for state, group in groupby(letters):
@@ -64,10 +64,10 @@ def strip_of(
 
 
 def live_strip(epoch: int, node_id: int, slots: int, reached: int, probes: Iterable[ProbeRow]) -> Strip:
-    """Strip of the running epoch as one keeper saw it; `reached` is the slot that runs now."""
+    """The strip of the running epoch by one keeper's probes; `reached` is the slot that runs now."""
     letters = ["a" if slot < reached else "." for slot in range(slots)]
     for probe in probes:
         if probe.epoch == epoch and probe.node_id == node_id and 0 <= probe.slot < slots:
-            # one region's miss alone is no downtime; it is shown as unconfirmed until the quorum speaks
+            # A miss that one region saw is no downtime yet: unconfirmed until keepers of a second region say so.
             letters[probe.slot] = "u" if probe.answered else "n"
     return strip_of(epoch, node_id, "".join(letters), None, provisional=True)

@@ -1,4 +1,4 @@
-"""What visitors type into addresses, checked."""
+"""Checks of the text that visitors give in paths, queries and forms."""
 
 import re
 
@@ -6,14 +6,15 @@ from flask import request
 
 from offchain.crypto.addresses import checksum
 from offchain.domain.types import MAX_NODES, Address
-from webapp.views.operator import WINDOWS
 from webapp.web.errors import PageError
 
+WINDOWS = (7, 30, 365)
+"""Numbers of epochs that a page can show."""
 _KEY = re.compile(r"[\x21-\x7e]{0,200}")
 
 
 def address_of(text: str) -> Address:
-    """EIP-55 text of any 20-byte hex. Raises PageError 400."""
+    """The EIP-55 spelling of 0x and 40 hexadecimal digits. Raises PageError 400."""
     if not text.lower().startswith("0x"):
         raise PageError(400, "That is not an address", "An address is 0x and 40 hexadecimal digits.")
     try:

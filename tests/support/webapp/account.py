@@ -29,7 +29,7 @@ def post(client: FlaskClient, path: str, body: dict[str, Any]) -> Any:
 
 
 def asked(client: FlaskClient, address: str = OWNER.address) -> dict[str, str]:
-    """A message to sign, and its nonce."""
+    """Ask the dashboard for a message to sign; the message and its nonce."""
     answer = post(client, "/account/message", {"address": address})
     assert answer.status_code == 200, answer.text
     data: dict[str, str] = answer.json
@@ -37,12 +37,12 @@ def asked(client: FlaskClient, address: str = OWNER.address) -> dict[str, str]:
 
 
 def signed(message: str, signer: Signer = OWNER) -> str:
-    """What a wallet answers to personal_sign."""
+    """The signature that a wallet gives for personal_sign, 0x-hex."""
     return "0x" + signer.sign_digest(personal_digest(message)).hex()
 
 
 def sign_in(client: FlaskClient) -> Any:
-    """The whole way."""
+    """Ask for a message, sign it, and send the signature."""
     given = asked(client)
     return post(client, "/account/sign-in", {"nonce": given["nonce"], "signature": signed(given["message"])})
 

@@ -18,7 +18,7 @@ from webapp.settings import DashboardSettings
 
 
 class Follower:
-    """Runs the index's scan in a thread until stopped; it stands still for whoever holds `still`."""
+    """Runs the index's scan in a thread until closed. A test that holds the lock `still` stops the scan meanwhile."""
 
     def __init__(self, network: Network, path: Path) -> None:
         self.database = open_database(f"sqlite:///{path}")
@@ -59,6 +59,6 @@ def live(network: Network, folder: Path, **settings: object) -> Iterator[tuple[s
         with serving(app) as url:
             yield url, follower
     finally:
-        app.extensions["desk"].close()
+        app.extensions["sources"].close()
         app.extensions["store"].close()
         follower.close()

@@ -3,10 +3,7 @@
 Everything follows from a seed number: the same call gives the same bytes.
 """
 
-import json
 import random
-import struct
-from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +28,15 @@ from offchain.db.models import (
     SlotRecord,
 )
 from offchain.domain.eip712 import keccak256
+from offchain.domain.evidence_entries import Miss
 from offchain.domain.messages import MissReason, SlotMiss
 from offchain.domain.payout import reward
 from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Bps, Epoch, NodeId, Wei, Weight
 from offchain.domain.uptime_tree import UptimeTree
+from offchain.evidence.bundle import assemble
+from offchain.evidence.document import Evidence
+from offchain.evidence.epoch_context import EpochContext, SeedBlock
 from tests.support.webapp.chain import (
     GENESIS,
     POOL,
@@ -181,8 +182,10 @@ def keeper_signer(number: int) -> Signer:
 
 
 def _bundle(net: SeededNetwork, epoch: int, records: list[dict[str, Any]]) -> bytes:
-    """Evidence of the misses alone, as two keepers signed them, in the shape of a bundle."""
-    domain = Deployment.load(net.deployment).signing_domain("UptimeAttestation")
+    """A bundle with the misses alone, as two keepers signed them."""
+    deployment = Deployment.load(net.deployment)
+    domain = deployment.signing_domain("UptimeAttestation")
+    seed_block = SeedBlock(epoch, hash_of(f"seed {epoch}"))
     slot_ms = net.length * 1000 // net.slots
     documents = []
     for keeper in (0, 1):
@@ -196,15 +199,15 @@ def _bundle(net: SeededNetwork, epoch: int, records: list[dict[str, Any]]) -> by
                 reason = MissReason.TIMEOUT if slot % 3 else MissReason.UNREACHABLE
                 miss = SlotMiss(Epoch(epoch), slot, NodeId(record["node_id"]), at_ms, reason)
                 signature = signer.sign_struct(domain, miss.struct_hash())
-                misses.append(struct.pack(">IIQB65s", slot, record["node_id"], at_ms, reason, signature))
-        documents.append(
-            {
-                "signer": signer.address.lower(),
-                "answers": [],
-                "misses": [b64encode(m).decode() for m in misses],
-            }
+                misses.append(Miss(slot, miss.node_id, at_ms, reason, signature).pack())
+        evidence = Evidence(
+            domain, Epoch(epoch), signer.address, seed_block, bytes(65), (), tuple(misses), (), {}, ()
         )
-    return json.dumps({"epoch": epoch, "evidence": documents}, sort_keys=True, separators=(",", ":")).encode()
+        documents.append(evidence.sign(signer))
+    context = EpochContext(
+        deployment.clock(), Epoch(epoch), 0, {}, (), 0, bytes(32), seed_block, domain, domain
+    )
+    return assemble(context, documents).raw
 
 
 def _event(
@@ -387,7 +390,7 @@ def _served(engine: Engine, rows: list[dict[str, Any]], rng: random.Random) -> N
 
 
 def app_of(net: SeededNetwork, rpc_url: str, **changes: object) -> Flask:
-    """A dashboard of a seeded network, standing at its moment."""
+    """The dashboard of a seeded network; its clock stands still at `net.now`."""
     fields = {
         "data_dir": net.folder / "dashboard",
         "rpc_url": rpc_url,
@@ -400,10 +403,10 @@ def app_of(net: SeededNetwork, rpc_url: str, **changes: object) -> Flask:
 
 
 def close_apps() -> None:
-    """Close what all apps made so far have opened."""
+    """Close the connections of all apps that `app_of` made."""
     while _OPENED:
         app = _OPENED.pop()
-        app.extensions["desk"].close()
+        app.extensions["sources"].close()
         app.extensions["store"].close()
 
 

@@ -62,7 +62,7 @@ class TestWallet:
 
     @property
     def address(self) -> str:
-        """EIP-55."""
+        """Address of the wallet's account, EIP-55."""
         return str(self.account.address)
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class TestWallet:
         self._http.close()
 
     def answer(self, call: dict[str, Any]) -> dict[str, Any]:
-        """One request of a page."""
+        """Answer one request of a page, as EIP-1193 says."""
         method, params = call["method"], call["params"]
         self.asked.append(method)
         if method in self.lacks:

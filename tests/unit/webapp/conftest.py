@@ -41,20 +41,20 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> SeededNetwork:
 
 @pytest.fixture(scope="session")
 def seeded_app(seeded: SeededNetwork, built_assets: Path) -> Iterator[Flask]:
-    """Its dashboard."""
+    """The dashboard of `seeded`, shared by tests."""
     with seeded.chain() as url:
         yield app_of(seeded, url)
 
 
 @pytest.fixture
 def client(seeded_app: Flask) -> FlaskClient:
-    """A visitor of the seeded network."""
+    """A test client of the dashboard of `seeded`."""
     return seeded_app.test_client()
 
 
 @pytest.fixture
 def empty_net(tmp_path: Path, built_assets: Path) -> SeededNetwork:
-    """Tables without a row."""
+    """A network whose index has tables without a row."""
     return empty(tmp_path)
 
 
@@ -71,13 +71,13 @@ def template(tmp_path_factory: pytest.TempPathFactory, built_assets: Path) -> Se
 
 @pytest.fixture
 def net(template: SeededNetwork, tmp_path: Path) -> SeededNetwork:
-    """A copy of it for one test."""
+    """A copy of `template` that one test may change."""
     shutil.copy(template.folder / "index.db", tmp_path / "index.db")
     return replace(template, url=f"sqlite:///{tmp_path / 'index.db'}", folder=tmp_path)
 
 
 @pytest.fixture
 def app(net: SeededNetwork) -> Iterator[Flask]:
-    """Its dashboard; webhooks may call loopback."""
+    """The dashboard of `net`; webhooks may call loopback."""
     with net.chain() as url:
         yield app_of(net, url, webhook_private_hosts=True)

@@ -1,10 +1,9 @@
 """Manifests: only what has the hash of the chain is shown, and every string of it as text."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from sqlalchemy import create_engine, update
 from offchain.db.models import Node
 from offchain.domain.eip712 import keccak256
 from tests.support.webapp.seed import app_of, seed
+from tests.support.webapp.serving import answering
 from webapp.sources.manifests import ManifestFetcher, capabilities_of
 
 EVIL = '"><script>alert(1)</script>'
@@ -41,15 +41,8 @@ def served(body: bytes, status: int = 200) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/manifest"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(Handler) as url:
+        yield f"{url}/manifest"
 
 
 def show(
@@ -64,7 +57,7 @@ def show(
             db.execute(update(Node).where(Node.node_id == 1).values(manifest_hash=found, manifest_uri=uri))
         engine.dispose()
         app = app_of(net, rpc)
-        fetcher = ManifestFetcher(app.extensions["desk"], app.extensions["store"], private)
+        fetcher = ManifestFetcher(app.extensions["sources"], app.extensions["store"], private)
         assert fetcher.once() == 1
         assert fetcher.once() == 0
         client = app.test_client()

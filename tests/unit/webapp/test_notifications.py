@@ -3,10 +3,9 @@
 import hashlib
 import hmac
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from flask import Flask
@@ -15,6 +14,7 @@ from sqlalchemy import create_engine, update
 from offchain.db.models import Node, Probe
 from tests.support.webapp.account import OWNER, add_channel, csrf, reported, sign_in
 from tests.support.webapp.seed import SeededNetwork
+from tests.support.webapp.serving import answering
 from webapp.notify.senders import webhook_url_problem
 from webapp.sources.outbound_hosts import UnreachableHostError, resolve
 from webapp.store.store import BACK_OFF_SECONDS
@@ -45,16 +45,9 @@ def receiver() -> Iterator[Hook]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    hook.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    try:
+    with answering(Handler) as url:
+        hook.url = f"{url}/hook"
         yield hook
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_webhook__lost_slots__signed_once_and_recorded(net: SeededNetwork, app: Flask) -> None:

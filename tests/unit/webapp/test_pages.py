@@ -202,7 +202,7 @@ def test_pages__chain_down__show_what_the_index_knows(seeded: SeededNetwork, bui
 
 
 def test_pages__all__few_queries(seeded_app: Flask, seeded: SeededNetwork) -> None:
-    index = seeded_app.extensions["desk"].index
+    index = seeded_app.extensions["sources"].index
     for path in PAGES:
         with index.counting() as queries:
             seeded_app.test_client().get(path.format(owner=seeded.owners[0]))

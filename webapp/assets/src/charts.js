@@ -1,7 +1,7 @@
-// Rewards per epoch as stacked bars: earned below, lost by downtime on top. The table under it says the same.
+// Rewards per epoch as stacked bars: earned below, lost by downtime on top. The table below has the same figures.
 import uPlot from "uplot";
 
-// A canvas needs the colour itself: what the property holds still depends on light or dark.
+// A canvas takes no CSS variable, so the colour is read as the browser computes it for the present theme.
 function colour(host, name) {
   host.style.color = `var(${name})`;
   const found = getComputedStyle(host).color;

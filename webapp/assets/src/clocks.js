@@ -1,4 +1,4 @@
-// Ages and countdowns tick by the server's clock, which may be the chain's.
+// Ages and countdowns. They start from the server's time, which is the chain's where that is ahead.
 const UNITS = [
   [86400, "d"],
   [3600, "h"],

@@ -1,4 +1,4 @@
-// The activity feed: rows come ready-made and escaped from the server.
+// The activity feed: the server sends rows as HTML, with all text escaped.
 export function follow(list) {
   const state = document.getElementById("feed-state");
   const url = new URL(list.dataset.stream, location.href);
@@ -8,7 +8,7 @@ export function follow(list) {
   source.addEventListener(
     "error",
     () =>
-      (state.textContent = source.readyState === EventSource.CLOSED ? "Not live: reload for news" : "Reconnecting…"),
+      (state.textContent = source.readyState === EventSource.CLOSED ? "Not live: reload the page" : "Reconnecting…"),
   );
   source.addEventListener("activity", (event) => {
     document.getElementById("feed-empty")?.remove();

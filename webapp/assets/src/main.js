@@ -1,4 +1,4 @@
-// Everything that every page needs. Pages work without it; it adds live parts, ticking ages, charts and the theme.
+// Runs on every page. Pages work without it: it adds live parts, ticking ages, the wallet, charts and the theme.
 import "htmx.org";
 import { startClocks } from "./clocks.js";
 import { startTheme } from "./theme.js";
@@ -7,7 +7,7 @@ import { startMenu } from "./wallet/menu.js";
 import { restore } from "./wallet/session.js";
 
 startTheme();
-// Not scrollIntoView: it would make the next Tab begin here, past the skip link.
+// Not scrollIntoView: after it the next Tab key would start here, past the skip link.
 const here = document.querySelector(".top nav [aria-current]");
 const nav = here?.closest("nav");
 if (nav) nav.scrollLeft = here.offsetLeft - nav.offsetLeft - (nav.clientWidth - here.offsetWidth) / 2;

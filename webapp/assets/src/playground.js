@@ -1,4 +1,4 @@
-// Tokens as they come, then the route receipt. Everything is put in as text, never as markup.
+// The playground: shows tokens as they come, then the route receipt. Everything is put in as text, never as markup.
 import { post } from "./csrf.js";
 
 function row(list, term, value) {
@@ -35,12 +35,52 @@ function showReceipt(host, data) {
   host.append(heading, list);
 }
 
-function* events(buffer) {
-  for (const block of buffer) {
-    const name = /^event: (.*)$/m.exec(block)?.[1];
-    const data = /^data: (.*)$/m.exec(block)?.[1];
-    if (name && data) yield [name, JSON.parse(data)];
+// Name and data of each server-sent event in the answer, as the dashboard writes them.
+async function* eventsOf(reply) {
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const name = /^event: (.*)$/m.exec(block)?.[1];
+      const data = /^data: (.*)$/m.exec(block)?.[1];
+      if (name && data) yield [name, JSON.parse(data)];
+    }
   }
+}
+
+// Sends the prompt; throws what went wrong as an Error with a sentence.
+async function ask(form, signal) {
+  const data = new FormData(form);
+  const body = {
+    model: data.get("model"),
+    prompt: data.get("prompt"),
+    max_tokens: Number(data.get("max_tokens")),
+    key: data.get("key") ?? "",
+  };
+  const reply = await post(form.dataset.url, body, { signal });
+  if (reply.ok) return reply;
+  const { error } = await reply.json();
+  throw new Error(`${error.message}. ${error.advice}`);
+}
+
+// Shows the answer as it comes; returns the sentence that says how long it took.
+async function show(reply, began, answer, state, route) {
+  let tokens = 0;
+  for await (const [name, item] of eventsOf(reply)) {
+    if (name === "problem") throw new Error(item.message);
+    if (name === "route") state.textContent = `Node ${item.node_id ?? "?"} answers…`;
+    if (name === "token") {
+      if (!tokens++) answer.dataset.first = Math.round(performance.now() - began);
+      answer.append(item.text);
+    }
+    if (name === "receipt") showReceipt(route, item);
+  }
+  if (!tokens) return "The node gave an empty answer.";
+  return `First words after ${answer.dataset.first} ms, all after ${Math.round(performance.now() - began)} ms.`;
 }
 
 export function startPlayground(form) {
@@ -56,46 +96,13 @@ export function startPlayground(form) {
     const abort = new AbortController();
     stop.onclick = () => abort.abort();
     button.disabled = true;
-    stop.hidden = false;
-    result.hidden = false;
+    stop.hidden = result.hidden = false;
     answer.textContent = "";
     route.replaceChildren();
     state.textContent = "Looking for a node…";
     const began = performance.now();
-    const data = new FormData(form);
-    let tokens = 0;
     try {
-      const body = {
-        model: data.get("model"),
-        prompt: data.get("prompt"),
-        max_tokens: Number(data.get("max_tokens")),
-        key: data.get("key") ?? "",
-      };
-      const reply = await post(form.dataset.url, body, { signal: abort.signal });
-      if (!reply.ok) {
-        const { error } = await reply.json();
-        throw new Error(`${error.message}. ${error.advice}`);
-      }
-      const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
-      let rest = "";
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        const blocks = (rest + value).split("\n\n");
-        rest = blocks.pop();
-        for (const [name, item] of events(blocks)) {
-          if (name === "problem") throw new Error(item.message);
-          if (name === "route") state.textContent = `Node ${item.node_id ?? "?"} answers…`;
-          if (name === "token") {
-            if (!tokens++) answer.dataset.first = Math.round(performance.now() - began);
-            answer.append(item.text);
-          }
-          if (name === "receipt") showReceipt(route, item);
-        }
-      }
-      state.textContent = tokens
-        ? `First words after ${answer.dataset.first} ms, all after ${Math.round(performance.now() - began)} ms.`
-        : "The node gave an empty answer.";
+      state.textContent = await show(await ask(form, abort.signal), began, answer, state, route);
     } catch (error) {
       state.textContent = error.name === "AbortError" ? "Stopped by you." : error.message;
     } finally {

@@ -1,4 +1,4 @@
-// Auto, light, dark: kept in a cookie so that the server renders the right one from the first byte.
+// The themes auto, light and dark. The choice is kept in a cookie, so that the server renders the page in it.
 const ORDER = ["auto", "light", "dark"];
 
 export function startTheme() {

@@ -1,4 +1,4 @@
-// Buttons that end in a transaction. The heavy part is loaded when one is used.
+// Buttons that send a transaction. The wallet library is loaded when a button is used for the first time.
 import { session } from "./session.js";
 
 export function say(action, words, tone = "") {
@@ -26,7 +26,7 @@ function gate() {
   }
 }
 
-// What the button was given, and what was typed or chosen beside it.
+// The data of the button, and of the input fields beside it.
 function dataOf(action) {
   const data = { ...action.dataset };
   for (const field of action.closest(".write")?.querySelectorAll("input[name]") ?? [])

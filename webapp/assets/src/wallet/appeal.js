@@ -1,8 +1,8 @@
-// Arguments of an appeal: what the dashboard knows, and receipts out of documents that the operator brings.
+// Arguments of an appeal: receipts that the dashboard has, and receipts from evidence documents that the operator adds.
 import { post } from "../csrf.js";
 import { json, Stop } from "./chain.js";
 
-const MOST = 288;
+const MAX_ANSWERS = 288;
 
 // Packed answers of one node in a keeper's evidence document or in a bundle; one a slot.
 function answersIn(document, node) {
@@ -14,7 +14,7 @@ function answersIn(document, node) {
       if (view.getUint32(4) === node && !found.has(view.getUint32(0))) found.set(view.getUint32(0), text);
     }
   }
-  return [...found.values()].slice(0, MOST);
+  return [...found.values()].slice(0, MAX_ANSWERS);
 }
 
 async function brought(url, file, node) {

@@ -1,4 +1,4 @@
-// The wallet's side of the chain: the right network, reads, simulated calls, permits. Nothing is sent that would revert.
+// What a wallet does on the chain: switch to it, read, simulate, sign permits, send. A call that would revert is not sent.
 import {
   BaseError,
   ContractFunctionRevertedError,
@@ -17,7 +17,6 @@ import {
   waitForTransactionReceipt,
   writeContract,
 } from "viem/actions";
-import { sentenceOf } from "./errors.js";
 import { prlx } from "./units.js";
 
 export class Stop extends Error {
@@ -45,13 +44,20 @@ function rejected(error) {
   return codes.includes(4001);
 }
 
-export function translate(error) {
+// What the contract's refusal means: the server decodes it and has the words.
+async function wordsOf(revert) {
+  const data = revert.raw ?? "0x";
+  const { words } = await json(`/api/v1/reverts/${data}`).catch(() => ({ words: "The contract refuses." }));
+  return words;
+}
+
+// The error with `words` for people, whatever failed: our own check, the wallet, or the contract.
+export async function translate(error) {
   if (error instanceof Stop) return error;
   if (rejected(error)) return new Stop("Rejected by you. Nothing was sent.");
   if (error instanceof BaseError) {
     const revert = error.walk((cause) => cause instanceof ContractFunctionRevertedError);
-    if (revert?.data?.errorName) return new Stop(sentenceOf(revert.data.errorName, revert.data.args ?? []));
-    if (revert?.reason) return new Stop(`The contract refuses: ${revert.reason}`);
+    if (revert) return new Stop(await wordsOf(revert));
     if (/insufficient funds/i.test(error.message))
       return new Stop(`The account has too little ${network?.currency ?? "of the chain’s currency"} to pay for gas.`);
     return new Stop(`The wallet says: ${error.shortMessage}`);
@@ -158,7 +164,7 @@ async function permitOf(client, spender, value, purpose, say) {
   return [deadline, Number(v ?? BigInt(27 + yParity)), r, s];
 }
 
-// A call that takes tokens: with an allowance that is there, else by permit in one transaction, else after an approval.
+// Makes a call that takes tokens: with the present allowance, else with a permit in one transaction, else after an approval.
 export async function pay(client, { spender, value, purpose, plain, permitted }, say) {
   const owner = client.account.address;
   const [balance, allowance] = await Promise.all([

@@ -1,4 +1,4 @@
-// The way of a transaction: wallet, right chain, what the button does; every failure in words.
+// Runs what a button does: connects the wallet to the right chain first, and puts every failure in words.
 import { connectChain, Stop, translate } from "./chain.js";
 import { OPERATIONS } from "./operations.js";
 import { session } from "./session.js";
@@ -11,6 +11,6 @@ export async function run(data, say) {
     const client = await connectChain(wallet.provider, account, say);
     return await OPERATIONS[data.action](client, data, say);
   } catch (error) {
-    throw translate(error);
+    throw await translate(error);
   }
 }

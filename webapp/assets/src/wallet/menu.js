@@ -1,4 +1,4 @@
-// The button in the header and its list.
+// The wallet button in the header, and its list of wallets.
 import { wallets } from "./discovery.js";
 import { connect, disconnect, session } from "./session.js";
 

@@ -1,4 +1,4 @@
-// What each button does, by its data-action; returns the hash of the transaction that was sent.
+// What each button does, by its data-action. Each operation returns the hash of the transaction that it sent.
 import { getAddress, isAddress, isHex, keccak256, size } from "viem";
 import { contract, json, pay, send, Stop } from "./chain.js";
 import { wei } from "./units.js";
@@ -17,7 +17,7 @@ function hash(text, what) {
   return text;
 }
 
-// A node key's hash, from itself or from the public key with or without its 04.
+// A node key's hash, given as the hash or as the public key with or without its prefix 04.
 function keyHash(text) {
   const hex = text?.startsWith("0x") ? text : `0x${text}`;
   if (isHex(hex) && size(hex) === 65 && hex.startsWith("0x04")) return keccak256(`0x${hex.slice(4)}`);

@@ -1,4 +1,4 @@
-// Which wallet and account this tab speaks for. Only its name is remembered; the wallet decides what to reveal.
+// The wallet and account of this tab. Only the wallet's id is remembered; the wallet decides which account it reveals.
 import { wallets } from "./discovery.js";
 
 const KEY = "parallelix.wallet";
@@ -31,7 +31,7 @@ export function disconnect() {
   set({ wallet: null, account: null });
 }
 
-// Quietly: eth_accounts shows no prompt.
+// Connects again after a reload, without a prompt: eth_accounts asks the user nothing.
 export async function restore() {
   const id = localStorage.getItem(KEY);
   const wallet = id && wallets().find((candidate) => candidate.id === id);

@@ -6,8 +6,8 @@ export function prlx(wei) {
   return part ? `${whole}.${part}` : whole;
 }
 
-// PRLX as people type it (250, 0.5, 50,000, 50 000) in wei; null when it is no amount above zero that a uint128 holds.
-// A comma that does not separate thousands is refused: 1,5 could mean two things.
+// Wei of an amount as people type it (250, 0.5, 50,000, 50 000); null unless it is above zero and fits a uint128.
+// A comma that does not separate thousands is refused: 1,5 could mean 15 or 1.5.
 export function wei(text) {
   const match = /^(\d{1,20}|\d{1,3}(?:[,\s]\d{3}){1,6})(?:\.(\d{1,18}))?$/.exec(text.trim());
   const found = match && BigInt(match[1].replace(/[,\s]/g, "") + (match[2] ?? "").padEnd(18, "0"));

@@ -1,40 +1,43 @@
-"""The earnings page: every (epoch, node) of an operator with filters, their sums as a waterfall, and exports."""
+"""The earnings page: the entries of an operator that filters leave, their sums as a waterfall, and the CSV export."""
 
 import csv
 import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from offchain.domain.epochs import EpochClock
+from offchain.domain.types import Epoch
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
-from webapp.views.earnings import NodeEpoch, Stage
-from webapp.views.operator import history_of
+from webapp.views.earnings.history import history_of
+from webapp.views.earnings.node_epochs import NodeEpoch, Stage
 from webapp.web import money
 
 PAGE_ROWS = 60
-_COLUMNS = (
-    "epoch",
-    "epoch_start_utc",
-    "node_id",
-    "stage",
-    "tier",
-    "stake_prlx",
-    "weight",
-    "total_weight",
-    "pool_prlx",
-    "uptime_bps",
-    "at_full_uptime_prlx",
-    "lost_prlx",
-    "reward_prlx",
-    "reward_wei",
-    "claim_tx",
-)
+_COLUMNS: dict[str, Callable[[NodeEpoch, EpochClock], object]] = {
+    "epoch": lambda e, _: e.epoch,
+    "epoch_start_utc": lambda e, clock: _utc(clock.start(Epoch(e.epoch))),
+    "node_id": lambda e, _: e.node_id,
+    "stage": lambda e, _: e.stage.value,
+    "tier": lambda e, _: e.tier,
+    "stake_prlx": lambda e, _: money.plain(e.stake_wei),
+    "weight": lambda e, _: e.weight,
+    "total_weight": lambda e, _: e.total_weight,
+    "pool_prlx": lambda e, _: _plain(e.pool_wei),
+    "uptime_bps": lambda e, _: e.uptime_bps,
+    "at_full_uptime_prlx": lambda e, _: _plain(e.share_wei),
+    "lost_prlx": lambda e, _: _plain(e.lost_wei),
+    "reward_prlx": lambda e, _: _plain(e.reward_wei),
+    "reward_wei": lambda e, _: e.reward_wei,
+    "claim_tx": lambda e, _: e.claim_tx,
+}
+"""Columns of the CSV export, each with its value in the row of an entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What is shown; None is no limit."""
+    """Limits of what is shown; None sets no limit."""
 
     first: int | None = None
     last: int | None = None
@@ -44,7 +47,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """From the pools to what arrived, over the attested epochs shown; sums to the wei.
+    """From the pools of the attested epochs shown to the amounts paid; the sums hold to the wei.
 
     `pool = others + share`, `share = lost + reward`, `reward = claimed + claimable + pending + expired`.
     """
@@ -62,8 +65,8 @@ class Waterfall:
 
 
 @dataclass(frozen=True, slots=True)
-class StatementView:
-    """The earnings page; `rows` are those of its page, `total_rows` all that the filters leave."""
+class EarningsView:
+    """The earnings page; `rows` are the entries of page `page`, `total_rows` the number that the filters leave."""
 
     status: Status
     address: str
@@ -79,22 +82,22 @@ class StatementView:
     chain_error: str | None
 
 
-class StatementService:
+class EarningsPageBuilder:
     """Builds the earnings page and its exports."""
 
-    def __init__(self, desk: Sources) -> None:
-        self._desk = desk
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
-    def view(self, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS) -> StatementView:
+    def view(self, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS) -> EarningsView:
         """The page of a checksummed address; `page` counts from 1. Raises IndexUnavailableError."""
-        with self._desk.open() as (snapshot, head, status):
+        with self._sources.open() as (snapshot, head, status):
             nodes = snapshot.nodes_of(address)
             current = status.epoch.number if status.epoch else 0
             last = min(current, filters.last) if filters.last is not None else current
             first = filters.first if filters.first is not None else max(0, last - 30)
             wanted = [n for n in nodes if filters.node is None or n.node_id == filters.node]
             back = max(0, current - max(first, current - 3_660))
-            history = history_of(self._desk, snapshot, head, status, wanted, back, until=last)
+            history = history_of(self._sources, snapshot, head, status, wanted, back, until=last)
         entries = [
             e
             for e in history.entries
@@ -102,7 +105,7 @@ class StatementService:
         ]
         pages = max(1, -(-len(entries) // rows))
         page = min(max(1, page), pages)
-        return StatementView(
+        return EarningsView(
             status,
             address,
             filters,
@@ -114,37 +117,18 @@ class StatementService:
             len(entries),
             page,
             pages,
-            history.facts.error,
+            history.known.error,
         )
 
-    def csv(self, view: StatementView) -> Iterator[str]:
-        """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with every digit."""
+    def csv(self, view: EarningsView) -> Iterator[str]:
+        """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with all digits."""
         yield _line(_COLUMNS)
-        clock = self._desk.clock
-        for e in view.rows:
-            yield _line(
-                (
-                    e.epoch,
-                    _utc(clock.genesis + e.epoch * clock.length_seconds),
-                    e.node_id,
-                    e.stage.value,
-                    e.tier,
-                    money.plain(e.stake_wei),
-                    e.weight,
-                    e.total_weight,
-                    _plain(e.pool_wei),
-                    e.uptime_bps,
-                    _plain(e.share_wei),
-                    _plain(e.lost_wei),
-                    _plain(e.reward_wei),
-                    e.reward_wei,
-                    e.claim_tx,
-                )
-            )
+        for entry in view.rows:
+            yield _line(value(entry, self._sources.clock) for value in _COLUMNS.values())
 
 
 def waterfall_of(entries: Sequence[NodeEpoch]) -> Waterfall:
-    """Sum up attested entries; each epoch's pool counts once."""
+    """Sums over the attested entries; the pool of an epoch counts once, however many nodes it paid."""
     attested = [e for e in entries if e.reward_wei is not None and e.share_wei is not None]
     pools = {e.epoch: e.pool_wei or 0 for e in attested}
     share = sum(e.share_wei or 0 for e in attested)

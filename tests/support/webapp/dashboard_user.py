@@ -1,4 +1,4 @@
-"""A dashboard over a network of its own with a wallet in front, and the short ways that its tests take."""
+"""A dashboard over a network of its own, used through a browser with a wallet."""
 
 import re
 import time
@@ -20,8 +20,8 @@ OPERATOR = 3
 
 
 @dataclass
-class Desk:
-    """Everything of one test."""
+class DashboardUser:
+    """A person at the dashboard: a browser tab, a wallet, and the network behind both."""
 
     url: str
     tab: Page
@@ -41,12 +41,12 @@ class Desk:
         self.tab.goto(self.url + path)
 
     def done(self) -> None:
-        """Wait until the server has read the transaction back."""
+        """Wait until the transaction's page says that the index has its block."""
         expect(self.tab).to_have_url(re.compile(r"/tx/0x[0-9a-f]{64}$"))
         expect(self.tab.locator(".tx-words[data-state=done]")).to_be_visible()
 
     def until(self, path: str, selector: str) -> None:
-        """Open a page again until it shows what the index is about to know."""
+        """Open a page again and again until it has an element for the selector, at most a minute."""
         end = time.monotonic() + 60
         while time.monotonic() < end:
             self.open(path)
@@ -63,16 +63,16 @@ class Desk:
         return held
 
 
-def registered(desk: Desk, key_account: int | None = None) -> int:
+def registered(user: DashboardUser, key_account: int | None = None) -> int:
     """Register a node of the operator without the browser; wait until the page knows it."""
-    node = desk.network.register_node(OPERATOR, key_account=key_account)
-    desk.until(f"/nodes/{node}", "#facts")
+    node = user.network.register_node(OPERATOR, key_account=key_account)
+    user.until(f"/nodes/{node}", "#facts")
     return node
 
 
-def attest(desk: Desk, epoch: int, uptimes: dict[int, int]) -> None:
+def attest(user: DashboardUser, epoch: int, uptimes: dict[int, int]) -> None:
     """The keepers' report of an epoch, and the slots that it stands on in the index."""
-    net = desk.network
+    net = user.network
     tree = UptimeTree(Epoch(epoch), max(uptimes), {NodeId(n): Bps(u) for n, u in uptimes.items()})
     members = net.chain.at(net.chain.head_block()).keeper_set(Epoch(epoch))
     report = EpochReport(
@@ -84,7 +84,7 @@ def attest(desk: Desk, epoch: int, uptimes: dict[int, int]) -> None:
     fields = (epoch, tree.root, tree.node_count, bytes(32), keccak256(b"bundle"), members.digest)
     net.send(0, "UptimeAttestation", "submit", fields, (1 << len(members.signers)) - 1, signatures)
     slots = net.deployment.slots_per_epoch
-    with desk.follower.database.write() as session:
+    with user.follower.database.write() as session:
         for node, bps in uptimes.items():
             missed = slots - bps * slots // 10_000
             states = "m" * missed + "u" * (slots - missed)

@@ -1,8 +1,26 @@
-"""Sums of entries, by node and by epoch."""
+"""Sums over entries, by node or by epoch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
-from webapp.views.earnings import NodeEpoch, Stage
+from offchain.domain.types import FULL_BPS
+from webapp.views.earnings.node_epochs import NodeEpoch, Stage
+
+_YEAR_SECONDS = 365 * 86_400
+_FURTHEST_FIRST = (
+    Stage.OPEN,
+    Stage.AWAITING,
+    Stage.UNKNOWN,
+    Stage.CHALLENGE,
+    Stage.CLAIMABLE,
+    Stage.EXPIRED,
+    Stage.LAPSED,
+    Stage.CLAIMED,
+    Stage.NOTHING,
+)
+"""Stages from the one that is furthest from being paid to those at which nothing more will be paid."""
+_DISTANCE = {stage: index for index, stage in enumerate(_FURTHEST_FIRST)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +41,11 @@ class EpochSum:
     claimed_wei: int
 
 
-_ORDER = {
-    stage: place
-    for place, stage in enumerate(
-        (
-            Stage.OPEN,
-            Stage.AWAITING,
-            Stage.UNKNOWN,
-            Stage.CHALLENGE,
-            Stage.CLAIMABLE,
-            Stage.EXPIRED,
-            Stage.LAPSED,
-            Stage.CLAIMED,
-            Stage.NOTHING,
-        )
-    )
-}
-_STAGES = tuple(_ORDER)
-
-
 class Totals:
-    """Sums over entries, taken in one pass: a year of ten nodes is 3,650 of them."""
+    """Sums over entries, taken in one pass: a year of ten nodes is 3,650 entries. Amounts in wei.
+
+    Example: `Totals.of(history.entries).claimable`.
+    """
 
     __slots__ = (
         "claimable",
@@ -64,14 +66,23 @@ class Totals:
     def __init__(self) -> None:
         self.count = self.weight = self.share = self.shares = self.lost = self.reward = self.rewards = 0
         self.claimable = self.claimed = self.pending = self.up_sum = self.up_weight = 0
-        self.stage = len(_STAGES) - 1
+        self.stage = Stage.NOTHING
+
+    @classmethod
+    def of(cls, entries: Iterable[NodeEpoch]) -> Self:
+        """The sums of these entries."""
+        totals = cls()
+        for entry in entries:
+            totals.add(entry)
+        return totals
 
     def add(self, entry: NodeEpoch) -> None:
         """Count one entry."""
         weight, stage = entry.weight, entry.stage
         self.count += 1
         self.weight += weight
-        self.stage = min(self.stage, _ORDER[stage])
+        if _DISTANCE[stage] < _DISTANCE[self.stage]:
+            self.stage = stage
         if entry.share_wei is not None:
             self.shares += 1
             self.share += entry.share_wei
@@ -98,16 +109,26 @@ class Totals:
     def epoch(self, epoch: int, first: NodeEpoch) -> EpochSum:
         """The sums as those of one epoch; its stage is that of the node that is furthest from being paid."""
         return EpochSum(
-            epoch,
-            _STAGES[self.stage],
-            self.count,
-            self.weight,
-            first.total_weight,
-            first.pool_wei,
-            self.uptime_bps,
-            self.share if self.shares else None,
-            self.lost if self.rewards else None,
-            self.reward if self.rewards else None,
-            self.claimable,
-            self.claimed,
+            epoch=epoch,
+            stage=self.stage,
+            nodes=self.count,
+            weight=self.weight,
+            total_weight=first.total_weight,
+            pool_wei=first.pool_wei,
+            uptime_bps=self.uptime_bps,
+            share_wei=self.share if self.shares else None,
+            lost_wei=self.lost if self.rewards else None,
+            reward_wei=self.reward if self.rewards else None,
+            claimable_wei=self.claimable,
+            claimed_wei=self.claimed,
         )
+
+
+def yearly_bps(reward_wei: int, stake_wei: int, epoch_seconds: int) -> int | None:
+    """Rewards of one epoch over the stake that earned them, scaled to 365 days, in basis points; None without a stake.
+
+    Of several epochs: their rewards together, over the sum of the stakes of each epoch.
+    """
+    if not stake_wei:
+        return None
+    return reward_wei * FULL_BPS * _YEAR_SECONDS // (stake_wei * epoch_seconds)
