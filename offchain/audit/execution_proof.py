@@ -25,6 +25,7 @@ from offchain.errors import UserError
 from offchain.evidence.execution_batches import ListedBatch
 from offchain.evidence.keeper_peers import get_small
 from offchain.evidence.signature_pool import recovered
+from offchain.protocol.receipts import ReceiptError, check_signature
 
 _SECONDS = 5.0
 
@@ -128,9 +129,13 @@ def served_proof(audit: Audit, served: ServedRecord) -> RecordProof | None:
     if listed is None:
         return None
     receipt, struct_hash = served.execution.receipt, served.execution.receipt.struct_hash()
-    signer = recovered(audit.context.market.digest(struct_hash), served.execution.node_signature)
-    if signer is None or signer not in audit.node_keys.get(receipt.node_id, frozenset()):
-        raise UserError(f"the record is under the root, but node {receipt.node_id} did not sign it")
+    keys = audit.node_keys.get(receipt.node_id, frozenset())
+    try:
+        check_signature(
+            receipt, served.execution.node_signature, audit.context.market.digest, recovered, keys
+        )
+    except ReceiptError:
+        raise UserError(f"the record is under the root, but node {receipt.node_id} did not sign it") from None
     proof = audit.verdict.executions.proof(said.struct_hash())
     return RecordProof(audit, receipt, struct_hash, proof, listed, served.proof)
 

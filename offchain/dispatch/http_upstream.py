@@ -10,6 +10,7 @@ from functools import partial
 
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
+from offchain.protocol import headers as header_names
 from offchain.scheduler.work import FaultKind, NodeError
 from offchain.transport.errors import ConnectError, ResetError, TransportError
 from offchain.transport.pool import HostPool, HttpExchange
@@ -65,8 +66,8 @@ class HttpUpstream:
         extra = "".join([f"{name}: {value}\r\n" for name, value in call.headers.items()])
         head = (
             f"POST {pool.prefix}{call.path} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(call.body)}\r\nx-parallelix-request-id: 0x{call.request_id.hex()}\r\n"
-            f"x-parallelix-ticket: {self._ticket(node_id, call.request_id, call.request_hash)}\r\n{extra}\r\n"
+            f"content-length: {len(call.body)}\r\n{header_names.REQUEST_ID}: 0x{call.request_id.hex()}\r\n"
+            f"{header_names.TICKET}: {self._ticket(node_id, call.request_id, call.request_hash)}\r\n{extra}\r\n"
         )
         exchange = HttpExchange(pool, head.encode("latin-1"), call.body, node_error)
         pool.dispatch(exchange)

@@ -16,7 +16,9 @@ from offchain.gateway.errors import (
 )
 from offchain.gateway.records.request_log import RequestRecord
 from offchain.gateway.tenants.registry import Tenant
+from offchain.protocol import headers as header_names
 from offchain.protocol.openai_errors import error_body
+from offchain.protocol.server_sent_events import write_event
 from offchain.scheduler.quotas import QuotaExceededError
 from offchain.scheduler.work import (
     Attempt,
@@ -30,10 +32,8 @@ from offchain.scheduler.work import (
 from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import InferenceRequest, InvalidRequestError, Kind, parse
 from offchain.workloads.inference.stream import StreamTask
-from offchain.workloads.inference.whole_answer import RECEIPT_HEADER, PlainTask
+from offchain.workloads.inference.whole_answer import PlainTask
 
-PIN_HEADER = "x-parallelix-node"
-SALT_HEADER = "x-parallelix-cache-salt"
 SETTLE_SECONDS = 0.001
 MAX_UNSETTLED = 8
 """Receipts are checked in less time one after another than each between other work; nobody waits for them meanwhile."""
@@ -59,7 +59,7 @@ class _StreamSink:
                     "cache-control": "no-cache",
                     "x-accel-buffering": "no",
                     "x-request-id": "0x" + self._request_id.hex(),
-                    "x-parallelix-node": str(self._trail.node_id),
+                    header_names.NODE: str(self._trail.node_id),
                 },
             )
         return self._connection.write(data)
@@ -85,10 +85,10 @@ class _WholeSink:
         headers = {
             "content-type": "application/json",
             "x-request-id": "0x" + self._request_id.hex(),
-            "x-parallelix-node": str(self._trail.node_id),
+            header_names.NODE: str(self._trail.node_id),
         }
         if self._task.receipt_header is not None:
-            headers[RECEIPT_HEADER] = self._task.receipt_header
+            headers[header_names.RECEIPT] = self._task.receipt_header
         self._connection.reply(200, headers, data)
         return True
 
@@ -146,7 +146,9 @@ class Inference:
         headers = _NO_HEADERS
         if kind is not _EMBEDDING:
             # beside the body and not in it: the node's receipt binds the caller's own bytes
-            headers = {SALT_HEADER: parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))}
+            headers = {
+                header_names.CACHE_SALT: parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))
+            }
         request_id = parts.new_id()
         unit = WorkUnit(
             request_id,
@@ -252,7 +254,7 @@ class Inference:
             if not connection.started:
                 raise self._refusal(work, error) from None
             entry.status = "failed"
-            connection.write(b"data: " + _last_event(error) + b"\n\n")
+            connection.write(write_event(_last_event(error)))
             connection.finish()
             ended.status = 200
             return
@@ -310,9 +312,11 @@ def _last_event(error: CallerError | NoCapacityError | NotResumableError) -> byt
 
 
 def _pinned(request: Request) -> NodeId | None:
-    text = request.headers.get(PIN_HEADER)
+    text = request.headers.get(header_names.NODE)
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 10:
-        raise ApiError(400, "X-Parallelix-Node must be a node id", param=PIN_HEADER, code="invalid_header")
+        raise ApiError(
+            400, "X-Parallelix-Node must be a node id", param=header_names.NODE, code="invalid_header"
+        )
     return NodeId(int(text))

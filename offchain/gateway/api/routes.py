@@ -16,6 +16,7 @@ from offchain.gateway.batches.routes import BATCHES, FILES
 from offchain.gateway.dependencies import GatewayDependencies
 from offchain.gateway.errors import ApiError, whole_number
 from offchain.gateway.tenants.registry import Tenant
+from offchain.protocol import headers as header_names
 from offchain.protocol.heartbeats import HeartbeatRefusedError
 from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import Kind
@@ -228,7 +229,7 @@ class GatewayService:
     def _heartbeat(self, request: Request, connection: ServerConnection) -> None:
         parts = self._p
         try:
-            report = parts.heartbeats.verify(request.body, request.headers.get("x-parallelix-heartbeat"))
+            report = parts.heartbeats.verify(request.body, request.headers.get(header_names.HEARTBEAT))
         except HeartbeatRefusedError as refused:
             parts.metrics.heartbeats[refused.code] += 1
             connection.reply(refused.status, JSON, orjson.dumps(refused.to_json()))

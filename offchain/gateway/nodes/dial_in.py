@@ -36,6 +36,7 @@ from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
+from offchain.protocol import headers as header_names
 from offchain.protocol.heartbeats import NodeRecord
 from offchain.protocol.openai_errors import error_body
 from offchain.protocol.receipts import Recover
@@ -51,7 +52,7 @@ MAX_CHALLENGES = 10_000
 _MAX_WAITING = 1024
 _RELAY = re.compile(PATH + r"/(\d{1,10})(/manifest|/v1/(?:chat/completions|completions|embeddings))")
 _JSON = {"content-type": "application/json"}
-_PASSED = ("content-type", "cache-control", "x-parallelix-receipt", "x-parallelix-proof", "retry-after")
+_PASSED = ("content-type", "cache-control", header_names.RECEIPT, header_names.PROOF, "retry-after")
 _SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: parallelix-dial\r\n\r\n"
 
 
@@ -218,7 +219,7 @@ class DialIn:
         try:
             data = orjson.loads(request.body)
             node_id, challenge, front = int(data["node_id"]), str(data["challenge"]), str(data["front"])
-            raw = bytes.fromhex(request.headers.get("x-parallelix-heartbeat", "").removeprefix("0x"))
+            raw = bytes.fromhex(request.headers.get(header_names.HEARTBEAT, "").removeprefix("0x"))
         except (ValueError, KeyError, TypeError):
             raise ValueError("the body must name node_id, challenge and front, and be signed") from None
         if self._challenges.pop(challenge, 0.0) <= self._clock():
@@ -247,7 +248,7 @@ class DialIn:
             connection.reply(404, _JSON, error_body(f"there is no node {found[1]}", "invalid_request_error"))
             return
         pool = self._upstream.dialed(record.node_id)
-        names = ("x-parallelix-request-id", "x-parallelix-ticket")
+        names = (header_names.REQUEST_ID, header_names.TICKET)
         extra = "".join(f"{name}: {request.headers[name]}\r\n" for name in names if name in request.headers)
         head = (
             f"{request.method} {found[2]} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"

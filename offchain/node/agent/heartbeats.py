@@ -13,6 +13,7 @@ from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
 from offchain.node.agent.metrics import NodeMetrics
+from offchain.protocol import headers as header_names
 
 _log = structlog.get_logger(__name__)
 
@@ -92,7 +93,7 @@ class Beats:
         signature = self.signer.sign_digest(self.domain.digest(beat.struct_hash()))
         headers = {
             "Content-Type": "application/json",
-            "X-Parallelix-Heartbeat": "0x" + (sent_at_ms.to_bytes(8, "big") + signature).hex(),
+            header_names.HEARTBEAT: "0x" + (sent_at_ms.to_bytes(8, "big") + signature).hex(),
         }
         url = front.rstrip("/") + "/internal/heartbeat"
         try:

@@ -9,13 +9,19 @@ from offchain.dispatch.upstream import NO_HEADERS, Call
 from offchain.domain.answer_text import StreamedAnswer
 from offchain.domain.types import NodeId
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt
+from offchain.protocol.server_sent_events import (
+    CONTENT_TYPE,
+    DONE,
+    DONE_EVENT,
+    RECEIPT,
+    EventSplitter,
+    read_event,
+    write_event,
+)
 from offchain.scheduler.work import FaultKind, NodeError, NotResumableError
 from offchain.workloads.inference.request import InferenceRequest, Kind
 from offchain.workloads.inference.resume import TokenLedger, continuation
 from offchain.workloads.inference.whole_answer import MAX_ANSWER_BYTES
-
-RECEIPT_EVENT = b"event: parallelix.receipt"
-DONE = b"data: [DONE]\n\n"
 
 
 class StreamTask:
@@ -69,7 +75,7 @@ class StreamTask:
     def _begin(self, call: Call, node_id: NodeId) -> None:
         self._call = call
         self._node_id = node_id
-        self._buffer = b""
+        self._splitter = EventSplitter()
         self._events: list[bytes] = []
         self._size = 0
         self._held = b""
@@ -102,18 +108,16 @@ class StreamTask:
         return self._call
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        if not headers.get("content-type", "").startswith("text/event-stream"):
+        if not headers.get("content-type", "").startswith(CONTENT_TYPE):
             raise NodeError(FaultKind.BAD_ANSWER, "a stream was asked for, and something else came")
 
     def feed(self, data: bytes) -> bytes:
         self._size += len(data)
         if self._size > self._max_bytes:
             raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
-        if self._buffer:
-            data = self._buffer + data
         if self._fault is not None:
             raise self._fault
-        *events, self._buffer = data.split(b"\n\n")
+        events = self._splitter.feed(data)
         if len(events) == 1:
             return self._event(events[0])
         out: list[bytes] = []
@@ -128,8 +132,8 @@ class StreamTask:
         return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
-        if event.startswith(b"data: {"):
-            payload = event[6:]
+        name, payload = read_event(event)
+        if payload.startswith(b"{") and not name:
             if payload.startswith(b'{"error"'):
                 raise NodeError(FaultKind.SERVER_ERROR, payload[:200].decode("utf-8", "replace"))
             self._events.append(payload)
@@ -141,12 +145,12 @@ class StreamTask:
             self._sent += 1
             if self._held:
                 held, self._held = self._held, b""
-                return b"data: " + held + b"\n\ndata: " + out + b"\n\n"
-            return b"data: " + out + b"\n\n"
-        if event == b"data: [DONE]":
+                return write_event(held) + write_event(out)
+            return write_event(out)
+        if name == RECEIPT:
+            self.raw_receipt = payload
+        elif payload == DONE:
             self._done = True
-        elif event.startswith(RECEIPT_EVENT):
-            self.raw_receipt = event.partition(b"data: ")[2]
         return b""
 
     def _first(self, payload: bytes) -> bytes:
@@ -165,7 +169,7 @@ class StreamTask:
             self._held = out
             return b""
         self._sent += 1
-        return b"data: " + out + b"\n\n"
+        return write_event(out)
 
     # ------------------------------------------------------------------------------------- after a cut
 
@@ -204,7 +208,7 @@ class StreamTask:
         if self._wants_ids:
             choice["token_ids"] = ids
         self._sent += 1
-        return b"data: " + orjson.dumps({**self._template, "choices": [choice]}) + b"\n\n"
+        return write_event(orjson.dumps({**self._template, "choices": [choice]}))
 
     def _usage_event(self, ledger: TokenLedger) -> bytes:
         prompt, completion = len(ledger.prompt_ids), len(ledger.ids)
@@ -214,7 +218,7 @@ class StreamTask:
             "total_tokens": prompt + completion,
             "completion_tokens": completion,
         }
-        return b"data: " + orjson.dumps({**self._template, "choices": [], "usage": usage}) + b"\n\n"
+        return write_event(orjson.dumps({**self._template, "choices": [], "usage": usage}))
 
     def settled(self) -> bytes | None:
         """After a cut: what ends the answer when it had been complete but for its end; None when it was not."""
@@ -237,7 +241,7 @@ class StreamTask:
             choice["delta" if self._request.kind is Kind.CHAT else "text"] = (
                 {} if self._request.kind is Kind.CHAT else ""
             )
-            end = b"data: " + orjson.dumps({**self._template, "choices": [choice]}) + b"\n\n"
+            end = write_event(orjson.dumps({**self._template, "choices": [choice]}))
         elif ledger.finish is None:
             return None
         else:
@@ -245,7 +249,7 @@ class StreamTask:
         self.usage = (len(ledger.prompt_ids), len(ledger.ids))
         if self._wants_usage and not self._usage_sent and not self._has_usage():
             end += self._usage_event(ledger)
-        return end + DONE
+        return end + DONE_EVENT
 
     def _has_usage(self) -> bool:
         return any(not orjson.loads(event).get("choices") for event in self._events[-2:])
@@ -255,7 +259,7 @@ class StreamTask:
     def end(self) -> bytes:
         if self._fault is not None:
             raise self._fault
-        if self._buffer.strip() or not self._done:
+        if self._splitter.unfinished or not self._done:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without [DONE]")
         answer = StreamedAnswer()
         try:
@@ -266,8 +270,8 @@ class StreamTask:
         if not answer.finished:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without a finish_reason")
         self._answer = answer
-        held = b"data: " + self._held + b"\n\n" if self._held else b""
-        return held + DONE
+        held = write_event(self._held) if self._held else b""
+        return held + DONE_EVENT
 
     def verdict(self) -> NodeError | None:
         fault = self._check_receipt()

@@ -18,12 +18,11 @@ import orjson
 from offchain.dispatch.upstream import NO_HEADERS, Call
 from offchain.domain.answer_text import answer_result
 from offchain.domain.types import NodeId
+from offchain.protocol import headers as header_names
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, decode_header
 from offchain.scheduler.work import FaultKind, NodeError
 from offchain.workloads.inference.request import InferenceRequest, Kind
 
-RECEIPT_HEADER = "x-parallelix-receipt"
-PROOF_HEADER = "x-parallelix-proof"
 PLAIN_PATIENCE_SECONDS = 120.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EMBEDDING = Kind.EMBEDDING
@@ -87,8 +86,8 @@ class PlainTask:
         return self._call
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        self.receipt_header = headers.get(RECEIPT_HEADER)
-        self._proof = headers.get(PROOF_HEADER)
+        self.receipt_header = headers.get(header_names.RECEIPT)
+        self._proof = headers.get(header_names.PROOF)
 
     def feed(self, data: bytes) -> bytes:
         self._parts.append(data)
