@@ -1,16 +1,16 @@
-"""Heartbeats: how a front learns that a node is there, what it serves and how full it is.
+"""Heartbeats: how gateways and keepers learn that a node is up, what it serves and how full it is.
 
-A front (a gateway, or a keeper's API) does, for `POST /internal/heartbeat`::
+A heartbeat receiver (a gateway, or a keeper's API) does this for `POST /internal/heartbeat`::
 
     try:
         report = verifier.verify(raw_body, request.headers.get("X-Parallelix-Heartbeat"))
     except HeartbeatRefusedError as refused:
         return refused.to_json(), refused.status
-    fleet_store.write(report)              # for everybody who shares this Redis, see fleet_store.py
+    fleet_store.write(report)              # for all processes on this Redis, see dispatch/fleet_store.py
     return "", 204
 
-A heartbeat is taken only with a signature of the node's current key (looked up by the caller, in its index), a body
-hash that matches, a time within 30 s of ours, and later than the last one of that node.
+A heartbeat is accepted only if the node's current key (from the receiver's index) signed it over the hash of its body, its time
+is within 30 s of our clock, and it is later than the node's last one.
 """
 
 import re
@@ -39,13 +39,13 @@ _REGION = re.compile(r"[A-Za-z0-9._\-]{1,32}")
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """What the chain says of a node.
+    """A node as registered on chain.
 
     Attributes:
         node_id: registered id.
-        key_address: current node key, 0x-hex.
+        key_address: EIP-55 address of its current key.
         tier: registered hardware tier, 1..4.
-        routable: registered, not withdrawn, not past the end of its activity.
+        routable: whether it may get work: not withdrawn, and before the end of its activity.
     """
 
     node_id: NodeId
@@ -55,7 +55,7 @@ class NodeRecord:
 
 
 class HeartbeatRefusedError(SkipError):
-    """A heartbeat that does not count, with the HTTP status and OpenAI-shaped body to answer with."""
+    """A heartbeat that is refused, with the HTTP status and the body (in OpenAI's shape) to answer."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -70,12 +70,12 @@ class HeartbeatRefusedError(SkipError):
 
 
 class HeartbeatVerifier:
-    """Checks heartbeats and reads them.
+    """Verifies heartbeats and reads them.
 
     Args:
         nodes_domain: EIP-712 domain of NodeRegistryLocker.
-        recover: (digest, signature) -> address; ValueError when there is none.
-        lookup: the chain's record of a node, or None; called once per heartbeat.
+        recover: (digest, signature) -> address of the signer; raises ValueError.
+        lookup: a node's record, or None when it is not registered.
         now_ms: Unix milliseconds.
     """
 
@@ -93,7 +93,7 @@ class HeartbeatVerifier:
         self._last: dict[NodeId, int] = {}
 
     def verify(self, body: bytes, header: str | None) -> NodeReport:
-        """The report in a heartbeat. The tier is the registered one, whatever the node says.
+        """The report in a heartbeat. Its tier is the registered one, whatever the node says.
 
         Args:
             body: the raw JSON bytes that came.

@@ -1,4 +1,8 @@
-"""Tickets that we sign and receipts that nodes sign. Keys and recovery are passed in; nothing here holds a secret."""
+"""Receipts: what a node signs under each answer, how it travels, and how everybody checks it.
+
+The check has one body: `check_binding` (is it about this node, request and answer?) and `check_signature` (did the node sign it?).
+Keys and signature recovery are handed in.
+"""
 
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -11,23 +15,23 @@ from offchain.domain.messages import ServiceReceipt, proof_of_execution
 from offchain.domain.types import NodeId
 
 Recover = Callable[[bytes, bytes], str]
-"""(32-byte digest, 65-byte signature) -> address; ValueError when it recovers to none."""
+"""(32-byte digest, 65-byte signature) -> EIP-55 address of the signer; raises ValueError."""
 
 MAX_RECEIPT_BYTES = 4096
-"""Several times what any receipt takes; who keeps receipts as they came must have a bound."""
+"""Several times the size of any receipt: a bound for those who keep receipts as they came."""
 
 
 class ReceiptError(ValueError):
-    """A receipt is malformed, or does not bind this answer to this node's key."""
+    """A receipt does not bind this answer, or this node did not sign it."""
 
 
 class SignedReceipt(NamedTuple):
-    """A node's receipt as it travels.
+    """A receipt with its signature.
 
     Attributes:
-        receipt: what was signed.
+        receipt: the signed fields.
         signature: 65 bytes.
-        node_key: address that the node says it signed with.
+        node_key: address of the key, as the node claims.
     """
 
     receipt: ServiceReceipt
@@ -35,7 +39,7 @@ class SignedReceipt(NamedTuple):
     node_key: str
 
     def to_json(self) -> dict[str, object]:
-        """The seam's JSON shape."""
+        """The JSON form, as it travels in `x-parallelix-receipt`."""
         return {
             "receipt": self.receipt.to_json(),
             "signature": "0x" + self.signature.hex(),

@@ -1,4 +1,14 @@
-"""The client's side of one HTTP/1.1 connection: a request at a time, its answer passed on as it comes."""
+"""The client's side of one HTTP/1.1 connection: one request at a time, its answer passed on as it comes.
+
+::
+
+    head --> length ----------------------------------------> head
+      +----> chunk_size --> chunk --> chunk_end --+
+      |          ^                                 |
+      |          +---------------------------------+
+      |        chunk_size (0) --> trailer --> end -----------> head
+      +----> until_close                                       (connection ends)
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -7,33 +17,34 @@ from typing import Protocol
 from offchain.transport.errors import ProtocolError, ResetError, TransportError
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_CHUNK_LINE_BYTES = 1024
 
 
 class Receiver(Protocol):
-    """Whom a connection tells of the answer."""
+    """What a connection reports an answer to: `pool.HttpExchange`."""
 
     def begin(self, status: int, headers: dict[str, str]) -> None:
-        """The head has come."""
+        """Status and headers came."""
 
     def push(self, data: bytes) -> None:
-        """A piece of the body has come."""
+        """A piece of the body came."""
 
     def finish(self) -> None:
-        """The body has ended."""
+        """The body ended."""
 
     def refused(self, stale: bool) -> None:
-        """The connection closed before any byte of an answer; `stale` when it had served before."""
+        """The connection closed before any byte of an answer. `stale`: it had served a request before."""
 
     def fail(self, fault: TransportError) -> None:
-        """The answer will not come whole."""
+        """The answer cannot become whole."""
 
 
 class _BrokenError(ValueError):
-    """The peer does not speak HTTP/1.1 as we need it."""
+    """The server breaks HTTP/1.1 framing."""
 
 
 class ClientConnection(asyncio.Protocol):
-    """One TCP connection to a node."""
+    """One connection to a node or a model server."""
 
     __slots__ = (
         "_buffer",
@@ -64,7 +75,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
 
     def send(self, exchange: Receiver, head: bytes, body: bytes) -> None:
-        """Send a request and give its answer to `exchange`."""
+        """Send a request; its answer is reported to `exchange`."""
         if self.transport is None:
             raise RuntimeError("a connection was used before it was made")
         self.exchange = exchange
@@ -102,14 +113,14 @@ class ClientConnection(asyncio.Protocol):
             exchange.fail(ResetError("the connection broke in the middle of the answer"))
 
     def drop(self) -> None:
-        """Cut the connection now."""
+        """Abort the connection."""
         self.closed = True
         self.exchange = None
         if self.transport is not None:
             self.transport.abort()
 
     def pause(self) -> None:
-        """Stop reading while the caller is slow."""
+        """Stop reading until `resume`: whoever takes the answer is slow."""
         if not self.paused and self.transport is not None and not self.closed:
             self.paused = True
             self.transport.pause_reading()
@@ -145,42 +156,41 @@ class ClientConnection(asyncio.Protocol):
                     self._done(exchange, size - position)
                     return
                 self._state = "chunk_end"
-            elif self._state == "chunk_end":
-                if size - position < 2:
-                    self._buffer = data[position:]
-                    return
-                if data[position : position + 2] != b"\r\n":
-                    raise _BrokenError("a chunk does not end where it said")
-                position += 2
-                self._state = "chunk_size"
-            elif self._state == "chunk_size":
-                end = data.find(b"\r\n", position, position + 1024)
-                if end < 0:
-                    if size - position >= 1024:
-                        raise _BrokenError("a chunk size without end")
-                    self._buffer = data[position:]
-                    return
-                self._left = _hex_size(data[position:end])
-                position = end + 2
-                self._state = "chunk" if self._left else "trailer"
-            elif self._state == "trailer":
-                end = data.find(b"\r\n", position)
-                if end < 0:
-                    if size - position > MAX_HEAD_BYTES:
-                        raise _BrokenError("trailers without end")
-                    self._buffer = data[position:]
-                    return
-                blank = end == position
-                position = end + 2
-                if blank:
-                    self._done(exchange, size - position)
-                    return
-            else:  # until_close
+            elif self._state == "until_close":
                 if position < size:
                     exchange.push(data[position:])
                 return
+            else:
+                position = self._between_chunks(data, position)
+                if self._state == "end":
+                    self._done(exchange, size - position)
+                    return
             if position >= size and self._state not in ("length", "chunk"):
                 return
+
+    def _between_chunks(self, data: bytes, position: int) -> int:
+        """Read one line of the chunked coding (RFC 9112, section 7.1). Returns where the next begins.
+
+        A line that is not here to its end is kept in the buffer; then the size of `data` is returned.
+        """
+        size = len(data)
+        limit = MAX_HEAD_BYTES if self._state == "trailer" else MAX_CHUNK_LINE_BYTES
+        end = data.find(b"\r\n", position, position + limit)
+        if self._state == "chunk_end" and end != position and size - position >= 2:
+            raise _BrokenError("a chunk does not end where it said")
+        if end < 0:
+            if size - position >= limit:
+                raise _BrokenError("a chunk size or a trailer without end")
+            self._buffer = data[position:]
+            return size
+        if self._state == "chunk_end":
+            self._state = "chunk_size"
+        elif self._state == "chunk_size":
+            self._left = _hex_size(data[position:end])
+            self._state = "chunk" if self._left else "trailer"
+        elif end == position:  # the empty line behind the trailers
+            self._state = "end"
+        return end + 2
 
     def _head(self, head: bytes, exchange: Receiver) -> None:
         first, *lines = head.decode("latin-1").split("\r\n")

@@ -192,9 +192,7 @@ class GatewayApi:
 
 def _node_load(data: Mapping[str, Any]) -> NodeLoad:
     obstacle = ""
-    if data["draining"]:
-        obstacle = "the node drains: it ends what it has and takes nothing new"
-    elif data["breaker"] != "closed":
+    if data["breaker"] != "closed":
         obstacle = "its last attempts failed: the gateway waits before it tries again"
     elif not data["models"]:
         obstacle = "it offers no model"

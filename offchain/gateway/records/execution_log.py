@@ -36,7 +36,7 @@ log = structlog.get_logger("gateway")
 
 WRITE_SECONDS = 0.5
 """What a gateway has answered in the last so many seconds has no record if it is killed."""
-SETTLE_SECONDS, CLOSE_SECONDS = 1, 10
+CLOSE_AFTER_SECONDS, CLOSE_UNTIL_SECONDS = 1, 10
 """From when after an epoch's end until when its batch is made: so that the others' last records are in it, too."""
 KEEP_SECONDS = 30 * 86400
 LOOK_SECONDS = 10
@@ -162,7 +162,7 @@ class ExecutionLog:
         if epoch is None or self._stopped:
             return
         if epoch != self._closed:
-            in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_SECONDS
+            in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_UNTIL_SECONDS
             if in_time and epoch not in self._batches and self._take(epoch):
                 self._make(epoch)
                 self._drop_copied(epoch)
@@ -210,7 +210,7 @@ class ExecutionLog:
         return None
 
     def _over(self) -> Epoch | None:
-        settled = self._now_ms() // 1000 - SETTLE_SECONDS
+        settled = self._now_ms() // 1000 - CLOSE_AFTER_SECONDS
         if settled < self._clock.end(Epoch(0)):
             return None
         return Epoch(self._clock.epoch_at(settled) - 1)

@@ -121,7 +121,7 @@ def judge_node(document: bytes, node: Node, report: NodeReport) -> dict[str, Any
     """`found`: what does not fit; `revisions`: hex of each declared model's revision hash, if the manifest holds."""
     served: dict[str, Any] = {
         "models": [
-            {"name": name, "revision": offer.revision, "context_length": offer.extent}
+            {"name": name, "revision": offer.revision, "context_length": offer.context_size}
             for name, offer in report.offers.items()
         ],
         "slots": report.slots,

@@ -220,7 +220,7 @@ class StreamTask:
         }
         return write_event(orjson.dumps({**self._template, "choices": [], "usage": usage}))
 
-    def settled(self) -> bytes | None:
+    def rest_if_complete(self) -> bytes | None:
         """After a cut: what ends the answer when it had been complete but for its end; None when it was not."""
         if not self._sent:
             return None

@@ -96,7 +96,7 @@ class PlainTask:
             raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
         return b""
 
-    def settled(self) -> bytes | None:
+    def rest_if_complete(self) -> bytes | None:
         return None
 
     def end(self) -> bytes:

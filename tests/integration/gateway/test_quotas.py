@@ -66,7 +66,7 @@ async def test_exchange__tokens_settled_below_the_estimate__are_given_back_every
     await gateways.exchange()
     with pytest.raises(QuotaExceededError):
         gateways.quotas[1].admit("t", LIMITS, 100)
-    gateways.quotas[0].settle("t", 900, 5)
+    gateways.quotas[0].correct("t", 900, 5)
     await gateways.exchange()
     for quotas in gateways.quotas:
         assert quotas.usage("t").tokens.estimate(gateways.now) == 15
@@ -84,9 +84,9 @@ async def test_exchange__last_half_second_of_a_minute__counts_at_the_other_in_th
     gateways.now = 6_060.3
     assert gateways.room(1) == 9
     await gateways.exchange()
-    assert gateways.quotas[1].usage("t").requests.before == 10
+    assert gateways.quotas[1].usage("t").requests.previous_window == 10
     assert gateways.room(1) == 0
-    assert gateways.quotas[0].usage("t").requests.before == 10
+    assert gateways.quotas[0].usage("t").requests.previous_window == 10
 
 
 @pytest.mark.parametrize("now", [6_030.0, 6_061.0])

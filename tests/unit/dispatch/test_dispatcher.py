@@ -114,7 +114,7 @@ class EchoTask:
         self.sent += fresh
         return fresh
 
-    def settled(self) -> bytes | None:
+    def rest_if_complete(self) -> bytes | None:
         return None
 
     def end(self) -> bytes:
@@ -160,10 +160,10 @@ def hear(fleet: Fleet, node_id: int, slots: int = 1) -> None:
 async def run(
     engine: Dispatcher, task: EchoTask | None = None, number: int = 1
 ) -> tuple[bytes, RequestTrace]:
-    out, trail = Out(), RequestTrace(number.to_bytes(32, "big"))
-    unit = WorkUnit(trail.request_id, Requirements("m"), "t", cost=10, timing_class="c")
-    await engine.run(unit, task or EchoTask(), out, trail)
-    return out.data, trail
+    out, trace = Out(), RequestTrace(number.to_bytes(32, "big"))
+    unit = WorkUnit(trace.request_id, Requirements("m"), "t", cost=10, timing_class="c")
+    await engine.run(unit, task or EchoTask(), out, trace)
+    return out.data, trace
 
 
 def idle(engine: Dispatcher, fleet: Fleet) -> bool:
@@ -174,9 +174,9 @@ def idle(engine: Dispatcher, fleet: Fleet) -> bool:
 async def test_engine__node_fails_at_once_or_midway__next_continues(kind: FaultKind) -> None:
     for pieces in ((), (b"a",)):
         engine, _, fleet = world({1: [Script(pieces=pieces, fault=kind)], 2: [Script()]})
-        data, trail = await run(engine)
+        data, trace = await run(engine)
         assert data == b"ab"
-        assert [(a.node_id, a.outcome, a.reason) for a in trail.attempts] == [
+        assert [(a.node_id, a.outcome, a.reason) for a in trace.attempts] == [
             (1, "failed", kind),
             (2, "ok", ""),
         ]
@@ -202,10 +202,10 @@ async def test_engine__only_node_is_cut_and_comes_back__the_unit_is_answered(
         await asyncio.sleep(0)
     assert engine.router.waiting == 1
     hear(fleet, 1)
-    data, trail = await running
+    data, trace = await running
     assert data == b"ab"
-    assert [(a.node_id, a.reason) for a in trail.attempts] == [(1, "connection_lost"), (1, "")]
-    assert trail.queue_ms > 0
+    assert [(a.node_id, a.reason) for a in trace.attempts] == [(1, "connection_lost"), (1, "")]
+    assert trace.queue_ms > 0
     assert idle(engine, fleet)
 
 
@@ -235,10 +235,10 @@ async def test_engine__no_byte_in_time__is_taken_elsewhere() -> None:
     engine, _, fleet = world({1: [Script(delay=30)], 2: [Script()]})
     task = EchoTask()
     task.initial_patience_seconds = 0.05
-    data, trail = await run(engine, task)
+    data, trace = await run(engine, task)
     assert data == b"ab"
-    assert trail.attempts[0].reason == FaultKind.FIRST_BYTE_TIMEOUT
-    assert trail.attempts[0].ms < 500
+    assert trace.attempts[0].reason == FaultKind.FIRST_BYTE_TIMEOUT
+    assert trace.attempts[0].ms < 500
     assert idle(engine, fleet)
 
 
@@ -265,16 +265,16 @@ async def test_engine__caller_leaves__exchange_closed_and_slot_free() -> None:
 @pytest.mark.parametrize("ended", [False, True])
 async def test_engine__lease_ended_before_the_answer__counts_for_nobody(ended: bool) -> None:
     engine, _, fleet = world({1: [Script()]})
-    trail = RequestTrace(bytes(32))
+    trace = RequestTrace(bytes(32))
 
     class Ending(Out):
         def write(self, data: bytes) -> bool:
-            if ended and engine.router.leases.release(trail.request_id, 0) is not None:
+            if ended and engine.router.leases.release(trace.request_id, 0) is not None:
                 fleet.released(next(iter(fleet)))
             return super().write(data)
 
     out = Ending()
-    await engine.run(WorkUnit(trail.request_id, Requirements("m"), "t"), EchoTask(), out, trail)
+    await engine.run(WorkUnit(trace.request_id, Requirements("m"), "t"), EchoTask(), out, trace)
     assert out.data == b"ab"
     assert [node.succeeded for node in fleet] == [0 if ended else 1]
     assert idle(engine, fleet)
@@ -302,10 +302,10 @@ async def test_hedge__first_node_slow__second_answers_and_the_first_is_cut() -> 
     engine.hedging.budget = 1000
     warm(engine, 0.02)
     began = time.monotonic()
-    data, trail = await run(engine)
+    data, trace = await run(engine)
     assert data == b"ab"
     assert time.monotonic() - began < 0.5
-    assert [(a.node_id, a.outcome, a.reason) for a in trail.attempts] == [
+    assert [(a.node_id, a.outcome, a.reason) for a in trace.attempts] == [
         (1, "failed", "hedge_lost"),
         (2, "ok", ""),
     ]
@@ -318,9 +318,9 @@ async def test_hedge__first_node_answers_after_all__second_is_called_off() -> No
     engine, nodes, fleet = world({1: [Script(delay=0.12)], 2: [Script(delay=20)]}, hedge_share=1.0)
     engine.hedging.budget = 1000
     warm(engine, 0.02)
-    data, trail = await run(engine)
+    data, trace = await run(engine)
     assert data == b"ab"
-    assert [a.node_id for a in trail.attempts] == [1]
+    assert [a.node_id for a in trace.attempts] == [1]
     assert [node for node, _ in nodes.opened] == [1, 2]
     assert all(exchange.closed for _, exchange in nodes.opened)
     await asyncio.sleep(0)
@@ -342,7 +342,7 @@ async def test_hedge__both_fail__is_rescued_or_told() -> None:
     engine, _, fleet = world({1: [slow_reset], 2: [Script(status=500)], 3: [Script()]}, hedge_share=1.0)
     engine.hedging.budget = 1000
     warm(engine, 0.02)
-    data, trail = await run(engine)
+    data, trace = await run(engine)
     assert data == b"ab"
-    assert trail.attempts[-1].outcome == "ok"
+    assert trace.attempts[-1].outcome == "ok"
     assert idle(engine, fleet)

@@ -148,7 +148,7 @@ def test_close__gateway_was_away_for_epochs__late_records_are_in_the_next_batch(
 def test_close__started_long_after_the_end__leaves_what_waits_to_the_next_batch(world: World) -> None:
     world.serve(1)
     assert world.counts() == {}
-    world.now = CLOCK.end(Epoch(5)) + execution_log.CLOSE_SECONDS
+    world.now = CLOCK.end(Epoch(5)) + execution_log.CLOSE_UNTIL_SECONDS
     world.restarted().step()
     assert world.counts() == {}
     world.end_epoch()

@@ -29,7 +29,7 @@ from offchain.protocol.receipts import SignedReceipt
 from offchain.runtime.entropy import Entropy
 from offchain.scheduler.pick import Candidate, Decision
 from offchain.scheduler.quotas import TenantLimits
-from offchain.scheduler.weighted_pool import Draw
+from offchain.scheduler.weighted_pool import WeightedSample
 from offchain.scheduler.work import Attempt, NoCapacityError, Priority, RequestTrace
 
 KEY = Signer.from_key(b"\x03" * 32)
@@ -41,23 +41,23 @@ def test_entry__packed__is_the_same_when_it_is_read() -> None:
     )
     signed = SignedReceipt(receipt, bytes(65), KEY.address)
     raw = orjson.dumps({**signed.to_json(), "of no use": 1})
-    trail = RequestTrace(b"\x05" * 32, 1.5)
-    trail.attempts += [
+    trace = RequestTrace(b"\x05" * 32, 1.5)
+    trace.attempts += [
         Attempt(NodeId(3), 0, 1e6 / 3, "failed", "connection_lost", "it broke", 0.1 + 0.2),
         Attempt(NodeId(7), 1, 5.0, "ok", first_byte_ms=1 / 3, resumed_from=4),
     ]
     candidate = Candidate(NodeId(7), 1, 8, 0.001, 0.0, 1000)
-    draw = Draw(8, 0, 7, 8, True)
-    trail.decisions.append(Decision(2**64 - 1, "eu", 2, [(8, 1, 8)], [draw], [candidate], NodeId(7)))
-    entry = RequestRecord(trail, "alice", "a model", 123, "answered", 4.5678, (1, 2), signed, raw, "r1")
+    draw = WeightedSample(8, 0, 7, 8, True)
+    trace.decisions.append(Decision(2**64 - 1, "eu", 2, [(8, 1, 8)], [draw], [candidate], NodeId(7)))
+    entry = RequestRecord(trace, "alice", "a model", 123, "answered", 4.5678, (1, 2), signed, raw, "r1")
     for known in (entry, RequestRecord(RequestTrace(bytes(32)), "bob", "a model", 1)):
-        again = RequestRecord.unpack(known.trail.request_id, known.pack())
+        again = RequestRecord.unpack(known.trace.request_id, known.pack())
         assert again.to_json() == known.to_json()
     book = RequestLog(limit=1)
     book.open(entry)
-    running = book.get(trail.request_id)
+    running = book.get(trace.request_id)
     book.close(entry)
-    assert book.get(trail.request_id) == running == entry.to_json()
+    assert book.get(trace.request_id) == running == entry.to_json()
     for other in (b"{}", b"[]", b"[1,2,3,4,5,6,7,8,9,10,11]", b"no JSON"):
         with pytest.raises(ValueError, match=r"entry|unpack|expected|unexpected|iterable"):
             RequestRecord.unpack(bytes(32), other)

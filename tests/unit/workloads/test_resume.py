@@ -82,7 +82,7 @@ def run_with_cuts(
         try:
             call = task.call(NODE)
         except NotResumableError:
-            rest = task.settled()
+            rest = task.rest_if_complete()
             assert rest is not None
             out += rest
             break
@@ -93,7 +93,7 @@ def run_with_cuts(
             out += task.end()
             task.verdict()
             break
-        if (rest := task.settled()) is not None:
+        if (rest := task.rest_if_complete()) is not None:
             out += rest
             break
     text, finishes = text_of(out)
