@@ -103,13 +103,6 @@ class FleetStore:
         _write(pipeline, report, self._now_ms())
         pipeline.execute()
 
-    def remove(self, node_id: NodeId) -> None:
-        """Take a node out at once."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.zrem(INDEX, str(node_id))
-        pipeline.delete(PREFIX + str(node_id))
-        pipeline.execute()
-
     def read_all(self) -> list[tuple[NodeReport, float]]:
         """Every live node with the age of its report in seconds."""
         now_ms = self._now_ms()

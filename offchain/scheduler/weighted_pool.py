@@ -75,9 +75,6 @@ class WeightedPool:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, member: int) -> bool:
-        return member in self._places
-
     def members(self) -> list[int]:
         """All members, in any order."""
         return list(self._places)

@@ -2,12 +2,10 @@
 
 ::
 
-    head --> length ----------------------------------------> head
-      +----> chunk_size --> chunk --> chunk_end --+
-      |          ^                                 |
-      |          +---------------------------------+
-      |        chunk_size (0) --> trailer --> end -----------> head
-      +----> until_close                                       (connection ends)
+    head --> length --------------------------------------> head
+      +----> chunk_size --> chunk --> chunk_end --> chunk_size
+      |          +--(size 0)--> trailer --> end ----------> head
+      +----> until_close -----------------------------------> the connection ends
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What became of a request, for a person: candidates, scores, draws, attempts, times; and the decision computed again."""
+"""`parallelix gateway explain`: tells a person what became of a request, and computes its decisions again."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from offchain.scheduler.pick import Decision, replay
 
 
 def explain(record: dict[str, Any]) -> list[str]:
-    """Lines that tell the story of a record."""
+    """A request's record as lines of text: times, candidates with their costs, attempts."""
     usage = record["usage"]
     lines = [
         f"request   {record['request_id']}",
@@ -49,7 +49,7 @@ def _decision(data: dict[str, Any]) -> list[str]:
 
 
 def check(record: dict[str, Any]) -> list[str]:
-    """What does not hold in a record: its seal, or a decision that does not follow from its seed. Empty when all does."""
+    """What is wrong in a record: its signature, or a decision that does not follow from its seed. Empty when all holds."""
     wrong: list[str] = []
     try:
         signer = recover(route_digest(record), bytes.fromhex(str(record["signature"])[2:]))

@@ -1,4 +1,4 @@
-"""What became of recent requests, for receipts and explanations. Bounded; the oldest are forgotten."""
+"""What became of recent requests, for route receipts and explanations. Bounded: the oldest are dropped."""
 
 from collections import OrderedDict
 from operator import attrgetter
@@ -13,13 +13,13 @@ from offchain.scheduler.work import Attempt, RequestTrace
 
 
 class RequestRecord:
-    """One request.
+    """What became of one request.
 
     Attributes:
         status: `answered`, `failed`, `refused` or `cancelled`.
         created_ms: Unix milliseconds.
-        total_ms: from acceptance to the end.
-        raw_receipt: `receipt` as the node wrote it, JSON.
+        total_ms: from parsing to the end of the answer.
+        raw_receipt: `receipt` as the node wrote it: JSON, or `null`.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class RequestRecord:
         }
 
     def pack(self) -> bytes:
-        """What `unpack` makes the same record of: JSON with few names, less work and memory than what `to_json` shows."""
+        """The record for `unpack`: JSON arrays without field names, which take less time and memory than `to_json`."""
         trace = self.trace
         return orjson.dumps(
             (
@@ -101,7 +101,7 @@ class RequestRecord:
 
     @classmethod
     def unpack(cls, request_id: bytes, packed: bytes) -> "RequestRecord":
-        """Inverse of `pack`. Raises ValueError when it is something else."""
+        """Inverse of `pack`. Raises ValueError."""
         try:
             tenant, model, created_ms, status, total_ms, usage, receipt, revision, *trace = orjson.loads(
                 packed
@@ -142,8 +142,8 @@ def _decision(samples: list[Any], candidates: list[Any], *others: Any) -> Decisi
 class RequestLog:
     """Requests that run, and the last `limit` that have ended, by id.
 
-    Of an ended one only its packed form stays: one object instead of some forty, which would be cold when they are read or
-    freed.
+    Of a request that has ended only the packed record stays: one object instead of some forty, which would no longer be in the
+    CPU's cache when they are freed.
     """
 
     def __init__(self, limit: int = 5_000) -> None:
@@ -155,7 +155,7 @@ class RequestLog:
         return len(self._running) + len(self._ended)
 
     def open(self, record: RequestRecord) -> None:
-        """Take in a new request; its end must be told to `close`."""
+        """Add a request that begins. Call `close` when it has ended."""
         self._running[record.trace.request_id] = record
 
     def close(self, record: RequestRecord) -> bytes:

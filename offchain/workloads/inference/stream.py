@@ -1,4 +1,4 @@
-"""An answer that is a stream of server-sent events, and goes on after a cut."""
+"""Streamed answers: passed on event by event, and continued on another node after a cut (see `resume`)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,13 +25,13 @@ from offchain.workloads.inference.whole_answer import MAX_ANSWER_BYTES
 
 
 class StreamTask:
-    """An answer that is a stream of server-sent events, passed on as they come and continued after a cut.
+    """An answer that is a stream of server-sent events.
 
-    What the caller gets is what the node sends, without token ids and receipt, and with `[DONE]` only at the true end.
+    The caller gets the node's events without token ids and receipt, and `[DONE]` only when the answer is whole.
 
     Attributes:
-        receipt: of the node that finished the answer, if it holds, once `verdict` has returned.
-        usage: (prompt tokens, completion tokens), each token counted once, once `verdict` has returned.
+        receipt: receipt of the node that finished the answer, if it holds, once `verdict` has returned.
+        usage: (prompt tokens, completion tokens) over all nodes, each token counted once, once `verdict` has returned.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class StreamTask:
     ) -> None:
         """
         Args:
-            body: what is sent in the first attempt: the caller's bytes, which the node's receipt binds.
-            headers: sent with every attempt.
-            context_length: of the model on a node.
-            first_byte_seconds: patience while nothing is known.
+            body: the caller's body, sent in the first attempt; the node's receipt binds it.
+            headers: sent to the node in every attempt.
+            context_length: node id -> its context length for this model in tokens, or None.
+            first_byte_seconds: wait for the first byte while too few times were measured.
         """
         self.initial_patience_seconds = first_byte_seconds
         self.receipt: SignedReceipt | None = None
@@ -86,13 +86,8 @@ class StreamTask:
 
     @property
     def delivered(self) -> int:
-        """Events with output that the caller has."""
+        """Number of events with output that the caller has."""
         return self._sent
-
-    @property
-    def resumed(self) -> bool:
-        """Whether another node continues the answer."""
-        return self._ledger is not None
 
     def call(self, node_id: NodeId) -> Call:
         if not self._sent:
@@ -124,7 +119,7 @@ class StreamTask:
         for event in events:
             try:
                 out.append(self._event(event))
-            except NodeError as fault:  # what came before it is counted as delivered, so it must go out first
+            except NodeError as fault:  # events before the fault are counted as delivered: write them, raise at the next call
                 if not any(out):
                     raise
                 self._fault = fault
@@ -154,7 +149,8 @@ class StreamTask:
         return b""
 
     def _first(self, payload: bytes) -> bytes:
-        """The first event carries the role but no output: it waits for the second, so that a cut between leaves no trace."""
+        """Handle the first event, which has the role but no output. It is held until the second: after a cut between them the whole
+        request can go to another node."""
         out = payload if self._wants_ids else strip_ids(payload)
         try:
             chunk = orjson.loads(payload)
@@ -174,7 +170,7 @@ class StreamTask:
     # ------------------------------------------------------------------------------------- after a cut
 
     def _account(self) -> TokenLedger:
-        """Ledger of everything that came so far. From the first cut on it is kept up to date event by event."""
+        """The ledger of all tokens so far. Made at the first cut; afterwards every event is entered as it comes."""
         if self._ledger is None:
             ledger = TokenLedger.of(self._request.fields)
             for payload in self._events:
@@ -184,7 +180,7 @@ class StreamTask:
         return self._ledger
 
     def _continued(self, payload: bytes) -> bytes:
-        """An event of a continuation, as an event of the answer that the caller is reading."""
+        """Turn an event of a continuation into an event of the answer that the caller is reading."""
         ledger = self._account()
         try:
             chunk = orjson.loads(payload)
@@ -221,7 +217,7 @@ class StreamTask:
         return write_event(orjson.dumps({**self._template, "choices": [], "usage": usage}))
 
     def rest_if_complete(self) -> bytes | None:
-        """After a cut: what ends the answer when it had been complete but for its end; None when it was not."""
+        """See `Task`. A cut answer is whole when it has its finish reason, or as many tokens as `max_tokens`."""
         if not self._sent:
             return None
         try:
@@ -301,7 +297,7 @@ class StreamTask:
 
 
 def _enter(ledger: TokenLedger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:
-    """Enter a chunk. Returns the text and the ids that the caller does not have yet. Raises NotResumableError."""
+    """Enter a chunk into a ledger. Returns the text and the token ids that the caller lacks. Raises NotResumableError."""
     try:
         return _enter_choices(ledger, chunk, continued)
     except (AttributeError, TypeError):
@@ -338,7 +334,7 @@ def _enter_choices(ledger: TokenLedger, chunk: dict[str, Any], continued: bool) 
 def strip_ids(payload: bytes) -> bytes:
     """An event's JSON without `token_ids` and `prompt_token_ids`.
 
-    Compact JSON is cut as bytes: inside a JSON text a quote is escaped, so `,"token_ids":` can only be a member's name.
+    The members are cut out of the bytes: inside a JSON string a quote is escaped, so `,"token_ids":` can only be a member's name.
     """
     if b"token_ids" not in payload:
         return payload
