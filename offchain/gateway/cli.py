@@ -33,7 +33,7 @@ def cli() -> None:
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="Port to listen on instead of the configured one; 0: any free port.",
+    help="Port to use instead of the configured one; 0: any free one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
 def start(config: Path, port: int | None, as_json: bool) -> None:
@@ -49,12 +49,7 @@ def start(config: Path, port: int | None, as_json: bool) -> None:
 
 @cli.command("worker")
 @_CONFIG
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 64),
-    default=4,
-    help="Batches that this worker works on at the same time.",
-)
+@click.option("--concurrency", type=click.IntRange(1, 64), default=4, help="Batches at the same time.")
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
 def worker(config: Path, concurrency: int, as_json: bool) -> None:
     """Work on batches (`/v1/batches`) until SIGTERM. Any number of workers may share one Redis."""
@@ -70,13 +65,10 @@ def worker(config: Path, concurrency: int, as_json: bool) -> None:
     "--key",
     envvar="PARALLELIX_API_KEY",
     required=True,
-    help="API key of the tenant who made the request; or set PARALLELIX_API_KEY.",
+    help="The tenant's API key; or set PARALLELIX_API_KEY.",
 )
 @click.option(
-    "--replay",
-    "again",
-    is_flag=True,
-    help="Also compute every decision again from its seed, and check the gateway's signature.",
+    "--replay", "again", is_flag=True, help="Also compute every decision again, and check the signature."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def explain_request(request_id: str, url: str, key: str, again: bool, as_json: bool) -> None:
@@ -159,9 +151,7 @@ def _to_wei(_context: click.Context, _parameter: click.Parameter, text: str | No
 
 def _limits(function: Any) -> Any:
     for option in (
-        click.option(
-            "--priority", type=_PRIORITIES, help="Admission class; requests of a more urgent class go first."
-        ),
+        click.option("--priority", type=_PRIORITIES, help="Admission class: who goes first."),
         click.option("--requests-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option("--tokens-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option(
@@ -205,12 +195,7 @@ def tenant_create(config: Path, name: str, priority: str | None, **numbers: int 
 @_CONFIG
 @click.argument("name")
 @_limits
-@click.option(
-    "--disable/--enable",
-    "disabled",
-    default=None,
-    help="Refuse all requests of the tenant, or serve them again.",
-)
+@click.option("--disable/--enable", "disabled", default=None, help="Refuse all requests, or serve again.")
 def tenant_update(
     config: Path, name: str, priority: str | None, disabled: bool | None, **numbers: int | None
 ) -> None:

@@ -25,6 +25,10 @@ FORGETTING = 0.97
 """Factor on a node's mean time to the first byte at each of its heartbeats, so that a node that was slow once is tried again."""
 
 
+def _smoothed(mean: float, value: float) -> float:
+    return value if mean == 0.0 else mean + SMOOTHING * (value - mean)
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """One capability that a node offers: its revision, and the context size in tokens."""
@@ -91,13 +95,11 @@ class LiveNode:
 
     def first_byte_took(self, seconds: float) -> None:
         """Fold a measured time to the first byte into the running mean."""
-        old = self.first_byte_seconds
-        self.first_byte_seconds = seconds if old == 0.0 else old + SMOOTHING * (seconds - old)
+        self.first_byte_seconds = _smoothed(self.first_byte_seconds, seconds)
 
     def round_trip_took(self, seconds: float) -> None:
         """Fold a measured round trip into the running mean."""
-        old = self.rtt_seconds
-        self.rtt_seconds = seconds if old == 0.0 else old + SMOOTHING * (seconds - old)
+        self.rtt_seconds = _smoothed(self.rtt_seconds, seconds)
 
     def remember_prefixes(self, hashes: tuple[int, ...], limit: int = 512) -> None:
         """Remember the prefixes of an input that this node has just worked on: its prefix cache is warm for them."""

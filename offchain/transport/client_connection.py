@@ -10,31 +10,15 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from offchain.transport.errors import ProtocolError, ResetError, TransportError
+from offchain.transport.errors import ProtocolError, ResetError
+
+if TYPE_CHECKING:
+    from offchain.transport.pool import HttpExchange
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 1024
-
-
-class Receiver(Protocol):
-    """What a connection reports an answer to: `pool.HttpExchange`."""
-
-    def begin(self, status: int, headers: dict[str, str]) -> None:
-        """Status and headers came."""
-
-    def push(self, data: bytes) -> None:
-        """A piece of the body came."""
-
-    def finish(self) -> None:
-        """The body ended."""
-
-    def refused(self, stale: bool) -> None:
-        """The connection closed before any byte of an answer. `stale`: it had served a request before."""
-
-    def fail(self, fault: TransportError) -> None:
-        """The answer cannot become whole."""
 
 
 class _BrokenError(ValueError):
@@ -59,7 +43,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, on_free: Callable[["ClientConnection"], None]) -> None:
         self.transport: asyncio.Transport | None = None
-        self.exchange: Receiver | None = None
+        self.exchange: HttpExchange | None = None
         self.on_free = on_free
         self.closed = False
         self.keep = True
@@ -72,7 +56,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
 
-    def send(self, exchange: Receiver, head: bytes, body: bytes) -> None:
+    def send(self, exchange: "HttpExchange", head: bytes, body: bytes) -> None:
         """Send a request; its answer is reported to `exchange`."""
         if self.transport is None:
             raise RuntimeError("a connection was used before it was made")
@@ -129,7 +113,7 @@ class ClientConnection(asyncio.Protocol):
             self.paused = False
             self.transport.resume_reading()
 
-    def _parse(self, data: bytes, exchange: Receiver) -> None:
+    def _parse(self, data: bytes, exchange: "HttpExchange") -> None:
         position = 0
         size = len(data)
         while True:
@@ -190,7 +174,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = "end"
         return end + 2
 
-    def _head(self, head: bytes, exchange: Receiver) -> None:
+    def _head(self, head: bytes, exchange: "HttpExchange") -> None:
         first, *lines = head.decode("latin-1").split("\r\n")
         version, status_text = first[:9], first[9:12]
         if version not in ("HTTP/1.1 ", "HTTP/1.0 ") or not status_text.isdecimal():
@@ -222,7 +206,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = "until_close"
         exchange.begin(status, headers)
 
-    def _done(self, exchange: Receiver, surplus: int) -> None:
+    def _done(self, exchange: "HttpExchange", surplus: int) -> None:
         self.exchange = None
         self.used = True
         self._state = "head"
