@@ -253,6 +253,7 @@ class ClusterState:
         if not exchanged:
             return
         answers: list[Any] = await pipeline.execute()
+        # of HSET, EXPIRE and HGETALL for each: whether our field is new, and everybody's fields
         for (count, window, own), new, fields in zip(exchanged, answers[::3], answers[2::3], strict=True):
             everybody = sum(map(int, fields.values()))
             if window == count.window:

@@ -1,4 +1,4 @@
-"""Puts a gateway together from its settings and runs it until it is told to stop."""
+"""Puts a gateway together from its settings and runs it until SIGTERM or SIGINT."""
 
 import asyncio
 import gc

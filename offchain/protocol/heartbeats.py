@@ -31,6 +31,7 @@ MAX_SKEW_MS = 30_000
 MAX_BODY_BYTES = 64 * 1024
 MAX_MODELS = 256
 MAX_SLOTS = 1 << 20
+_TIME_BYTES, _SIGNATURE_BYTES = 8, 65
 _PLACE = r"://[A-Za-z0-9.\-\[\]:]{1,255}(?:/[A-Za-z0-9._~/\-]{0,255})?"
 _URL = re.compile(f"http{_PLACE}|https{_PLACE}(?:{FRAGMENT})?")
 _NAME = re.compile(r"[ -~]{1,256}")
@@ -97,12 +98,15 @@ class HeartbeatVerifier:
 
         Args:
             body: the raw JSON bytes that came.
-            header: value of `X-Parallelix-Heartbeat`: 0x-hex of uint64 sentAtMs and a 65-byte signature.
+            header: value of `x-parallelix-heartbeat`, see `write_header`.
 
         Raises:
             HeartbeatRefusedError: with the status and body to answer.
         """
-        sent_at_ms, signature = _read_header(header)
+        try:
+            sent_at_ms, signature = read_header(header)
+        except ValueError as error:
+            raise HeartbeatRefusedError(401, "missing_signature", str(error)) from None
         if len(body) > MAX_BODY_BYTES:
             raise HeartbeatRefusedError(
                 413, "heartbeat_too_large", f"a heartbeat has at most {MAX_BODY_BYTES} bytes"
@@ -151,18 +155,20 @@ class HeartbeatVerifier:
         return report
 
 
-def _read_header(header: str | None) -> tuple[int, bytes]:
+def write_header(sent_at_ms: int, signature: bytes) -> str:
+    """Value of `x-parallelix-heartbeat`: 0x-hex of uint64 Unix milliseconds and the signature (65 bytes)."""
+    return f"0x{sent_at_ms:016x}{signature.hex()}"
+
+
+def read_header(header: str | None) -> tuple[int, bytes]:
+    """Inverse of `write_header`. Raises ValueError, also when there is no header."""
     try:
         raw = bytes.fromhex((header or "").removeprefix("0x"))
     except ValueError:
         raw = b""
-    if len(raw) != 73:
-        raise HeartbeatRefusedError(
-            401,
-            "missing_signature",
-            "X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature",
-        )
-    return int.from_bytes(raw[:8], "big"), raw[8:]
+    if len(raw) != _TIME_BYTES + _SIGNATURE_BYTES:
+        raise ValueError("X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature")
+    return int.from_bytes(raw[:_TIME_BYTES], "big"), raw[_TIME_BYTES:]
 
 
 def _read_report(data: dict[str, object], record: NodeRecord) -> NodeReport:

@@ -225,14 +225,14 @@ def _pick_from(
             _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
     else:
         random = SplitMix64(seed)
-        drawn: set[int] = set()
+        sampled: set[int] = set()
         refused: WeightedSample | None = None
         while len(samples) < MAX_SAMPLES and len(candidates) < CHOICES:
             one = sample(pool, shape, pool.total, random, refused)
             samples.append(one)
             refused = None if one.accepted else one
-            if one.accepted and one.member not in drawn:
-                drawn.add(one.member)
+            if one.accepted and one.member not in sampled:
+                sampled.add(one.member)
                 _consider(fleet, NodeId(one.member), wants, barred, affinity, candidates)
         if not candidates:
             for member in sorted(pool.members()):
@@ -325,12 +325,12 @@ def replay(decision: Decision) -> NodeId:
         with suppress(LookupError, StopIteration):
             again = sample(source, decision.shape, total, random, refused)
         if again != recorded:
-            raise ValueError(f"the draw of node {recorded.member} does not follow from the seed")
+            raise ValueError(f"the sample of node {recorded.member} does not follow from the seed")
         refused = None if recorded.accepted else recorded
     accepted = {d.member for d in decision.samples if d.accepted}
     strangers = [c.node_id for c in decision.candidates if c.node_id not in accepted]
     if decision.samples and strangers and len(strangers) != len(decision.candidates):
-        raise ValueError(f"candidates {strangers} were not drawn")
+        raise ValueError(f"candidates {strangers} were not sampled")
     if not decision.candidates:
         raise ValueError("a decision without a candidate")
     return choose(decision.seed, decision.candidates)

@@ -90,7 +90,12 @@ class RouterLimits:
 
 @dataclass(slots=True)
 class Router:
-    """Places units on nodes, keeps their leases, and learns from how attempts end.
+    """Places units on nodes, keeps their leases, and learns from how attempts end. Example::
+
+        placement = router.place(unit)         # None: `enqueue` it
+        ...                                    # send it to placement.node
+        if router.answered(placement):         # or `failed`, or `abandoned`: each placement ends once
+            router.credit(placement)
 
     Attributes:
         fleet: the live index.
@@ -136,8 +141,8 @@ class Router:
             return None
         try:
             return self._place(unit, attempt, tried, now)
-        except NoCapacityError as nobody:
-            if now < nobody.expected_until:
+        except NoCapacityError as no_capacity:
+            if now < no_capacity.expected_until:
                 return None
             raise
 
@@ -165,11 +170,11 @@ class Router:
             )
         now = self.clock()
         waiter = Waiter(unit, attempt, dict(tried), placed, now + self.limits.queue_seconds)
-        nobody = None if unit.requirements.node_id is not None else self._why_not(unit, tried, now)
-        if nobody is None:
+        no_capacity = None if unit.requirements.node_id is not None else self._why_not(unit, tried, now)
+        if no_capacity is None:
             self._waiting.push(waiter, first=attempt > 0)
-        elif not self._await_return(waiter, nobody, now):
-            raise nobody
+        elif not self._await_return(waiter, no_capacity, now):
+            raise no_capacity
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -195,11 +200,11 @@ class Router:
         for waiter in self._waiting.order(capability):
             try:
                 placement = self._place(waiter.unit, waiter.attempt, waiter.tried, now)
-            except NoCapacityError as nobody:
+            except NoCapacityError as no_capacity:
                 self._waiting.remove(waiter)
-                if not self._await_return(waiter, nobody, now):
+                if not self._await_return(waiter, no_capacity, now):
                     waiter.gone = True
-                    waiter.placed(nobody)
+                    waiter.placed(no_capacity)
                 return True
             if placement is not None:
                 self.leave(waiter)
@@ -214,9 +219,9 @@ class Router:
                 waited = f"every capable node was busy for {self.limits.queue_seconds:g} s"
                 waiter.placed(NoCapacityError("full", waited, self._drain_estimate()))
 
-    def _await_return(self, waiter: Waiter, nobody: NoCapacityError, now: float) -> bool:
+    def _await_return(self, waiter: Waiter, no_capacity: NoCapacityError, now: float) -> bool:
         """Let a unit that no live node can take wait for a node, if one is expected back. Returns whether it waits."""
-        waiter.absent = now < nobody.expected_until and len(self._absent) < self.limits.absent_length
+        waiter.absent = now < no_capacity.expected_until and len(self._absent) < self.limits.absent_length
         if waiter.absent:
             self._absent[waiter] = None
         return waiter.absent
@@ -229,14 +234,14 @@ class Router:
             key = (unit.requirements, frozenset(node_id for node_id, again in tried.items() if not again))
             if key not in found:
                 found[key] = self._why_not(unit, tried, now)
-            nobody = found[key]
-            if nobody is None:
+            no_capacity = found[key]
+            if no_capacity is None:
                 del self._absent[waiter]
                 waiter.absent = False
                 self._waiting.push(waiter, first=waiter.attempt > 0)
-            elif now >= min(waiter.deadline, nobody.expected_until):
+            elif now >= min(waiter.deadline, no_capacity.expected_until):
                 self.leave(waiter)
-                waiter.placed(self._why_not(unit, tried, now) or nobody)
+                waiter.placed(self._why_not(unit, tried, now) or no_capacity)
 
     def tick(self) -> list[LiveNode]:
         """Do what is due by time: remove silent nodes, half-open breakers, place or refuse waiting units.
@@ -318,10 +323,10 @@ class Router:
             barred = [node_id for node_id, again in tried.items() if not again]
             decision = pick(self.fleet, wants, seed, regions, barred, unit.affinity)
         if decision is None:
-            nobody = self._why_not(unit, tried, now)
-            if nobody is None:
+            no_capacity = self._why_not(unit, tried, now)
+            if no_capacity is None:
                 return None
-            raise nobody
+            raise no_capacity
         return self._lease(unit, attempt, decision, self.fleet.at(decision.chosen))
 
     def _place_pinned(self, unit: WorkUnit, node_id: NodeId, attempt: int, tried: Tried) -> Placement | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 1024
+_HEX = b"0123456789abcdefABCDEF"
 
 
 class _BrokenError(ValueError):
@@ -194,9 +195,9 @@ class ClientConnection(asyncio.Protocol):
         if coding is not None and coding.lower() == "chunked":
             self._state = "chunk_size"
         elif length is not None:
+            if not length.isascii() or not length.isdigit() or len(length) > 15:
+                raise _BrokenError("a malformed length")
             self._left = int(length)
-            if self._left < 0:
-                raise _BrokenError("a negative length")
             self._state = "length"
         elif status in (204, 304):
             self._left = 0
@@ -220,6 +221,6 @@ class ClientConnection(asyncio.Protocol):
 
 def _hex_size(text: bytes) -> int:
     digits = text.partition(b";")[0].strip()
-    if not digits or len(digits) > 8:
+    if not digits or len(digits) > 8 or digits.strip(_HEX):  # int() also takes "-1" and "1_0"
         raise _BrokenError("a malformed chunk size")
     return int(digits, 16)

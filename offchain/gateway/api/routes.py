@@ -23,6 +23,7 @@ from offchain.workloads.inference.request import Kind
 
 JSON = {"content-type": "application/json"}
 MAX_USAGE_DAYS = 90
+_RECEIPT, _NODE, _EXECUTION, _MODEL = "/v1/receipts/", "/v1/nodes/", "/v1/executions/", "/v1/models/"
 
 Route = Callable[[Request, ServerConnection, Tenant], Awaitable[None]]
 
@@ -77,17 +78,17 @@ class GatewayService:
             _need(request, plain[0])
             plain[1](request, connection)
             return
-        if path.startswith("/v1/receipts/"):
+        if path.startswith(_RECEIPT):
             _need(request, "GET")
-            await self._receipt(path[13:], connection, self._tenant(request))
+            await self._receipt(path.removeprefix(_RECEIPT), connection, self._tenant(request))
             return
-        if path.startswith("/v1/nodes/"):
+        if path.startswith(_NODE):
             _need(request, "GET")
-            self._node(path[10:], connection)
+            self._node(path.removeprefix(_NODE), connection)
             return
-        if path.startswith("/v1/executions/"):
+        if path.startswith(_EXECUTION):
             _need(request, "GET")
-            await self._execution(path[15:], connection)
+            await self._execution(path.removeprefix(_EXECUTION), connection)
             return
         if path.startswith((FILES, BATCHES)):
             tenant = self._tenant(request)
@@ -97,10 +98,10 @@ class GatewayService:
                 )
             await self._deps.batches.answer(request, connection, tenant.name)
             return
-        if path.startswith("/v1/models/"):
+        if path.startswith(_MODEL):
             _need(request, "GET")
             self._tenant(request)
-            self._model(unquote(path[11:]), connection)
+            self._model(unquote(path.removeprefix(_MODEL)), connection)
             return
         raise ApiError(404, f"Unknown request URL: {request.method} {path[:200]}", code="unknown_url")
 

@@ -37,7 +37,7 @@ from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
 from offchain.protocol import headers as header_names
-from offchain.protocol.heartbeats import NodeRecord
+from offchain.protocol.heartbeats import NodeRecord, read_header
 from offchain.protocol.openai_errors import error_body
 from offchain.protocol.receipts import Recover
 from offchain.transport.client_connection import ClientConnection
@@ -222,9 +222,8 @@ class DialIn:
             data = orjson.loads(request.body)
             node_id, challenge = int(data["node_id"]), str(data["challenge"])
             gateway_url = str(data["front"])
-            raw = bytes.fromhex(request.headers.get(header_names.HEARTBEAT, "").removeprefix("0x"))
         except (ValueError, KeyError, TypeError):
-            raise ValueError("the body must name node_id, challenge and front, and be signed") from None
+            raise ValueError("the body must name node_id, challenge and front") from None
         if self._challenges.pop(challenge, 0.0) <= self._clock():
             raise ValueError("the challenge is unknown, used or too old; ask for another")
         if gateway_url.rstrip("/") not in {url.rstrip("/") for url in self._own_urls()}:
@@ -234,10 +233,9 @@ class DialIn:
         record = self._lookup(NodeId(node_id))
         if record is None or not record.routable:
             raise ValueError(f"node {node_id} is not registered, or has left")
-        if len(raw) != 73:
-            raise ValueError("X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature")
-        message = Heartbeat(NodeId(node_id), keccak256(request.body), int.from_bytes(raw[:8], "big"))
-        signer = self._recover(self._digest(message.struct_hash()), raw[8:])
+        sent_at_ms, signature = read_header(request.headers.get(header_names.HEARTBEAT))
+        message = Heartbeat(NodeId(node_id), keccak256(request.body), sent_at_ms)
+        signer = self._recover(self._digest(message.struct_hash()), signature)
         if signer.lower() != record.key_address.lower():
             raise ValueError(f"it is not signed with node {node_id}'s current key")
         return record

@@ -39,7 +39,7 @@ def _decision(data: dict[str, Any]) -> list[str]:
     place = (
         f"region {data['region']}, tier {data['tier']}: {pool}" if data["region"] else "pinned to the node"
     )
-    lines = [f"  candidates from {place}; seed {data['seed']}, {len(data['draws'])} draws"]
+    lines = [f"  candidates from {place}; seed {data['seed']}, {len(data['draws'])} samples"]
     lines.extend(
         f"  {'*' if c['node_id'] == data['chosen'] else ' '} node {c['node_id']}: {c['busy']}/{c['slots']} busy, "
         + ("suspended" if c["cost_seconds"] is None else f"cost {1000 * c['cost_seconds']:.2f} ms")

@@ -20,6 +20,7 @@ from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
 from offchain.protocol import headers as header_names
+from offchain.protocol.heartbeats import write_header
 from offchain.transport.server import HttpServer, ServerConnection
 
 _log = structlog.get_logger(__name__)
@@ -211,7 +212,7 @@ class DialOut:
         signature = self.signer.sign_digest(self.domain.digest(message.struct_hash()))
         status, answer = await shake.ask(
             f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-            f"{header_names.HEARTBEAT}: 0x{(sent_at_ms.to_bytes(8, 'big') + signature).hex()}\r\n"
+            f"{header_names.HEARTBEAT}: {write_header(sent_at_ms, signature)}\r\n"
             f"content-length: {len(body)}\r\n\r\n",
             body,
         )

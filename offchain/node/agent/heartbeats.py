@@ -14,6 +14,7 @@ from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
 from offchain.node.agent.metrics import NodeMetrics
 from offchain.protocol import headers as header_names
+from offchain.protocol.heartbeats import write_header
 
 _log = structlog.get_logger(__name__)
 
@@ -93,7 +94,7 @@ class Beats:
         signature = self.signer.sign_digest(self.domain.digest(beat.struct_hash()))
         headers = {
             "Content-Type": "application/json",
-            header_names.HEARTBEAT: "0x" + (sent_at_ms.to_bytes(8, "big") + signature).hex(),
+            header_names.HEARTBEAT: write_header(sent_at_ms, signature),
         }
         url = front.rstrip("/") + "/internal/heartbeat"
         try:

@@ -64,7 +64,7 @@ class InferenceRequest(NamedTuple):
     def affinity(self, tenant: str) -> tuple[int, ...]:
         """Hashes of the first 1, 4, 16 and 64 KiB of a body: a node that saw equal ones has a warm prefix cache.
 
-        Python's hash is keyed a process, so the values mean nothing elsewhere and nobody can craft collisions.
+        Python's hash has a random key in each process: the values mean nothing elsewhere, and a caller cannot craft collisions.
         """
         size = len(self.body)
         if size <= _PREFIXES[0]:

@@ -1,4 +1,4 @@
-"""What gateways tell each other of their tenants' quotas, over a real Valkey and a clock that is moved by hand."""
+"""What gateways exchange of their tenants' quotas, over a real Valkey and a clock that is moved by hand."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,10 +19,10 @@ class Gateways:
     def __init__(self, redis: Redis, folder: Path) -> None:
         self.redis = redis
         self.now = 6_000.0
-        keys = Authenticator(folder / "keys.json", b"s")
+        authenticator = Authenticator(folder / "keys.json", b"s")
         self.quotas = [Quotas(lambda: self.now) for _ in range(2)]
         self.shared = [
-            ClusterState(redis, quotas, keys, lambda report, age: None, lambda: int(self.now * 1000))
+            ClusterState(redis, quotas, authenticator, lambda report, age: None, lambda: int(self.now * 1000))
             for quotas in self.quotas
         ]
 
@@ -58,7 +58,7 @@ async def test_exchange__requests_at_one__count_at_the_other(gateways: Gateways)
         gateways.quotas[1].admit("t", LIMITS, 1)
 
 
-async def test_exchange__tokens_settled_below_the_estimate__are_given_back_everywhere(
+async def test_exchange__tokens_corrected_below_the_estimate__are_given_back_everywhere(
     gateways: Gateways,
 ) -> None:
     gateways.quotas[0].admit("t", LIMITS, 900)

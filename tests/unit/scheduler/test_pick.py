@@ -1,4 +1,4 @@
-"""Draws, picks and their replay."""
+"""Weighted samples, picks and their replay."""
 
 import json
 from collections import Counter
@@ -58,7 +58,7 @@ def test_weighted_pool__any_changes__totals_and_places_stay_true(
     assert seen == model
 
 
-def test_draw__many__follows_the_weights() -> None:
+def test_sample__many__follows_the_weights() -> None:
     pool = WeightedPool()
     weights = {1: 1, 2: 3, 3: 8, 4: 20, 5: 68}
     for member, weight in weights.items():

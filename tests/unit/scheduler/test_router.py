@@ -325,7 +325,7 @@ def test_quotas__window_slides__room_comes_back() -> None:
     quotas.admit("t", limits, 10)
 
 
-def test_quotas__settled_below_the_estimate__gives_back() -> None:
+def test_quotas__corrected_below_the_estimate__gives_back() -> None:
     quotas = Quotas(lambda: 6000.0)
     limits = TenantLimits(tokens_per_minute=100)
     quotas.admit("t", limits, 100)
@@ -335,7 +335,7 @@ def test_quotas__settled_below_the_estimate__gives_back() -> None:
     quotas.admit("t", limits, 95)
 
 
-def test_quotas__left_but_not_settled__place_is_free() -> None:
+def test_quotas__left_but_not_corrected__place_is_free() -> None:
     quotas = Quotas(lambda: 6000.0)
     limits = TenantLimits(max_concurrent=1)
     quotas.admit("t", limits, 100)

@@ -91,7 +91,7 @@ class Exchange:
 
 
 class World:
-    """An engine over nodes 1, 2, ..., of which the smaller id is asked first. `events` tells what happened in which order."""
+    """An dispatcher over nodes 1, 2, ..., of which the smaller id is asked first. `events` tells what happened in which order."""
 
     def __init__(self, *nodes: Node) -> None:
         self.nodes = nodes
@@ -102,8 +102,8 @@ class World:
         for number in range(1, len(nodes) + 1):
             report = NodeReport(NodeId(number), "http://x", "eu", number, {"m": Offer("r", 9)}, 1, 1)
             self.fleet.update(report, time.monotonic())
-        self.engine = Dispatcher(Router(self.fleet, (), time.monotonic, lambda: next(seeds)), self)
-        self.engine.on_attempt = self._count
+        self.dispatcher = Dispatcher(Router(self.fleet, (), time.monotonic, lambda: next(seeds)), self)
+        self.dispatcher.on_attempt = self._count
         self.numbers = itertools.count(1)
 
     def _count(self, _unit: WorkUnit, attempt: Attempt) -> None:
@@ -130,7 +130,7 @@ class World:
         verifier = ReceiptVerifier(MARKET, self.recover, lambda _: [KEY.address])
         task = PlainTask(parse(kind, body), body, request_id, verifier, proved=proved)
         trace = RequestTrace(request_id)
-        await self.engine.run(WorkUnit(request_id, Requirements("m")), task, self, trace)
+        await self.dispatcher.run(WorkUnit(request_id, Requirements("m")), task, self, trace)
         return task, trace
 
 
