@@ -16,7 +16,7 @@ class GatewaySettings(ChainSettings):
     host: str = "127.0.0.1"
     port: int = 8080
     public_url: str | None = None
-    """Base URL for nodes and clients when it is not `http://host:port`, e.g. `https://api.example.com`; nodes that dial in sign it."""
+    """Base URL for nodes and clients, if not `http://host:port`, e.g. `https://api.example.com`. Nodes that dial in sign it."""
     keystore: Path
     password_file: Path
     """Password of the key that signs tickets; a bonded keeper lists the key's address on chain."""
@@ -27,6 +27,6 @@ class GatewaySettings(ChainSettings):
     first_byte_timeout_seconds: float = Field(default=10.0, gt=0)
     stall_timeout_seconds: float = Field(default=5.0, gt=0)
     absence_seconds: float = Field(default=10.0, ge=0, le=60)
-    """Seconds that a silent node still counts as expected back: a request that only it can serve waits that long; 0: refused at once."""
+    """Seconds that a silent node still counts as expected back: requests that only it can serve wait. 0: they do not."""
     hedge_share: float = Field(default=0.0, ge=0, le=1)
     """Share of all work, 0 to 1, that may be spent on second attempts when a first byte is late; 0 turns hedging off."""

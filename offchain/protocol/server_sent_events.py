@@ -55,6 +55,7 @@ class EventSplitter:
             self.unfinished += len(data)
             self._last = data[-1:] or self._last
             return []
+        rest = rest.lstrip(b"\n")  # an empty line too many begins no event
         self.unfinished = len(rest)
         if rest:
             self._pieces.append(rest)

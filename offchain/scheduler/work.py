@@ -119,7 +119,7 @@ class NoCapacityError(TransientError):
     Attributes:
         reason: `unknown_capability`, `no_capable_node`, `full`, `node_unavailable` or `failed` (attempts were made).
         retry_after_seconds: after which the caller should try again.
-        expected_until: until when a node that could take the unit is expected back, in seconds of the router's clock; 0 when none is.
+        expected_until: until when a node for the unit is expected back, in seconds of the router's clock; 0: none is.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ log = structlog.get_logger("gateway")
 WRITE_SECONDS = 0.5
 """Seconds between two writes. A gateway that is killed loses the records of its last so many seconds."""
 CLOSE_AFTER_SECONDS, CLOSE_UNTIL_SECONDS = 1, 10
-"""Seconds after an epoch's end from which, and until which, its batch is made. From 1: the other gateways' last records are written by then."""
+"""Seconds after an epoch's end between which its batch is made: after 1 s the other gateways' last records are written."""
 KEEP_SECONDS = 30 * 86400
 LOOK_SECONDS = 10
 MAX_UNWRITTEN = 100_000

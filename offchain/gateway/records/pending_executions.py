@@ -24,7 +24,7 @@ _SCAN = 500
 
 
 class Pending(Protocol):
-    """Records that wait for a batch, and records of batches that are being made. Every call may raise OSError or RedisError.
+    """Records that wait for a batch, and those of batches being made. Every call may raise OSError or RedisError.
 
     Attributes:
         copy_seconds: seconds after an epoch's end for which its records stay, so that gateways that were down can copy them.

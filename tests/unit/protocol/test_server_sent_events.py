@@ -69,5 +69,13 @@ def test_write_event__any_data__reads_back_as_one_event(data: bytes, name: bytes
     assert read([write_event(data, name)]) == [(name, data)]
 
 
+@pytest.mark.parametrize("pieces", [[DONE_EVENT + b"\n"], [DONE_EVENT, b"\r\n"], [DONE_EVENT, b"\n", b"\n"]])
+def test_splitter__empty_lines_at_the_end__are_no_unfinished_event(pieces: list[bytes]) -> None:
+    events = EventSplitter()
+    found = [block for piece in pieces for block in events.feed(piece)]
+    assert [read_event(block) for block in found if block] == [(b"", DONE)]
+    assert events.unfinished == 0
+
+
 def test_done_event__reads_as_done() -> None:
     assert write_event(DONE) == DONE_EVENT
