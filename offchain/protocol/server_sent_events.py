@@ -44,6 +44,8 @@ class EventSplitter:
         """Take a piece. Returns the events that it completed, with LF line ends and without the empty line."""
         if self._after_return or b"\r" in data:
             data = self._with_line_feeds(data)
+        if not self._pieces and data.find(b"\n\n") == len(data) - 2 >= 0:  # one whole event: nearly always
+            return [data[:-2]]
         if not self._pieces:
             *events, rest = data.split(b"\n\n")
         elif b"\n\n" in data or (self._last == b"\n" and data.startswith(b"\n")):
@@ -55,7 +57,8 @@ class EventSplitter:
             self.unfinished += len(data)
             self._last = data[-1:] or self._last
             return []
-        rest = rest.lstrip(b"\n")  # an empty line too many begins no event
+        if rest:
+            rest = rest.lstrip(b"\n")  # an empty line too many begins no event
         self.unfinished = len(rest)
         if rest:
             self._pieces.append(rest)
@@ -63,6 +66,8 @@ class EventSplitter:
         return events
 
     def _with_line_feeds(self, data: bytes) -> bytes:
+        if not data:
+            return data
         if self._after_return and data.startswith(b"\n"):  # the second half of a CRLF
             data = data[1:]
         self._after_return = data.endswith(b"\r")
@@ -74,7 +79,7 @@ def read_event(block: bytes) -> tuple[bytes, bytes]:
 
     Several `data` lines are joined by LF.
     """
-    if block.startswith(b"data: ") and b"\n" not in block:  # nearly every event
+    if block[:6] == b"data: " and b"\n" not in block:  # nearly every event
         return b"", block[6:]
     name = b""
     data: list[bytes] = []

@@ -128,7 +128,7 @@ class StreamTask:
 
     def _event(self, event: bytes) -> bytes:
         name, payload = read_event(event)
-        if payload.startswith(b"{") and not name:
+        if payload[:1] == b"{" and not name:
             if payload.startswith(b'{"error"'):
                 raise NodeError(FaultKind.SERVER_ERROR, payload[:200].decode("utf-8", "replace"))
             self._events.append(payload)
