@@ -144,7 +144,7 @@ def _longest_on_sick_node(rig: Rig, asked: int) -> float:
             (
                 attempt.ms / 1000
                 for entry in records()
-                for attempt in entry.trail.attempts
+                for attempt in entry.trace.attempts
                 if attempt.reason in ("first_byte_timeout", "unreachable", "heartbeats_stopped", "stalled")
             ),
             default=0.0,

@@ -20,6 +20,7 @@ from offchain.domain.eip712 import keccak256
 from offchain.domain.payout import reward
 from offchain.domain.types import FULL_BPS, Bps, Epoch, Wei, Weight
 from offchain.errors import UserError
+from offchain.protocol import headers as header_names
 
 QUESTION = "What is the capital of France?"
 LONG_PROMPT = "Write a long story about a lighthouse keeper and the sea."
@@ -133,7 +134,7 @@ class Story:
         served = []
         for node in self.net.nodes:
             body = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
-            headers = {"X-Parallelix-Node": str(node.node_id), "Authorization": f"Bearer {self.net.api_key}"}
+            headers = {header_names.NODE: str(node.node_id), "Authorization": f"Bearer {self.net.api_key}"}
             reply = httpx.post(
                 f"{self.net.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=20
             )
@@ -258,7 +259,7 @@ class Story:
             temperature=0,
             stream=True,
         )
-        serving = int(raw.headers["x-parallelix-node"])
+        serving = int(raw.headers[header_names.NODE])
         self.victim = next(node for node in self.net.nodes if node.node_id == serving)
         if self.victim.agent is None:
             raise RuntimeError("the serving node has no agent")
@@ -279,7 +280,7 @@ class Story:
         return before, pieces, finish
 
     def _pinned_ok(self, node: DemoNode) -> bool:
-        headers = {"X-Parallelix-Node": str(node.node_id)}
+        headers = {header_names.NODE: str(node.node_id)}
         try:
             self.client.chat.completions.create(
                 model=MODEL, max_tokens=1, messages=[{"role": "user", "content": "Hi"}], extra_headers=headers

@@ -1,5 +1,5 @@
-"""The dispatch core: places whole units of work on nodes, watches them, rescues them, and accounts for every attempt.
+"""Dispatch: sends whole units of work to nodes, watches each attempt, and goes on elsewhere when one fails.
 
-Doors: `client.BlockingDispatcher` (Celery tasks), `engine.Engine` (asyncio fronts), `router.Router` (decisions alone, for
-a simulator), `heartbeat.HeartbeatVerifier` and `fleet_store.FleetStore` (whoever takes heartbeats).
+Start reading at `dispatcher.Dispatcher` (asyncio). `keeper.market.dispatcher` wraps it for Celery tasks; the decisions alone
+are in `scheduler.router`; `fleet_store.FleetStore` shares the live nodes between processes.
 """

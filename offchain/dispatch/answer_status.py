@@ -1,4 +1,4 @@
-"""What the beginning of a node's answer means: work, a node's fault, or the caller's own."""
+"""What the status of a node's answer means: a good answer, the node's fault, or the caller's fault."""
 
 from typing import NoReturn
 
@@ -9,13 +9,13 @@ MAX_ERROR_BYTES = 256 * 1024
 
 
 async def first_bytes(exchange: Exchange) -> bytes:
-    """The first bytes of a good answer; empty for any other."""
+    """The first bytes of an answer with a good status; empty for any other."""
     await exchange.head()
     return b"" if exchange.status >= 400 else await exchange.read()
 
 
 async def refuse(exchange: Exchange) -> NoReturn:
-    """Raise what an answer with an error status means: NodeError or CallerError."""
+    """Read an answer with an error status to its end, and raise the NodeError or CallerError that it means."""
     raise classify(exchange.status, await _whole(exchange))
 
 
@@ -31,7 +31,7 @@ async def _whole(exchange: Exchange) -> bytes:
 
 
 def classify(status: int, body: bytes) -> NodeError | CallerError:
-    """What an error status of a node means: its fault (another may do better) or the caller's (all would refuse)."""
+    """The error for a node's status: NodeError when another node may do better, CallerError when all would refuse."""
     if status == 429:
         return NodeError(FaultKind.NO_SLOT, "the node has no free slot")
     if status in (401, 403, 407, 409):

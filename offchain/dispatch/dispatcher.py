@@ -1,6 +1,17 @@
-"""Drives one unit through its attempts until it is answered: place, call, watch, rescue.
+"""Drives one unit of work through its attempts until it is answered: place, send, watch, try elsewhere.
 
-The engine knows neither HTTP nor what the work is: the `Upstream` carries bytes, the `Task` understands them.
+::
+
+    Router.place --> Task.call --> Upstream.start --> Task.feed ... Task.end --> Sink
+                                        | too slow, cut, false
+                                        +--> the next node, where `Task.call` goes on behind what the caller has
+
+The dispatcher knows neither HTTP nor what the work is: an `Upstream` carries bytes, a `Task` understands them. Example::
+
+    dispatcher = Dispatcher(Router(fleet, ("eu",), time.monotonic, entropy), HttpUpstream(ticket))
+    delivered = await dispatcher.answer(unit, task, sink, RequestTrace(unit.request_id))
+    if delivered is not None:
+        dispatcher.verify_and_record(delivered)
 """
 
 import asyncio
@@ -30,7 +41,7 @@ TICK_SECONDS = 0.025
 
 
 class _Running:
-    """An attempt; `call` and `exchange` are there when it is under watch. Times are seconds of the router's clock."""
+    """An attempt in flight. `call` and `exchange` exist once it is in `_running`. Times are seconds of the router's clock."""
 
     __slots__ = (
         "answering",
@@ -62,10 +73,10 @@ class _Running:
 
 
 class DeliveredAnswer:
-    """An answer that is out.
+    """An answer that the caller has, and whose node has not been credited or charged for it yet.
 
     Attributes:
-        held: the attempt's lease was still held, so that the answer counts for its node.
+        held: whether the attempt's lease was still held when the answer ended; else it does not count for its node.
     """
 
     __slots__ = ("attempt", "held", "placement", "task", "unit")
@@ -82,7 +93,7 @@ class DeliveredAnswer:
 
 @dataclass(slots=True, eq=False)
 class _Hedge:
-    """A second attempt that runs beside a slow first one, until either has a byte to show."""
+    """A second attempt beside a slow first one. Whichever has a first byte goes on, the other is cancelled."""
 
     placement: Placement
     exchange: Exchange
@@ -92,7 +103,7 @@ class _Hedge:
 
 
 class Dispatcher:
-    """Runs units. One event loop; many units at a time."""
+    """Runs units of work, many at a time, on one event loop."""
 
     def __init__(
         self,
@@ -108,9 +119,9 @@ class Dispatcher:
         """
         Args:
             hedge_share: see `HedgePolicy`.
-            max_attempts: tries of one unit.
-            connect_seconds: to reach a node.
-            stall_seconds: without a byte in the middle of an answer, before it is taken for hung.
+            max_attempts: nodes that one unit may be sent to.
+            connect_seconds: time to open a connection to a node.
+            stall_seconds: time without a byte, in the middle of an answer, after which the node counts as hung.
         """
         self.router = router
         self._upstream = upstream
@@ -129,38 +140,38 @@ class Dispatcher:
         """Attempts in flight."""
         return len(self._running)
 
-    async def run(self, unit: WorkUnit, task: Task, sink: Sink, trail: RequestTrace) -> None:
-        """`answer`, and `settle` at once."""
-        answered = await self.answer(unit, task, sink, trail)
+    async def run(self, unit: WorkUnit, task: Task, sink: Sink, trace: RequestTrace) -> None:
+        """`answer`, then `verify_and_record` at once."""
+        answered = await self.answer(unit, task, sink, trace)
         if answered is not None:
-            self.settle(answered)
+            self.verify_and_record(answered)
 
     async def answer(
-        self, unit: WorkUnit, task: Task, sink: Sink, trail: RequestTrace
+        self, unit: WorkUnit, task: Task, sink: Sink, trace: RequestTrace
     ) -> "DeliveredAnswer | None":
-        """See a unit through until its answer is out. `trail` fills up as it goes, also when this raises.
+        """Send a unit to nodes until one has answered it. `trace` gets each attempt, also when this raises.
 
         Returns:
-            What is to be given to `settle`, soon; None when an attempt that failed had given the whole answer.
+            What to pass to `verify_and_record` soon; None when a failed attempt had already given the whole answer.
 
         Raises:
-            NoCapacityError: nobody could take it, or everybody who could has failed.
-            CallerError: the node refused it for a fault of the caller.
-            NotResumableError: output was delivered, the node failed, and going on exactly is impossible.
+            NoCapacityError: no node could take the unit, or all that could have failed.
+            CallerError: a node refused the unit for a fault of the caller.
+            NotResumableError: the caller has part of the answer, the node failed, and no node can continue it exactly.
         """
         tried: dict[NodeId, bool] = {}
         hedge: _Hedge | None = None
         self.hedging.earn(unit.cost)
         while True:
-            number = len(trail.attempts)
+            number = len(trace.attempts)
             placement = self.router.place(unit, number, tried) if hedge is None else hedge.placement
             if placement is None:
-                placement = await self._queued(unit, number, tried, trail)
+                placement = await self._queued(unit, number, tried, trace)
             node_id = placement.lease.node_id
             attempt = Attempt(node_id, number, self.router.clock() * 1000, resumed_from=task.delivered)
-            trail.attempts.append(attempt)
+            trace.attempts.append(attempt)
             if self._record_decisions:
-                trail.decisions.append(placement.decision)
+                trace.decisions.append(placement.decision)
             try:
                 hedge = await self._attempt(placement, attempt, task, sink, hedge)
                 if hedge is None:
@@ -170,7 +181,7 @@ class Dispatcher:
                 hedge = None
                 if fault.kind is not FaultKind.NO_SLOT:
                     tried[node_id] = FAULT_WEIGHT[fault.kind] >= FAULT_LIMIT
-                if (rest := task.settled()) is not None:
+                if (rest := task.rest_if_complete()) is not None:
                     if not sink.write(rest):
                         await sink.drain()
                     return None
@@ -188,8 +199,8 @@ class Dispatcher:
                 if self.on_attempt is not None and attempt.outcome != "ok":
                     self.on_attempt(unit, attempt)
 
-    def settle(self, answered: "DeliveredAnswer") -> None:
-        """Check what is left to check of an answer that is out, and judge its node by it."""
+    def verify_and_record(self, answered: "DeliveredAnswer") -> None:
+        """Check the receipt of a delivered answer, then credit its node or charge it with a fault."""
         attempt, placement = answered.attempt, answered.placement
         fault = answered.task.verdict()
         if fault is not None:
@@ -200,8 +211,8 @@ class Dispatcher:
         if self.on_attempt is not None:
             self.on_attempt(answered.unit, attempt)
 
-    async def _queued(self, unit: WorkUnit, number: int, tried: Tried, trail: RequestTrace) -> Placement:
-        """Wait for a place. Raises NoCapacityError."""
+    async def _queued(self, unit: WorkUnit, number: int, tried: Tried, trace: RequestTrace) -> Placement:
+        """Wait in the router's queue for a node. Raises NoCapacityError."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Placement | NoCapacityError] = loop.create_future()
         began = self.router.clock()
@@ -222,7 +233,7 @@ class Dispatcher:
             raise
         finally:
             self.router.leave(waiter)
-            trail.queue_ms += (self.router.clock() - began) * 1000
+            trace.queue_ms += (self.router.clock() - began) * 1000
         if isinstance(outcome, NoCapacityError):
             raise outcome
         return outcome
@@ -230,29 +241,17 @@ class Dispatcher:
     async def _attempt(
         self, placement: Placement, attempt: Attempt, task: Task, sink: Sink, ready: _Hedge | None
     ) -> _Hedge | None:
-        """One attempt to its end. Returns None, or the hedge that was faster and goes on as the next attempt.
+        """Run one attempt to its end. Returns None, or the hedge that was faster: it is the next attempt.
 
         Args:
-            ready: a hedge that has won: its exchange is open and its first bytes are there.
+            ready: a hedge that was faster; its exchange is open and has its first bytes.
         """
         router = self.router
         began = router.clock() if ready is None else ready.began
-        node_id = placement.lease.node_id
-        watch = _Running(node_id, began, placement)
+        watch = _Running(placement.lease.node_id, began, placement)
         exchange: Exchange | None = None
         try:
-            watch.call = call = task.call(node_id)
-            watch.exchange = exchange = (
-                self._upstream.start(node_id, placement.node.report.url, call)
-                if ready is None
-                else ready.exchange
-            )
-            watch.patience = router.patience(placement.unit, task.initial_patience_seconds)
-            if self.hedging.share and ready is None and not task.delivered:
-                watch.hedge_at = began + (router.timings.p95(placement.unit.timing_class) or float("inf"))
-            self._running.add(watch)
-            if self._ticker is None:
-                self._wake_ticker()
+            exchange = self._open(watch, task, ready)
             await exchange.head()
             if exchange.status >= 400:
                 await refuse(exchange)
@@ -290,6 +289,22 @@ class Dispatcher:
                 exchange.close()
         return None
 
+    def _open(self, watch: _Running, task: Task, ready: _Hedge | None) -> Exchange:
+        """Send the request, unless a hedge has done so, and put the attempt under watch."""
+        placement, router = watch.placement, self.router
+        watch.call = call = task.call(watch.node_id)
+        watch.patience = router.patience(placement.unit, task.initial_patience_seconds)
+        if self.hedging.share and ready is None and not task.delivered:
+            watch.hedge_at = watch.began + (router.timings.p95(placement.unit.timing_class) or float("inf"))
+        watch.exchange = exchange = (
+            self._upstream.start(watch.node_id, placement.node.report.url, call)
+            if ready is None
+            else ready.exchange
+        )
+        self._running.add(watch)
+        self._wake_ticker()
+        return exchange
+
     async def _body(
         self,
         exchange: Exchange,
@@ -323,7 +338,7 @@ class Dispatcher:
     # ----------------------------------------------------------------------------------------------- the hedge
 
     def _start_hedge(self, watch: _Running) -> None:
-        """Put the unit on a second node; off when anybody waits, when no node is free, or when the budget is spent."""
+        """Send the unit to a second node, unless a unit waits, no node is free, or the budget is spent."""
         watch.hedge_at = float("inf")
         unit, router = watch.placement.unit, self.router
         if unit.requirements.node_id is not None or router.waiting or not self.hedging.spend(unit.cost):
@@ -354,7 +369,7 @@ class Dispatcher:
         )
 
     def _call_off(self, watch: _Running) -> None:
-        """End a hedge that is not needed (any more)."""
+        """Cancel an attempt's hedge."""
         hedge, watch.hedge = watch.hedge, None
         if hedge is not None:
             if hedge.waiting is not None:

@@ -1,19 +1,19 @@
-"""The live fleet in Redis, shared by every process of one front.
+"""The live nodes in Redis, shared by all processes of one operator.
 
-    parallelix:fleet:<node id>   JSON of the report, gone after 10 s
+    parallelix:fleet:<node id>   JSON of the node's report; expires after 10 s
     parallelix:fleet             sorted set: node id by the Unix millisecond of its last report
 
-The sorted set is the index: who lives is read from it, never by a scan of all keys.
+The sorted set is the index: live nodes are read from it, never by a scan of all keys.
 
-Whoever takes heartbeats writes; whoever dispatches (a second gateway, a Celery worker) reads::
+A process that receives heartbeats writes; one that dispatches (a second gateway, a Celery worker) reads::
 
     store = FleetStore(redis.Redis.from_url(url))
     store.write(report)                    # after HeartbeatVerifier.verify
     for report, age in store.read_all():   # (NodeReport, seconds since it was written)
         fleet.update(report, now - age)
 
-A node that is older than 10 s in the index has fallen silent. Every call is one or two round trips and raises
-`redis.RedisError` when the server cannot be reached; the caller goes on with what it last knew.
+A node whose last report is older than 10 s counts as silent. Every call is one or two round trips and raises
+`redis.RedisError` when Redis cannot be reached; callers then go on with the nodes they knew last.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ _FORGET_MS = 60_000
 
 
 def encode(report: NodeReport, now_ms: int) -> bytes:
-    """A report as it lies in Redis, stamped with Unix milliseconds."""
+    """A report as stored in Redis, with the Unix milliseconds at which it was heard."""
     return orjson.dumps(
         {
             "node_id": report.node_id,
@@ -39,7 +39,7 @@ def encode(report: NodeReport, now_ms: int) -> bytes:
             "region": report.region,
             "tier": report.tier,
             "models": [
-                {"name": name, "revision": offer.revision, "context_length": offer.extent}
+                {"name": name, "revision": offer.revision, "context_length": offer.context_size}
                 for name, offer in report.offers.items()
             ],
             "slots": report.slots,
@@ -52,7 +52,7 @@ def encode(report: NodeReport, now_ms: int) -> bytes:
 
 
 def decode(raw: bytes) -> tuple[NodeReport, int]:
-    """Inverse of `encode`: the report and its Unix millisecond. Raises ValueError when it is malformed."""
+    """Inverse of `encode`: the report, and when it was heard in Unix milliseconds. Raises ValueError."""
     try:
         data: dict[str, Any] = orjson.loads(raw)
         report = NodeReport(
@@ -72,7 +72,7 @@ def decode(raw: bytes) -> tuple[NodeReport, int]:
 
 
 def decode_all(values: Iterable[bytes | None], now_ms: int) -> list[tuple[NodeReport, float]]:
-    """Reports with their age in seconds; what has run out or is malformed is left out."""
+    """Reports with their age in seconds. Expired (None) and malformed values are left out."""
     found: list[tuple[NodeReport, float]] = []
     for raw in values:
         if raw is None:
@@ -86,7 +86,7 @@ def decode_all(values: Iterable[bytes | None], now_ms: int) -> list[tuple[NodeRe
 
 
 class FleetStore:
-    """The fleet in a Redis that answers synchronously (Celery workers, keeper APIs).
+    """The live nodes through a blocking Redis client (Celery workers, keeper APIs).
 
     Args:
         redis: a `redis.Redis` with `decode_responses=False`.
@@ -98,16 +98,9 @@ class FleetStore:
         self._now_ms = now_ms
 
     def write(self, report: NodeReport) -> None:
-        """Publish a verified report."""
+        """Publish a report that `HeartbeatVerifier` returned."""
         pipeline = self._redis.pipeline(transaction=False)
         _write(pipeline, report, self._now_ms())
-        pipeline.execute()
-
-    def remove(self, node_id: NodeId) -> None:
-        """Take a node out at once."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.zrem(INDEX, str(node_id))
-        pipeline.delete(PREFIX + str(node_id))
         pipeline.execute()
 
     def read_all(self) -> list[tuple[NodeReport, float]]:
@@ -118,7 +111,7 @@ class FleetStore:
 
 
 class AsyncFleetStore:
-    """The same over `redis.asyncio.Redis`; reads only what has changed since the last time."""
+    """The live nodes through `redis.asyncio.Redis`; reads only reports that came since the last call."""
 
     def __init__(self, redis: Any, now_ms: Callable[[], int]) -> None:
         self._redis = redis
@@ -126,7 +119,7 @@ class AsyncFleetStore:
         self._known: dict[bytes, float] = {}
 
     async def write_all(self, reports: Iterable[tuple[NodeReport, int]]) -> None:
-        """Publish verified reports, each with the Unix millisecond at which it was heard, in one round trip."""
+        """Publish reports, each with the Unix millisecond at which it was heard, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
         for report, heard_ms in reports:
             _write(pipeline, report, heard_ms)

@@ -1,16 +1,16 @@
-"""When a second attempt is worth its cost."""
+"""How much work may be spent on hedges: second attempts beside a slow first one."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class HedgePolicy:
-    """When a second attempt may be started: at the 95th percentile of the time to the first byte.
+    """The budget of hedges. The dispatcher starts one at the 95th percentile of the time to the first byte.
 
     Attributes:
-        share: of all work (in units of cost) that may be spent on second attempts; 0 turns hedging off.
-        budget: what is left to spend now.
-        max_budget: what may be saved up.
+        share: share of all work that may be spent on hedges, 0 to 1; 0 turns hedging off.
+        budget: cost that may be spent now, in the unit of `WorkUnit.cost` (tokens).
+        max_budget: most that may be saved up.
     """
 
     share: float = 0.0
@@ -18,11 +18,11 @@ class HedgePolicy:
     max_budget: float = 100_000.0
 
     def earn(self, cost: int) -> None:
-        """A unit came: its share may be spent."""
+        """A unit of this cost came in: add its share to the budget."""
         self.budget = min(self.max_budget, self.budget + self.share * cost)
 
     def spend(self, cost: int) -> bool:
-        """Pay for a second attempt; False when the budget does not hold it."""
+        """Pay for a hedge of this cost. False when the budget is too small; then nothing is spent."""
         if self.share <= 0 or self.budget < cost:
             return False
         self.budget -= cost

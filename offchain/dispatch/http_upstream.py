@@ -1,8 +1,4 @@
-"""HTTP/1.1 to node agents: pooled connections, one request at a time on each, answers passed on as they come.
-
-A general client spends several times the CPU of the whole rest of the gateway on one request (docs/adr); a node's seam
-needs only POST, `Content-Length` or chunked answers, and keep-alive, which fit here.
-"""
+"""Requests to node agents over pooled HTTP/1.1 connections; answers are passed on as they come."""
 
 import ssl
 from collections.abc import Callable
@@ -10,6 +6,7 @@ from functools import partial
 
 from offchain.dispatch.upstream import Call
 from offchain.domain.types import NodeId
+from offchain.protocol import headers as header_names
 from offchain.scheduler.work import FaultKind, NodeError
 from offchain.transport.errors import ConnectError, ResetError, TransportError
 from offchain.transport.pool import HostPool, HttpExchange
@@ -22,7 +19,7 @@ MakeTicket = Callable[[NodeId, bytes, bytes], str]
 
 
 def node_error(fault: TransportError) -> NodeError:
-    """What a failed exchange says about the node at its other end."""
+    """The NodeError for an exchange that failed."""
     if isinstance(fault, ConnectError):
         kind = FaultKind.UNREACHABLE
     elif isinstance(fault, ResetError):
@@ -37,11 +34,11 @@ class HttpUpstream:
 
     Args:
         ticket: makes the ticket header; see `protocol.tickets.TicketSigner`.
-        tls: context for https agents whose address names no certificate; by default the machine's authorities.
+        tls: TLS context for agents whose address names no certificate; by default the system's authorities.
 
     Attributes:
-        on_round_trip: told of a node and the seconds of a round trip to it, whenever a connection was made: TCP takes
-            one, TLS 1.3 another.
+        on_round_trip: called with a node and the seconds of one round trip to it whenever a connection was made (TCP
+            takes one round trip, TLS 1.3 another).
     """
 
     def __init__(self, ticket: MakeTicket, tls: ssl.SSLContext | None = None) -> None:
@@ -51,7 +48,7 @@ class HttpUpstream:
         self._pools: dict[str, HostPool] = {}
 
     def start(self, node_id: NodeId, url: str, call: Call) -> HttpExchange:
-        """Begin a request. A URL that is none makes an exchange that fails."""
+        """Begin a request. For a malformed URL the exchange that is returned fails with a ConnectError."""
         pool = self._pools.get(url)
         if pool is None:
             if len(self._pools) >= MAX_POOLS:
@@ -65,27 +62,27 @@ class HttpUpstream:
         extra = "".join([f"{name}: {value}\r\n" for name, value in call.headers.items()])
         head = (
             f"POST {pool.prefix}{call.path} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(call.body)}\r\nx-parallelix-request-id: 0x{call.request_id.hex()}\r\n"
-            f"x-parallelix-ticket: {self._ticket(node_id, call.request_id, call.request_hash)}\r\n{extra}\r\n"
+            f"content-length: {len(call.body)}\r\n{header_names.REQUEST_ID}: 0x{call.request_id.hex()}\r\n"
+            f"{header_names.TICKET}: {self._ticket(node_id, call.request_id, call.request_hash)}\r\n{extra}\r\n"
         )
         exchange = HttpExchange(pool, head.encode("latin-1"), call.body, node_error)
         pool.dispatch(exchange)
         return exchange
 
     def _open(self, node_id: NodeId, url: str) -> HostPool:
-        """A pool of connections to a node. Raises ValueError for a URL that is none."""
+        """A new pool of connections to a node. Raises ValueError for a malformed URL."""
         pool = HostPool(url, self._tls)
         if self.on_round_trip is not None:
             pool.on_round_trip = partial(self.on_round_trip, node_id)
         return pool
 
     def forget(self, url: str) -> None:
-        """Close idle connections to a node that has left."""
+        """Close idle connections to this URL, e.g. of a node that has left."""
         pool = self._pools.pop(url, None)
         if pool is not None:
             pool.close()
 
     def close(self) -> None:
-        """Close everything that is idle."""
+        """Close all idle connections."""
         for url in list(self._pools):
             self.forget(url)

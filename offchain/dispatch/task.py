@@ -1,4 +1,4 @@
-"""What the engine asks of a class of work, and of the place where its output goes."""
+"""What the dispatcher needs of a class of work (`Task`), and of the place where its output goes (`Sink`)."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,39 +9,44 @@ from offchain.scheduler.work import NodeError
 
 
 class Task(Protocol):
-    """A unit's class-specific side: what to send, what the answer means, how to go on after a cut."""
+    """One unit's work as its class understands it: what to send, what the answer means, how to go on after a cut.
+
+    Calls in order, for each attempt: `call`, `head`, `feed` (any number), `end`; at last `verdict`. An attempt may fail
+    after any of them, and the next one begins with `call`. See `workloads.inference.whole_answer.PlainTask` for the shortest.
+    """
 
     initial_patience_seconds: float
-    """For a first byte, while nothing is known of the timing class."""
+    """Seconds to wait for a first byte while too few times of this timing class were measured."""
 
     @property
     def delivered(self) -> int:
-        """Units of output that have gone to the caller; once over 0 the unit can only be resumed."""
+        """Events of output that the caller has; once over 0 the next attempt has to continue behind them."""
 
     def call(self, node_id: NodeId) -> Call:
-        """What to send in the next attempt. Raises NotResumableError when that cannot be exact."""
+        """What to send to this node. Raises NotResumableError when it could not continue the answer exactly."""
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        """The answer begins, with a good status. Raises NodeError when it is not what was asked for."""
+        """An answer with a good status begins. Raises NodeError when it is not what was asked for."""
 
     def feed(self, data: bytes) -> bytes:
-        """Bytes of the answer came; returns what goes to the caller now. Raises NodeError."""
+        """Bytes of the answer came. Returns what to write to the caller now. Raises NodeError."""
 
-    def settled(self) -> bytes | None:
-        """After a failed attempt: what still has to go out when the answer was in truth complete, else None."""
+    def rest_if_complete(self) -> bytes | None:
+        """Called when an attempt failed. If the node had already sent the whole answer, returns the bytes that the caller
+        lacks; otherwise None, and the unit is tried again."""
 
     def end(self) -> bytes:
-        """The answer's end came; returns the rest. Raises NodeError when the answer is short or false."""
+        """The answer ended. Returns the rest for the caller. Raises NodeError when the answer is cut short or false."""
 
     def verdict(self) -> NodeError | None:
-        """What is left to check once the rest has gone out: a fault of the node, which no longer spoils the answer."""
+        """Check the receipt after the caller has the answer. Returns the node's fault; it no longer changes the answer."""
 
 
 class Sink(Protocol):
-    """Where a unit's output goes."""
+    """Where a unit's output goes: usually a `ServerConnection`."""
 
     def write(self, data: bytes) -> bool:
-        """Take bytes; False when `drain` has to be awaited before the next."""
+        """Send bytes to the caller. False when `drain` must be awaited before the next call."""
 
     async def drain(self) -> None:
-        """Wait until the caller has taken enough."""
+        """Wait until the caller has read enough of what was written."""

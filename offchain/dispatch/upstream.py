@@ -1,4 +1,4 @@
-"""The way to a node, as the engine sees it. `transport` speaks HTTP; a simulator may put something else here."""
+"""How the dispatcher reaches a node. `HttpUpstream` and `DialInUpstream` use HTTP; tests put scripted nodes here."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,10 +15,10 @@ class Call:
     """What is sent to a node in one attempt.
 
     Attributes:
-        path: of the node's API.
-        body: the bytes, exactly.
+        path: path in the node's API, e.g. `/v1/chat/completions`.
+        body: exactly these bytes are sent, and the receipt binds their hash.
         request_id: 32 bytes.
-        headers: besides those that the transport itself needs.
+        headers: further headers, besides framing, request id and ticket.
     """
 
     __slots__ = ("_hash", "body", "headers", "path", "request_id")
@@ -34,42 +34,42 @@ class Call:
 
     @property
     def request_hash(self) -> bytes:
-        """keccak256 of the body, computed once: a long prompt's takes longer than all the rest of its dispatch."""
+        """keccak256 of the body, computed once: for a long prompt it takes longer than all the rest of dispatch."""
         if not self._hash:
             self._hash = keccak256(self.body)
         return self._hash
 
 
 class Exchange(Protocol):
-    """One attempt's conversation with a node."""
+    """One attempt's request and its answer."""
 
     @property
     def status(self) -> int:
-        """HTTP-like status, once `head` has returned."""
+        """HTTP status; valid once `head` has returned."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Names in lower case, once `head` has returned."""
+        """Headers, names in lower case; valid once `head` has returned."""
 
     async def head(self) -> None:
-        """Wait for the beginning of the answer. Raises NodeError."""
+        """Wait for the answer's status and headers. Raises NodeError."""
 
     async def read(self) -> bytes:
-        """Next bytes of the answer as soon as there are any; empty at its end. Raises NodeError."""
+        """The next bytes of the answer, as soon as there are any; empty at its end. Raises NodeError."""
 
     @property
     def connected(self) -> bool:
-        """Whether the node was reached."""
+        """Whether a connection to the node was made."""
 
     def abort(self, fault: NodeError) -> None:
-        """End it from outside: whoever waits gets `fault`."""
+        """End the exchange; a pending `head` or `read` raises `fault`."""
 
     def close(self) -> None:
-        """Let go of it; an unfinished answer is cut, so that the node stops working on it. Safe to call twice."""
+        """End the exchange. An unfinished answer is cut, so that the node stops working on it. Safe to call twice."""
 
 
 class Upstream(Protocol):
-    """Opens conversations with nodes."""
+    """Sends requests to nodes."""
 
     def start(self, node_id: NodeId, url: str, call: Call) -> Exchange:
-        """Begin to connect and send; returns at once."""
+        """Begin to connect and send. Returns at once; the exchange reports what fails."""

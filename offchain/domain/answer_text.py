@@ -1,16 +1,17 @@
-"""What an answer says: the text of each choice, whole or streamed. The one rule for both ends of a receipt.
+"""The text of each choice of an answer, whole or streamed: what a receipt binds.
 
-The node binds these texts in its receipt, and the gateway computes them again from what it got. If the two differed in one
-byte, an honest node would be charged with a bad receipt; so nobody else takes text out of an answer.
+The node signs a hash of these texts, and the gateway computes it again from the answer that it got. If the two differed in one
+byte, an honest node would be charged with a bad receipt. So this module is the only one that takes text out of an answer for a
+receipt (tests/unit/protocol/test_one_rule.py).
 
 | in the answer | text |
 | --- | --- |
-| chat choice, `message` or `delta` | its `content`; `null` and a missing one are empty |
-| the same with `tool_calls` | compact JSON of them; a stream's pieces are joined to `id, type, function {name, arguments}` |
-| completion choice (no `message`, or `message: null`) | its `text`; `null` is empty |
-| embedding | base64 of its little-endian float32 vector |
+| chat choice: `message` or `delta` | `content`; empty when `null` or missing |
+| the same with `tool_calls` | compact JSON of the calls; a stream's pieces are joined to `id, type, function {name, arguments}` |
+| completion choice: no `message`, or `message: null` | `text`; empty when `null` |
+| embedding | base64 of the vector as little-endian float32 |
 
-Choices are in the order of their `index`; one without an `index` has 0, as in the API that answers with one choice.
+Choices are in the order of their `index`; a choice without one has index 0.
 """
 
 import base64
@@ -24,7 +25,7 @@ from offchain.domain.messages import result_bytes
 
 
 class _Choice:
-    """A choice of a stream, as far as it came."""
+    """A choice of a stream so far."""
 
     __slots__ = ("calls", "content")
 
@@ -42,8 +43,7 @@ class StreamedAnswer:
     """Collects the chunks of a streamed chat or text completion.
 
     Attributes:
-        prompt_tokens, completion_tokens: from the last `usage` seen; None before one came.
-        finished: every choice seen so far has a finish reason.
+        prompt_tokens, completion_tokens: from the last `usage`; None before one came.
     """
 
     __slots__ = ("_choices", "_open", "completion_tokens", "prompt_tokens")
@@ -56,11 +56,11 @@ class StreamedAnswer:
 
     @property
     def finished(self) -> bool:
-        """True once at least one choice came and each of them ended."""
+        """Whether at least one choice came, and each has its finish reason."""
         return bool(self._choices) and not self._open
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """Take one decoded chunk. Raises ValueError when it has not the shape of a completion chunk."""
+        """Add one decoded chunk. Raises ValueError when it is not a completion chunk."""
         try:
             usage = chunk.get("usage")
             if usage:
@@ -94,15 +94,15 @@ class StreamedAnswer:
         return [self._choices[index].text() for index in sorted(self._choices)]
 
     def result(self) -> bytes:
-        """The bytes that a receipt's `resultHash` and proof of execution bind."""
+        """The bytes that a receipt's `resultHash` and proof of execution bind: see `messages.result_bytes`."""
         return result_bytes(self.texts())
 
 
 def answer_texts(answer: Mapping[str, Any]) -> list[str]:
-    """Text of each choice of a whole (not streamed) answer: chat, completion or embeddings, in index order.
+    """Text of each choice of a whole answer (chat, completion or embeddings), in index order.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the answer is none of these.
     """
     try:
         if "choices" in answer:

@@ -10,6 +10,7 @@ verifies it in the same `EpochContext` then gets the same table, tree and report
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from offchain.domain.canonical_json import canonical, content_hash, parse
@@ -26,6 +27,7 @@ from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
 from offchain.evidence.execution_batches import MAX_BATCHES, ListedBatch, check_batch
 from offchain.evidence.signature_pool import Recovery, Signed, account_of
+from offchain.protocol.receipts import ReceiptError, check_signature
 
 VERSION = 1
 CLOCK_TOLERANCE_MS = 5_000
@@ -308,11 +310,13 @@ class Checker:
         node = self._context.nodes.get(receipt.node_id)
         if node is None:
             raise EvidenceError(f"{where}: the node has no weight in epoch {self._context.epoch}")
-        struct_hash = receipt.struct_hash()
-        address = account_of(_digest(self._market, struct_hash), execution.node_signature)
-        if address not in node.keys:
-            raise EvidenceError(f"{where}: the node did not sign it")
-        return struct_hash
+        try:
+            check_signature(
+                receipt, execution.node_signature, partial(_digest, self._market), account_of, node.keys
+            )
+        except ReceiptError:
+            raise EvidenceError(f"{where}: the node did not sign it") from None
+        return receipt.struct_hash()
 
 
 def signed_by(address: bytes, digest: bytes, signature: bytes) -> bool:

@@ -1,1 +1,1 @@
-"""The OpenAI-compatible front of the dispatch core."""
+"""The gateway: OpenAI-compatible HTTP API, tenants and quotas, and records of every request. Entry point: `main.run`."""

@@ -31,7 +31,9 @@ def cli() -> None:
 @cli.command()
 @_CONFIG
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port to listen on instead of the configured one; 0: any."
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to use instead of the configured one; 0: any free one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
 def start(config: Path, port: int | None, as_json: bool) -> None:
@@ -59,11 +61,18 @@ def worker(config: Path, concurrency: int, as_json: bool) -> None:
 @cli.command("explain")
 @click.argument("request_id")
 @click.option("--url", required=True, help="The gateway's base URL.")
-@click.option("--key", envvar="PARALLELIX_API_KEY", required=True, help="API key; or PARALLELIX_API_KEY.")
-@click.option("--replay", "again", is_flag=True, help="Compute every decision again and check the signature.")
-@click.option("--json", "as_json", is_flag=True, help="The record itself.")
+@click.option(
+    "--key",
+    envvar="PARALLELIX_API_KEY",
+    required=True,
+    help="The tenant's API key; or set PARALLELIX_API_KEY.",
+)
+@click.option(
+    "--replay", "again", is_flag=True, help="Also compute every decision again, and check the signature."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def explain_request(request_id: str, url: str, key: str, again: bool, as_json: bool) -> None:
-    """Tell which nodes were candidates for a request, who was tried, and where the time went."""
+    """Show which nodes were candidates for a request, which were tried, and where the time went."""
     import httpx  # noqa: PLC0415
 
     from offchain.gateway.records.explain import check, explain  # noqa: PLC0415
@@ -93,7 +102,7 @@ def explain_request(request_id: str, url: str, key: str, again: bool, as_json: b
 
 @cli.group()
 def key() -> None:
-    """API keys in the gateway's own file. Only hashes are stored."""
+    """API keys in the gateway's file (api_keys_file). Only hashes are stored."""
 
 
 @key.command("create")
@@ -103,7 +112,7 @@ def key() -> None:
 @click.option(
     "--file", "file", type=click.Path(path_type=Path), help="The API key file itself, instead of --config."
 )
-@click.option("--name", required=True, help="Tenant who will use the key.")
+@click.option("--name", required=True, help="Name of the tenant who will use the key, e.g. acme.")
 def create(config: Path | None, file: Path | None, name: str) -> None:
     """Make an API key and print it; it cannot be shown again. A running gateway knows it within a second."""
     from offchain.gateway.tenants.api_keys import create_key  # noqa: PLC0415
@@ -142,7 +151,7 @@ def _to_wei(_context: click.Context, _parameter: click.Parameter, text: str | No
 
 def _limits(function: Any) -> Any:
     for option in (
-        click.option("--priority", type=_PRIORITIES, help="Admission class."),
+        click.option("--priority", type=_PRIORITIES, help="Admission class: who goes first."),
         click.option("--requests-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option("--tokens-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option(
@@ -153,7 +162,7 @@ def _limits(function: Any) -> Any:
             "credit_wei",
             callback=_to_wei,
             metavar="PRLX",
-            help="What all answers may cost together, since the first; 0: no limit.",
+            help="What all answers together may cost; 0: no limit.",
         ),
     ):
         function = option(function)
@@ -186,7 +195,7 @@ def tenant_create(config: Path, name: str, priority: str | None, **numbers: int 
 @_CONFIG
 @click.argument("name")
 @_limits
-@click.option("--disable/--enable", "disabled", default=None, help="Refuse, or serve again.")
+@click.option("--disable/--enable", "disabled", default=None, help="Refuse all requests, or serve again.")
 def tenant_update(
     config: Path, name: str, priority: str | None, disabled: bool | None, **numbers: int | None
 ) -> None:
@@ -228,6 +237,6 @@ def tenant_add_key(config: Path, name: str) -> None:
 @_CONFIG
 @click.argument("key_or_hash")
 def tenant_revoke_key(config: Path, key_or_hash: str) -> None:
-    """Take a key's access, by the key itself or by its SHA-256."""
+    """Revoke a key, given as the key itself or its SHA-256."""
     with _admin(config) as admin:
         click.echo(f"revoked a key of {admin.revoke_key(key_or_hash)}")

@@ -1,15 +1,15 @@
-"""What the gateways of one operator share through Redis, exchanged twice a second and never on a request's path.
+"""What the gateways of one operator share through Redis: exchanged twice a second, never while a request waits.
 
     parallelix:fleet:<node>                     see dispatch/fleet_store.py
-    parallelix:minute:<tenant>:<what>:<minute>  hash of amounts by the gateway process that counted them, kept for three minutes
-    parallelix:usage:<tenant>:<day>             hash of totals, kept for 400 days
-    parallelix:spent:<tenant>                   hash of wei by the gateway process that counted them; each writes its own sum
-    parallelix:receipts:<minute>                hash of request id -> packed record, kept for an hour; an id begins with its minute
+    parallelix:minute:<tenant>:<what>:<minute>  hash: gateway process -> amount that it counted; kept for three minutes
+    parallelix:usage:<tenant>:<day>             hash of totals; kept for 400 days
+    parallelix:spent:<tenant>                   hash: gateway process -> wei that its answers cost
+    parallelix:receipts:<minute>                hash: request id -> packed record; kept for an hour (an id begins with its minute)
 
-A gateway counts at once for itself and learns of the others' counts half a second later, so a quota can be overshot by
-what the others admit in that time. The last half second of a minute is told and learned in the first seconds of the
-next. Each writes its own sum and reads the others', so that telling it twice, taking back what was counted too much, and
-a Redis that comes back empty all end in the same sum.
+A gateway counts its own requests at once and learns of the others' half a second later, so a quota can be overshot by what
+the others admit in that time. Counts of a minute's last half second are exchanged in the first `LATE_SECONDS` of the next
+minute. Each gateway writes its own sum, not a difference, and reads the others' sums. So publishing it twice, correcting it
+downwards, and a Redis that comes back empty all lead to the same total.
 """
 
 import contextlib
@@ -38,20 +38,20 @@ RECEIPT_SECONDS = 3600
 USAGE_SECONDS = 400 * 86400
 QUOTA_SECONDS = 180
 LATE_SECONDS = 5
-"""For so long into a minute the counts of the one before are exchanged, too."""
+"""Seconds into a minute during which the counts of the previous minute are exchanged, too."""
 RECEIPTS = "parallelix:receipts:"
 SPENT = "parallelix:spent:"
 MAX_UNSHARED = 20_000
 MAX_AT_ONCE = 10_000
-"""Records of one exchange, of which there are two a second: more than a gateway can answer."""
+"""Records that one exchange writes. There are two exchanges a second: more than a gateway can answer requests."""
 _WEI_PART = 10**9
-"""A price is summed in two parts, because a sum in Redis has 63 bits: of some 9 billion requests a day, or 9 billion tokens."""
+"""A price is summed in two parts: a Redis integer has 63 bits, which 10 tokens at 10^18 wei would overflow."""
 _FIELDS = ("requests", "prompt_tokens", "completion_tokens", "price_high", "price_low")
 
 
 @dataclass(slots=True)
 class _Totals:
-    """What a tenant used in a day, as far as it was not told to Redis."""
+    """What a tenant used on one day and is not in Redis yet."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -59,11 +59,11 @@ class _Totals:
     price_wei: int = 0
 
     def amounts(self) -> tuple[int, ...]:
-        """In the order of `_FIELDS`."""
+        """The amounts in the order of `_FIELDS`."""
         return self.requests, self.prompt_tokens, self.completion_tokens, *divmod(self.price_wei, _WEI_PART)
 
     def add(self, more: "_Totals") -> None:
-        """Take others in."""
+        """Add another total to this one."""
         self.requests += more.requests
         self.prompt_tokens += more.prompt_tokens
         self.completion_tokens += more.completion_tokens
@@ -71,27 +71,27 @@ class _Totals:
 
 
 def new_request_id(now_ms: int, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
-    """A request id: 4 bytes of its Unix minute, so that its record can be found, and 28 random ones."""
+    """A request id, 32 bytes: its Unix minute in 4, by which its record is found, then 28 random ones."""
     return (now_ms // 60_000).to_bytes(4, "big") + random(28)
 
 
 def minute_of(request_id: bytes) -> int:
-    """The Unix minute of an id made here."""
+    """The Unix minute in a request id of `new_request_id`."""
     return int.from_bytes(request_id[:4], "big")
 
 
-def _to_tell(count: SlidingCount, now: float) -> Iterator[tuple[int, int]]:
-    """Windows of a count whose amounts are to be exchanged, with our part."""
-    if count.mine_before != (count.told_before or 0) or (
-        count.before and now % WINDOW_SECONDS < LATE_SECONDS
+def _to_publish(count: SlidingCount, now: float) -> Iterator[tuple[int, int]]:
+    """Windows of a count that are to be exchanged now, each with this process's amount."""
+    if count.own_previous != (count.published_previous or 0) or (
+        count.previous_window and now % WINDOW_SECONDS < LATE_SECONDS
     ):
-        yield count.window - 1, count.mine_before
-    if count.mine or count.others or count.before or count.told:
-        yield count.window, count.mine
+        yield count.window - 1, count.own_previous
+    if count.own or count.others or count.previous_window or count.published:
+        yield count.window, count.own
 
 
 def _by_minute(records: list[tuple[bytes, bytes]]) -> dict[int, list[bytes]]:
-    """Records as the arguments of one HSET a minute: one command for thousands of requests."""
+    """Records by minute, as the arguments of one HSET: one command for thousands of requests."""
     found: dict[int, list[bytes]] = defaultdict(list)
     for record in records:
         found[minute_of(record[0])] += record
@@ -99,26 +99,26 @@ def _by_minute(records: list[tuple[bytes, bytes]]) -> dict[int, list[bytes]]:
 
 
 class ClusterState:
-    """One gateway's side of it. `exchange` is called in a loop; everything else only notes down."""
+    """One gateway's side of the exchange. `exchange` runs in a loop; `report` and `finished` only take notes for it."""
 
     def __init__(
         self,
         redis: Redis,
         quotas: Quotas,
-        keys: Authenticator,
+        authenticator: Authenticator,
         heard: Callable[[NodeReport, float], None],
         now_ms: Callable[[], int],
         outward: Callable[[NodeReport], NodeReport] = lambda report: report,
     ) -> None:
         """
         Args:
-            heard: told of every node that Redis knows, with the age of its report in seconds.
-            outward: makes of a report what it means to others.
+            heard: called with every report that another gateway published, and its age in seconds.
+            outward: changes a report for other processes, e.g. the address of a node that dialled in.
         """
         self._redis = redis
         self._fleet = AsyncFleetStore(redis, now_ms)
         self._quotas = quotas
-        self._keys = keys
+        self._authenticator = authenticator
         self._heard = heard
         self._now_ms = now_ms
         self._outward = outward
@@ -126,33 +126,33 @@ class ClusterState:
         self._reports: dict[NodeId, tuple[NodeReport, int]] = {}
         self._records: deque[tuple[bytes, bytes]] = deque(maxlen=MAX_UNSHARED)
         self._usage: defaultdict[tuple[str, int], _Totals] = defaultdict(_Totals)
-        self._told_wei: dict[str, int] = {}
+        self._published_wei: dict[str, int] = {}
         self._name = secrets.token_hex(8)
         self._down = False
         self.url = ""
         """Our base URL, for batch workers; empty until it is known."""
 
     def report(self, report: NodeReport) -> None:
-        """A heartbeat came here."""
+        """A heartbeat came to this gateway: publish its report."""
         self._reports[report.node_id] = (self._outward(report), self._now_ms())
 
-    def finished(self, entry: RequestRecord, record: bytes) -> None:
-        """A request has ended: its packed record and its usage are to be shared."""
-        self._records.append((entry.trail.request_id, record))
-        if entry.status != "answered":
+    def finished(self, record: RequestRecord, packed: bytes) -> None:
+        """A request has ended: publish its packed record and its usage."""
+        self._records.append((record.trace.request_id, packed))
+        if record.status != "answered":
             return
         day = int(self._now_ms() // 86_400_000)
-        totals = self._usage[entry.tenant, day]
+        totals = self._usage[record.tenant, day]
         totals.requests += 1
-        totals.prompt_tokens += entry.usage[0]
-        totals.completion_tokens += entry.usage[1]
-        if entry.receipt is not None:
-            price = entry.receipt.receipt.price_wei
+        totals.prompt_tokens += record.usage[0]
+        totals.completion_tokens += record.usage[1]
+        if record.receipt is not None:
+            price = record.receipt.receipt.price_wei
             totals.price_wei += price
-            self._quotas.usage(entry.tenant).spent_wei += price
+            self._quotas.usage(record.tenant).spent_wei += price
 
     async def exchange(self) -> None:
-        """Give and take once. A Redis that does not answer is logged once, and nothing is lost."""
+        """Write and read once. A Redis that does not answer is logged once; what was not written is kept for the next time."""
         try:
             await self._give()
             await self._take()
@@ -209,63 +209,64 @@ class ClusterState:
         except (RedisError, OSError, TimeoutError):
             self._reports = {**reports, **self._reports}
             self._records.extendleft(reversed(records))
-            for untold, totals in usage.items():
-                self._usage[untold].add(totals)
+            for unwritten, totals in usage.items():
+                self._usage[unwritten].add(totals)
             raise
         await self._exchange_quotas()
         await self._exchange_spent()
 
     async def _exchange_spent(self) -> None:
-        """Write down what was spent here, learn what was elsewhere by those who have a credit. Saying it twice changes nothing."""
+        """Write what tenants spent here; read what those with a limited credit spent elsewhere. Safe to repeat."""
         pipeline = self._redis.pipeline(transaction=False)
-        told: dict[str, int] = {}
+        published: dict[str, int] = {}
         for tenant, usage in self._quotas.tenants():
-            if usage.spent_wei != self._told_wei.get(tenant, 0):
-                told[tenant] = usage.spent_wei
+            if usage.spent_wei != self._published_wei.get(tenant, 0):
+                published[tenant] = usage.spent_wei
                 pipeline.hset(SPENT + tenant, self._name, str(usage.spent_wei))
-        credited = self._keys.credited()
+        credited = self._authenticator.credited()
         for tenant in credited:
             pipeline.hgetall(SPENT + tenant)
         if not len(pipeline):
             return
-        answers: list[dict[bytes, bytes]] = (await pipeline.execute())[len(told) :]
-        self._told_wei |= told
+        answers: list[dict[bytes, bytes]] = (await pipeline.execute())[len(published) :]
+        self._published_wei |= published
         for tenant, parts in zip(credited, answers, strict=True):
             if parts.pop(self._name.encode(), None) is None:
-                self._told_wei.pop(tenant, None)  # a Redis that has lost it is told again
+                self._published_wei.pop(tenant, None)  # Redis has lost our sum: write it again next time
             usage = self._quotas.usage(tenant)
             usage.spent_elsewhere_wei = max(usage.spent_elsewhere_wei, sum(map(int, parts.values())))
 
     async def _exchange_quotas(self) -> None:
-        """Write down what we counted, learn what others did. A field of ours that is gone means that Redis lost the others', too."""
+        """Write this process's counts and read the others'. If our field is gone, Redis has lost the others' counts, too."""
         pipeline = self._redis.pipeline(transaction=False)
         now = self._now_ms() / 1000
-        told: list[tuple[SlidingCount, int, int]] = []
+        exchanged: list[tuple[SlidingCount, int, int]] = []
         for tenant, usage in self._quotas.tenants():
             for what, count in (("requests", usage.requests), ("tokens", usage.tokens)):
                 count.roll(now)
-                for window, mine in _to_tell(count, now):
+                for window, own in _to_publish(count, now):
                     key = f"parallelix:minute:{tenant}:{what}:{window}"
-                    told.append((count, window, mine))
-                    pipeline.hset(key, self._name, str(mine))
+                    exchanged.append((count, window, own))
+                    pipeline.hset(key, self._name, str(own))
                     pipeline.expire(key, QUOTA_SECONDS)
                     pipeline.hgetall(key)
-        if not told:
+        if not exchanged:
             return
         answers: list[Any] = await pipeline.execute()
-        for (count, window, mine), new, fields in zip(told, answers[::3], answers[2::3], strict=True):
+        # of HSET, EXPIRE and HGETALL for each: whether our field is new, and everybody's fields
+        for (count, window, own), new, fields in zip(exchanged, answers[::3], answers[2::3], strict=True):
             everybody = sum(map(int, fields.values()))
             if window == count.window:
-                if not new or count.told is None:
-                    count.others = everybody - mine
-                count.told = mine
+                if not new or count.published is None:
+                    count.others = everybody - own
+                count.published = own
             elif window == count.window - 1:
-                if not new or count.told_before is None:
-                    count.before = everybody
-                count.told_before = mine
+                if not new or count.published_previous is None:
+                    count.previous_window = everybody
+                count.published_previous = own
 
     async def _be_found(self) -> None:
-        """Tell batch workers where we are, and learn how they prove themselves."""
+        """Publish our address for batch workers, and read the secret with which they authenticate."""
         if not self.url:
             return
         now = self._now_ms() // 1000
@@ -274,7 +275,7 @@ class ClusterState:
         pipeline.zremrangebyscore(GATEWAYS, 0, now - 3600)
         pipeline.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)
         pipeline.get(BATCH_SECRET)
-        self._keys.batch_secret = (await pipeline.execute())[-1]
+        self._authenticator.batch_secret = (await pipeline.execute())[-1]
 
     async def _take(self) -> None:
         for report, age in await self._fleet.read_changed():
@@ -286,5 +287,5 @@ class ClusterState:
             raw: dict[bytes, bytes] = await self._redis.hgetall(KEYS)  # type: ignore[misc]
             keys = {digest.decode(): name.decode() for digest, name in raw.items()}
             if keys or tenants or self._version == b"?":
-                self._keys.take_shared(keys, tenants)
+                self._authenticator.take_shared(keys, tenants)
             self._version = version

@@ -1,4 +1,4 @@
-"""What the endpoints work with."""
+"""Everything that the endpoints use, handed in by `gateway.main`."""
 
 import time
 from collections.abc import Callable
@@ -21,32 +21,32 @@ from offchain.workloads.inference.whole_answer import Proved, cannot_tell
 
 @dataclass(slots=True)
 class GatewayDependencies:
-    """What the service works with.
+    """What `GatewayService` and `Inference` use; tests hand in their own.
 
     Attributes:
         new_id: a fresh 32-byte request id.
-        ready: why the gateway cannot serve, or None when it can.
-        shared: what is exchanged with other gateways; None when there is no Redis.
-        batches: the routes of files and batches; None when there is no Redis.
-        compiled: whether the hot path runs as native code.
-        executions: the records of answered requests that the epochs' reports commit to.
-        proved: whether an answer's proof is right, see `pair_mac`.
-        seal: signs the record of a request; adds the gateway's address and signature.
+        ready: why the gateway cannot serve now; None when it can.
+        cluster: what gateways on one Redis share; None without Redis.
+        batches: routes of OpenAI's files and batches; None without Redis.
+        compiled: whether the hot path runs as native code (adr/0088).
+        executions: execution records of answered requests, which epoch reports commit to.
+        proved: says whether an answer's MAC is the node's, see `protocol.pair_mac`.
+        sign_record: adds `gateway` (address) and `signature` to a request's record, see `RouteReceiptSigner`.
     """
 
-    engine: Dispatcher
+    dispatcher: Dispatcher
     fleet: Fleet
-    keys: Authenticator
+    authenticator: Authenticator
     heartbeats: HeartbeatVerifier
     receipts: ReceiptVerifier
-    book: RequestLog
+    request_log: RequestLog
     metrics: GatewayMetrics
     new_id: Callable[[], bytes]
     ready: Callable[[], str | None]
     quotas: Quotas
-    seal: Callable[[dict[str, Any]], dict[str, Any]]
+    sign_record: Callable[[dict[str, Any]], dict[str, Any]]
     executions: ExecutionLog
-    shared: ClusterState | None = None
+    cluster: ClusterState | None = None
     batches: BatchRoutes | None = None
     compiled: bool = False
     proved: Proved = cannot_tell

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's own shape."""
+"""Error answers in OpenAI's shape, made from the errors of dispatch and quotas."""
 
 import orjson
 
@@ -13,8 +13,8 @@ class ApiError(Exception):
 
     Attributes:
         status: HTTP status.
-        body: in OpenAI's shape.
-        headers: besides the content type.
+        body: JSON document in OpenAI's shape.
+        headers: further headers, e.g. `retry-after`.
     """
 
     def __init__(
@@ -33,20 +33,20 @@ class ApiError(Exception):
         self.headers = headers or {}
 
 
-def whole_number(text: str, param: str, most: int) -> int:
-    """A number of a query, 1 to `most`. Raises ApiError."""
-    if text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 1 <= int(text) <= most:
+def whole_number(text: str, param: str, limit: int) -> int:
+    """A query's number from 1 to `limit`. Raises ApiError."""
+    if text.isascii() and text.isdigit() and len(text) <= len(str(limit)) and 1 <= int(text) <= limit:
         return int(text)
-    raise ApiError(400, f"{param} must be a number from 1 to {most}", param=param, code="invalid_value")
+    raise ApiError(400, f"{param} must be a number from 1 to {limit}", param=param, code="invalid_value")
 
 
 def from_invalid(error: InvalidRequestError) -> ApiError:
-    """A request of the wrong shape."""
+    """400 for a request of the wrong shape."""
     return ApiError(error.status, str(error), param=error.param, code=error.code)
 
 
 def from_quota(error: QuotaExceededError) -> ApiError:
-    """A tenant over its limit, or without credit."""
+    """402 for a tenant without credit, 429 for one over another limit."""
     if error.what == "credit":
         message = f"You have no credit left: {error}. Ask the gateway's operator for more."
         return ApiError(402, message, "insufficient_quota", code="insufficient_credits")
@@ -60,7 +60,7 @@ def from_quota(error: QuotaExceededError) -> ApiError:
 
 
 def from_no_capacity(error: NoCapacityError) -> ApiError:
-    """Nobody could serve: 404 for a model that never was, 429 when all are busy, 503 otherwise; with the reason."""
+    """404 for a model that no node ever offered, 429 when all nodes are busy, 503 otherwise."""
     if error.reason == "unknown_capability":
         return ApiError(404, f"The model does not exist: {error}", param="model", code="model_not_found")
     retry = {"retry-after": str(max(1, round(error.retry_after_seconds)))}
@@ -73,7 +73,7 @@ def from_no_capacity(error: NoCapacityError) -> ApiError:
 
 
 def from_caller_fault(error: CallerError) -> ApiError:
-    """What the model server said of the caller's request, in OpenAI's shape."""
+    """The model server's refusal of the caller's request, in OpenAI's shape."""
     made = ApiError(error.status, "the model server refused the request")
     try:
         document = orjson.loads(error.body)

@@ -1,10 +1,10 @@
-"""Puts a gateway together from its settings and runs it until it is told to stop."""
+"""Puts a gateway together from its settings and runs it until SIGTERM or SIGINT."""
 
 import asyncio
 import gc
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -19,7 +19,6 @@ from offchain.crypto.keys import Signer
 from offchain.crypto.recovery_cache import CachedRecovery
 from offchain.db.database import open_database
 from offchain.dispatch.dispatcher import Dispatcher
-from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.domain.eip712 import keccak256
 from offchain.domain.types import NodeId
 from offchain.errors import TransientError, UserError
@@ -66,15 +65,8 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(slots=True)
-class _State:
-    """What the background loops and `/ready` share."""
-
-    index_error: str | None = None
-
-
 def run(settings: GatewaySettings, *, interpreted: str | None, announce_json: bool) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until SIGTERM or SIGINT, then let running answers end.
 
     Args:
         interpreted: why the hot path is not native code, None when it is (offchain/runtime/native_code.py).
@@ -86,13 +78,20 @@ def run(settings: GatewaySettings, *, interpreted: str | None, announce_json: bo
     log.info("gateway.starting", compiled=interpreted is None, reason=interpreted)
     deployment = Deployment.load(settings.deployment)
     signer = Signer.load(settings.keystore, settings.password_file)
-    keys = Authenticator(settings.api_keys_file, keccak256(signer.sign_digest(keccak256(_SALT_TAG))))
+    authenticator = Authenticator(settings.api_keys_file, keccak256(signer.sign_digest(keccak256(_SALT_TAG))))
     _check_chain(settings, deployment)
     database = open_database(settings.database_url, read_only=True)
     directory = NodeDirectory(database, deployment.clock())
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+
+    async def serve() -> None:
+        gateway = _GatewayProcess(
+            settings, deployment, signer, authenticator, directory, compiled=interpreted is None
+        )
+        await gateway.serve(announce_json)
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, deployment, signer, keys, directory, interpreted is None, announce_json))
+        runner.run(serve())
     database.close()
 
 
@@ -104,225 +103,242 @@ def _check_chain(settings: GatewaySettings, deployment: Deployment) -> None:
         log.warning("chain_not_checked", reason=str(error))
 
 
-async def _serve(
-    settings: GatewaySettings,
-    deployment: Deployment,
-    signer: Signer,
-    keys: Authenticator,
-    directory: NodeDirectory,
-    compiled: bool,
-    announce_json: bool,
-) -> None:
-    state = _State()
-    own_urls = [settings.public_url] if settings.public_url is not None else []
-    fleet = Fleet()
-    entropy = Entropy()
-    recover = CachedRecovery()
-    nodes_domain = deployment.signing_domain("NodeRegistryLocker")
-    router = Router(
-        fleet,
-        (settings.region,),
-        time.monotonic,
-        entropy.bits,
-        RouterLimits(absence_seconds=settings.absence_seconds),
-    )
+class _GatewayProcess:
+    """The parts of a gateway, made in the order in which they need each other, and its background loops."""
 
-    def sole_key_of(node_id: NodeId) -> bytes | None:
-        """While a node's key is being rotated it has two, and no public one before it has signed something here."""
-        keys = directory.keys_of(node_id)
-        return recover.public_key_of(keys[0]) if len(keys) == 1 else None
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        deployment: Deployment,
+        signer: Signer,
+        authenticator: Authenticator,
+        directory: NodeDirectory,
+        *,
+        compiled: bool,
+    ) -> None:
+        self._settings = settings
+        self._deployment = deployment
+        self._signer = signer
+        self._authenticator = authenticator
+        self._directory = directory
+        self._index_error: str | None = None
+        self._own_urls = [settings.public_url] if settings.public_url is not None else []
+        self._fleet = Fleet()
+        self._entropy = Entropy()
+        self._recover = CachedRecovery()
+        self._nodes_domain = deployment.signing_domain("NodeRegistryLocker")
+        self._macs = GatewayMacs(signer.public_key, signer.agree, self._sole_public_key_of)
+        self._upstream = DialInUpstream(
+            TicketSigner(self._nodes_domain, signer.sign, now_ms, self._macs.ticket)
+        )
+        self._upstream.on_round_trip = self._fleet.round_trip_took
+        self._dispatcher = self._make_dispatcher()
+        self._quotas = Quotas(time.time)
+        self._executions = self._make_execution_log()
+        self._redis: Redis | None = None
+        self._cluster: ClusterState | None = None
+        self._batches: BatchRoutes | None = None
+        if settings.redis_url is not None:
+            self._redis = Redis.from_url(settings.redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
+            self._cluster = ClusterState(
+                self._redis, self._quotas, authenticator, self._take_in, now_ms, self._relayed
+            )
+            blocking = SyncRedis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=2.0)
+            self._batches = BatchRoutes(BatchStore(blocking))
+        self._metrics = GatewayMetrics()
+        self._service = GatewayService(self._dependencies(compiled))
+        self._server = HttpServer(
+            DialIn(
+                self._upstream, self._nodes_domain, self._recover, directory.get, lambda: self._own_urls
+            ).before(self._service.handle),
+            HttpLimits(max_body=settings.max_request_bytes),
+            self._on_error,
+            server_error_body,
+        )
 
-    macs = GatewayMacs(signer.public_key, signer.agree, sole_key_of)
-    upstream = DialInUpstream(TicketSigner(nodes_domain, signer.sign, now_ms, macs.ticket))
-    upstream.on_round_trip = fleet.round_trip_took
-    engine = Dispatcher(
-        router,
-        upstream,
-        stall_seconds=settings.stall_timeout_seconds,
-        hedge_share=settings.hedge_share,
-    )
+    # ------------------------------------------------------------------------------------------------ the parts
 
-    quotas = Quotas(time.time)
-    redis = batches = None
-    records_folder = settings.data_dir / "executions"
-    records_folder.mkdir(exist_ok=True)
-    if settings.redis_url is not None:
-        redis = Redis.from_url(settings.redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
-        blocking = SyncRedis.from_url(settings.redis_url, socket_timeout=5.0, socket_connect_timeout=2.0)
-        batches = BatchRoutes(BatchStore(blocking))
-    executions = ExecutionLog(
-        records_folder,
-        open_pending(records_folder, settings.redis_url),
-        deployment.clock(),
-        deployment.signing_domain("UptimeAttestation"),
-        signer.sign,
-        now_ms,
-        partial(ExecutionBatchProcess, records_folder, settings.redis_url),
-    )
+    def _make_dispatcher(self) -> Dispatcher:
+        router = Router(
+            self._fleet,
+            (self._settings.region,),
+            time.monotonic,
+            self._entropy.bits,
+            RouterLimits(absence_seconds=self._settings.absence_seconds),
+        )
+        return Dispatcher(
+            router,
+            self._upstream,
+            stall_seconds=self._settings.stall_timeout_seconds,
+            hedge_share=self._settings.hedge_share,
+        )
 
-    def relayed(report: NodeReport) -> NodeReport:
-        """A report for those who hold no connection of the node: they reach it through us."""
+    def _make_execution_log(self) -> ExecutionLog:
+        folder, redis_url = self._settings.data_dir / "executions", self._settings.redis_url
+        folder.mkdir(exist_ok=True)
+        return ExecutionLog(
+            folder,
+            open_pending(folder, redis_url),
+            self._deployment.clock(),
+            self._deployment.signing_domain("UptimeAttestation"),
+            self._signer.sign,
+            now_ms,
+            partial(ExecutionBatchProcess, folder, redis_url),
+        )
+
+    def _dependencies(self, compiled: bool) -> GatewayDependencies:
+        return GatewayDependencies(
+            dispatcher=self._dispatcher,
+            fleet=self._fleet,
+            authenticator=self._authenticator,
+            heartbeats=HeartbeatVerifier(self._nodes_domain, self._recover, self._directory.get, now_ms),
+            receipts=ReceiptVerifier(
+                self._deployment.signing_domain("InferenceMarket"), self._recover, self._directory.keys_of
+            ),
+            request_log=RequestLog(),
+            metrics=self._metrics,
+            new_id=lambda: new_request_id(now_ms(), self._entropy.take),
+            ready=self._not_ready,
+            quotas=self._quotas,
+            sign_record=RouteReceiptSigner(self._signer.address, self._signer.sign_digest),
+            executions=self._executions,
+            cluster=self._cluster,
+            batches=self._batches,
+            compiled=compiled,
+            proved=self._macs.proved,
+            first_byte_seconds=self._settings.first_byte_timeout_seconds,
+        )
+
+    def _sole_public_key_of(self, node_id: NodeId) -> bytes | None:
+        """None while a node's key is being rotated (it has two then), or before the key has signed something here."""
+        keys = self._directory.keys_of(node_id)
+        return self._recover.public_key_of(keys[0]) if len(keys) == 1 else None
+
+    def _relayed(self, report: NodeReport) -> NodeReport:
+        """A report as other processes need it: they reach a node that dialled in to us through our relay."""
         if not is_dialed(report.url):
             return report
-        return replace(report, url=f"{own_urls[0].rstrip('/')}{DIAL_PATH}/{report.node_id}")
+        return replace(report, url=f"{self._own_urls[0].rstrip('/')}{DIAL_PATH}/{report.node_id}")
 
-    shared = (
-        None
-        if redis is None
-        else ClusterState(
-            redis, quotas, keys, lambda report, age: _take_in(fleet, directory, report, age), now_ms, relayed
-        )
-    )
+    def _take_in(self, report: NodeReport, age_seconds: float) -> None:
+        """Take in a report that another process published `age_seconds` ago."""
+        record = self._directory.get(report.node_id)
+        if record is None or not record.routable or record.tier != report.tier:
+            return
+        known = self._fleet.get(report.node_id)
+        if (
+            known is not None
+            and is_dialed(known.report.url)
+            and time.monotonic() - known.seen_at < SILENCE_SECONDS
+        ):
+            return  # the node is connected to us; the published address is another gateway's relay
+        seen_at = time.monotonic() - age_seconds
+        if known is None or seen_at > known.seen_at + 0.25:
+            self._fleet.update(report, seen_at)
 
-    def not_ready() -> str | None:
-        if server.draining:
+    def _not_ready(self) -> str | None:
+        if self._server.draining:
             return "draining"
-        return None if directory.loaded else state.index_error or "the index has not been read yet"
+        return None if self._directory.loaded else self._index_error or "the index has not been read yet"
 
-    service = GatewayService(
-        GatewayDependencies(
-            engine=engine,
-            fleet=fleet,
-            keys=keys,
-            heartbeats=HeartbeatVerifier(nodes_domain, recover, directory.get, now_ms),
-            receipts=ReceiptVerifier(
-                deployment.signing_domain("InferenceMarket"), recover, directory.keys_of
-            ),
-            book=RequestLog(),
-            metrics=(metrics := GatewayMetrics()),
-            new_id=lambda: new_request_id(now_ms(), entropy.take),
-            ready=not_ready,
-            quotas=quotas,
-            seal=RouteReceiptSigner(signer.address, signer.sign_digest),
-            executions=executions,
-            shared=shared,
-            batches=batches,
-            compiled=compiled,
-            proved=macs.proved,
-            first_byte_seconds=settings.first_byte_timeout_seconds,
-        )
-    )
-
-    def on_error(error: BaseException) -> None:
-        metrics.internal_errors += 1
+    def _on_error(self, error: BaseException) -> None:
+        self._metrics.internal_errors += 1
         log.error("request.failed", exc_info=error)
 
-    dialin = DialIn(upstream, nodes_domain, recover, directory.get, lambda: own_urls)
-    server = HttpServer(
-        dialin.before(service.handle),
-        HttpLimits(max_body=settings.max_request_bytes),
-        on_error,
-        server_error_body,
-    )
-    await _refresh_once(directory, keys, fleet, state)
-    try:
-        port = await server.start(settings.host, settings.port)
-    except OSError as error:
-        raise UserError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another port"
-        ) from None
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{port}"
-    own_urls.append(url)
-    tasks = [
-        asyncio.create_task(_refresh(directory, keys, fleet, state, upstream)),
-        asyncio.create_task(_sweep(engine, upstream)),
-        asyncio.create_task(_rate(directory, fleet)),
-        asyncio.create_task(executions.run()),
-    ]
-    if shared is not None:
-        shared.url = settings.public_url or url
-        await shared.exchange()
-        tasks.append(asyncio.create_task(_share(shared)))
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)  # next to nothing here is cyclic, and the kept records are many
-    announce_ready("gateway", url, settings.ready_file, as_json=announce_json)
-    await stopping.wait()
-    await server.stop(DRAIN_SECONDS)
-    service.settle()
-    executions.stop()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    upstream.close()
-    await asyncio.to_thread(executions.write_new)
-    if batches is not None:
-        batches.close()
-    if shared is not None and redis is not None:
-        await shared.exchange()
-        await redis.aclose()
-    if settings.ready_file is not None:
-        settings.ready_file.unlink(missing_ok=True)
+    # ------------------------------------------------------------------------------------------------- its life
 
+    async def serve(self, announce_json: bool) -> None:
+        """Listen, run the background loops until SIGTERM or SIGINT, then stop. Raises UserError."""
+        await self._refresh_once()
+        url = await self._listen()
+        self._own_urls.append(url)
+        loops = [self._refresh(), self._sweep(), self._rate(), self._executions.run()]
+        if self._cluster is not None:
+            self._cluster.url = self._settings.public_url or url
+            await self._cluster.exchange()
+            loops.append(_exchange_forever(self._cluster))
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)  # next to nothing here is cyclic, and the kept records are many
+        announce_ready("gateway", url, self._settings.ready_file, as_json=announce_json)
+        await stopping.wait()
+        await self._stop(tasks)
 
-async def _refresh_once(directory: NodeDirectory, keys: Authenticator, fleet: Fleet, state: _State) -> None:
-    keys.refresh()
-    try:
-        changed = await asyncio.to_thread(directory.refresh)
-        state.index_error = None
-    except TransientError as error:
-        state.index_error = str(error)
-        log.warning("index.unavailable", error=str(error))
-        return
-    if changed:
-        for node in list(fleet):
-            record = directory.get(node.report.node_id)
-            if record is None or not record.routable:
-                fleet.remove(node.report.node_id)
-
-
-async def _refresh(
-    directory: NodeDirectory, keys: Authenticator, fleet: Fleet, state: _State, upstream: DialInUpstream
-) -> None:
-    """Keeps node records, API keys and the right to dialled connections fresh."""
-    while True:
-        await asyncio.sleep(REFRESH_SECONDS)
-        await _refresh_once(directory, keys, fleet, state)
-        upstream.revoke(directory.keys_of)
-
-
-async def _rate(directory: NodeDirectory, fleet: Fleet) -> None:
-    """Keeps the nodes' reputation."""
-    while True:
+    async def _listen(self) -> str:
+        """Our base URL, from now on open."""
+        settings = self._settings
         try:
-            fleet.rate(await asyncio.to_thread(directory.reputation))
+            port = await self._server.start(settings.host, settings.port)
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another port"
+            ) from None
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"http://{host}:{port}"
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        await self._server.stop(DRAIN_SECONDS)
+        self._service.verify_and_record()
+        self._executions.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._upstream.close()
+        await asyncio.to_thread(self._executions.write_new)
+        if self._batches is not None:
+            self._batches.close()
+        if self._cluster is not None:
+            await self._cluster.exchange()
+        if self._redis is not None:
+            await self._redis.aclose()
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+
+    async def _refresh_once(self) -> None:
+        self._authenticator.refresh()
+        try:
+            changed = await asyncio.to_thread(self._directory.refresh)
+            self._index_error = None
         except TransientError as error:
-            log.warning("reputation.unavailable", error=str(error))
-        await asyncio.sleep(RATE_SECONDS)
+            self._index_error = str(error)
+            log.warning("index.unavailable", error=str(error))
+            return
+        if changed:
+            for node in list(self._fleet):
+                record = self._directory.get(node.report.node_id)
+                if record is None or not record.routable:
+                    self._fleet.remove(node.report.node_id)
+
+    async def _refresh(self) -> None:
+        """Reads node records and API keys again, and drops dialled connections whose key is no longer the node's."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            await self._refresh_once()
+            self._upstream.revoke(self._directory.keys_of)
+
+    async def _rate(self) -> None:
+        """Reads the nodes' reputation again."""
+        while True:
+            try:
+                self._fleet.rate(await asyncio.to_thread(self._directory.reputation))
+            except TransientError as error:
+                log.warning("reputation.unavailable", error=str(error))
+            await asyncio.sleep(RATE_SECONDS)
+
+    async def _sweep(self) -> None:
+        """Removes silent nodes while no attempt runs; attempts have a ticker of their own."""
+        while True:
+            await asyncio.sleep(0.5)
+            if not self._dispatcher.running:
+                for node in self._dispatcher.router.tick():
+                    self._upstream.forget(node.report.url)
 
 
-async def _sweep(engine: Dispatcher, upstream: HttpUpstream) -> None:
-    """Lets silent nodes leave also while nothing is asked."""
-    while True:
-        await asyncio.sleep(0.5)
-        if not engine.running:
-            for node in engine.router.tick():
-                upstream.forget(node.report.url)
-
-
-async def _share(shared: ClusterState) -> None:
-    """Exchanges with the other gateways."""
+async def _exchange_forever(cluster: ClusterState) -> None:
     while True:
         await asyncio.sleep(PUBLISH_SECONDS)
-        await shared.exchange()
-
-
-def _take_in(fleet: Fleet, directory: NodeDirectory, report: NodeReport, age_seconds: float) -> None:
-    record = directory.get(report.node_id)
-    if record is None or not record.routable or record.tier != report.tier:
-        return
-    known = fleet.get(report.node_id)
-    if (
-        known is not None
-        and is_dialed(known.report.url)
-        and time.monotonic() - known.seen_at < SILENCE_SECONDS
-    ):
-        return  # it is connected to us; the others reach it through somebody
-    seen_at = time.monotonic() - age_seconds
-    if known is None or seen_at > known.seen_at + 0.25:
-        fleet.update(report, seen_at)
+        await cluster.exchange()

@@ -1,4 +1,4 @@
-"""What a gateway counts."""
+"""Counters of a gateway and their text form for Prometheus."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ _PREFIX = "parallelix_gateway_"
 
 @dataclass(slots=True)
 class GatewayMetrics:
-    """What a gateway counts. Label values are ours, never a caller's text."""
+    """Counters of one gateway process. Label values are from fixed sets, never a caller's text."""
 
     requests: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
     attempts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
@@ -22,7 +22,7 @@ class GatewayMetrics:
     first_byte_seconds: Histogram = field(default_factory=Histogram)
 
     def render(self, gauges: dict[str, int]) -> bytes:
-        """All families; `gauges` are read at this moment."""
+        """All metric families as text; `gauges` are name -> present value."""
         counters: dict[str, list[Sample]] = {
             "requests_total": [(labels(route=r, status=s), n) for (r, s), n in self.requests.items()],
             "attempts_total": [(labels(outcome=o, reason=why), n) for (o, why), n in self.attempts.items()],

@@ -8,18 +8,18 @@ from offchain.runtime.settings import ChainSettings
 
 
 class GatewaySettings(ChainSettings):
-    """The OpenAI-compatible front."""
+    """Settings of the OpenAI-compatible gateway."""
 
     database_url: str
-    """Index of a keeper of the same operator, read only."""
+    """Index database of a keeper of the same operator; only read."""
     redis_url: str | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     public_url: str | None = None
-    """Address that nodes and clients use, when it is not `http://host:port`; nodes that dial in sign it."""
+    """Base URL for nodes and clients, if not `http://host:port`, e.g. `https://api.example.com`. Nodes that dial in sign it."""
     keystore: Path
     password_file: Path
-    """Signs tickets; listed on chain by a bonded keeper."""
+    """Password of the key that signs tickets; a bonded keeper lists the key's address on chain."""
     region: str = "local"
     api_keys_file: Path
     """JSON object: SHA-256 hex of an API key -> tenant name."""
@@ -27,6 +27,6 @@ class GatewaySettings(ChainSettings):
     first_byte_timeout_seconds: float = Field(default=10.0, gt=0)
     stall_timeout_seconds: float = Field(default=5.0, gt=0)
     absence_seconds: float = Field(default=10.0, ge=0, le=60)
-    """For so long after a node was last heard of a request that only it can serve waits for it; 0 refuses at once."""
+    """Seconds that a silent node still counts as expected back: requests that only it can serve wait. 0: they do not."""
     hedge_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the work that may be spent on second attempts when a first byte is late; 0 turns hedging off."""
+    """Share of all work, 0 to 1, that may be spent on second attempts when a first byte is late; 0 turns hedging off."""

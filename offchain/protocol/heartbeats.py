@@ -1,16 +1,16 @@
-"""Heartbeats: how a front learns that a node is there, what it serves and how full it is.
+"""Heartbeats: how gateways and keepers learn that a node is up, what it serves and how full it is.
 
-A front (a gateway, or a keeper's API) does, for `POST /internal/heartbeat`::
+A heartbeat receiver (a gateway, or a keeper's API) does this for `POST /internal/heartbeat`::
 
     try:
         report = verifier.verify(raw_body, request.headers.get("X-Parallelix-Heartbeat"))
     except HeartbeatRefusedError as refused:
         return refused.to_json(), refused.status
-    fleet_store.write(report)              # for everybody who shares this Redis, see fleet_store.py
+    fleet_store.write(report)              # for all processes on this Redis, see dispatch/fleet_store.py
     return "", 204
 
-A heartbeat is taken only with a signature of the node's current key (looked up by the caller, in its index), a body
-hash that matches, a time within 30 s of ours, and later than the last one of that node.
+A heartbeat is accepted only if the node's current key (from the receiver's index) signed it over the hash of its body, its time
+is within 30 s of our clock, and it is later than the node's last one.
 """
 
 import re
@@ -31,6 +31,7 @@ MAX_SKEW_MS = 30_000
 MAX_BODY_BYTES = 64 * 1024
 MAX_MODELS = 256
 MAX_SLOTS = 1 << 20
+_TIME_BYTES, _SIGNATURE_BYTES = 8, 65
 _PLACE = r"://[A-Za-z0-9.\-\[\]:]{1,255}(?:/[A-Za-z0-9._~/\-]{0,255})?"
 _URL = re.compile(f"http{_PLACE}|https{_PLACE}(?:{FRAGMENT})?")
 _NAME = re.compile(r"[ -~]{1,256}")
@@ -39,13 +40,13 @@ _REGION = re.compile(r"[A-Za-z0-9._\-]{1,32}")
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """What the chain says of a node.
+    """A node as registered on chain.
 
     Attributes:
         node_id: registered id.
-        key_address: current node key, 0x-hex.
+        key_address: EIP-55 address of its current key.
         tier: registered hardware tier, 1..4.
-        routable: registered, not withdrawn, not past the end of its activity.
+        routable: whether it may get work: not withdrawn, and before the end of its activity.
     """
 
     node_id: NodeId
@@ -55,7 +56,7 @@ class NodeRecord:
 
 
 class HeartbeatRefusedError(SkipError):
-    """A heartbeat that does not count, with the HTTP status and OpenAI-shaped body to answer with."""
+    """A heartbeat that is refused, with the HTTP status and the body (in OpenAI's shape) to answer."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -70,12 +71,12 @@ class HeartbeatRefusedError(SkipError):
 
 
 class HeartbeatVerifier:
-    """Checks heartbeats and reads them.
+    """Verifies heartbeats and reads them.
 
     Args:
         nodes_domain: EIP-712 domain of NodeRegistryLocker.
-        recover: (digest, signature) -> address; ValueError when there is none.
-        lookup: the chain's record of a node, or None; called once per heartbeat.
+        recover: (digest, signature) -> address of the signer; raises ValueError.
+        lookup: a node's record, or None when it is not registered.
         now_ms: Unix milliseconds.
     """
 
@@ -93,16 +94,19 @@ class HeartbeatVerifier:
         self._last: dict[NodeId, int] = {}
 
     def verify(self, body: bytes, header: str | None) -> NodeReport:
-        """The report in a heartbeat. The tier is the registered one, whatever the node says.
+        """The report in a heartbeat. Its tier is the registered one, whatever the node says.
 
         Args:
             body: the raw JSON bytes that came.
-            header: value of `X-Parallelix-Heartbeat`: 0x-hex of uint64 sentAtMs and a 65-byte signature.
+            header: value of `x-parallelix-heartbeat`, see `write_header`.
 
         Raises:
             HeartbeatRefusedError: with the status and body to answer.
         """
-        sent_at_ms, signature = _read_header(header)
+        try:
+            sent_at_ms, signature = read_header(header)
+        except ValueError as error:
+            raise HeartbeatRefusedError(401, "missing_signature", str(error)) from None
         if len(body) > MAX_BODY_BYTES:
             raise HeartbeatRefusedError(
                 413, "heartbeat_too_large", f"a heartbeat has at most {MAX_BODY_BYTES} bytes"
@@ -151,18 +155,20 @@ class HeartbeatVerifier:
         return report
 
 
-def _read_header(header: str | None) -> tuple[int, bytes]:
+def write_header(sent_at_ms: int, signature: bytes) -> str:
+    """Value of `x-parallelix-heartbeat`: 0x-hex of uint64 Unix milliseconds and the signature (65 bytes)."""
+    return f"0x{sent_at_ms:016x}{signature.hex()}"
+
+
+def read_header(header: str | None) -> tuple[int, bytes]:
+    """Inverse of `write_header`. Raises ValueError, also when there is no header."""
     try:
         raw = bytes.fromhex((header or "").removeprefix("0x"))
     except ValueError:
         raw = b""
-    if len(raw) != 73:
-        raise HeartbeatRefusedError(
-            401,
-            "missing_signature",
-            "X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature",
-        )
-    return int.from_bytes(raw[:8], "big"), raw[8:]
+    if len(raw) != _TIME_BYTES + _SIGNATURE_BYTES:
+        raise ValueError("X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature")
+    return int.from_bytes(raw[:_TIME_BYTES], "big"), raw[_TIME_BYTES:]
 
 
 def _read_report(data: dict[str, object], record: NodeRecord) -> NodeReport:

@@ -1,4 +1,4 @@
-"""What a node declared (the manifest whose hash is on chain) against what it shows: its heartbeats and receipts."""
+"""Capability manifests: what a node declares (their hash is on chain), compared with its heartbeats and receipts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,20 +28,20 @@ def manifest_hash(data: bytes) -> bytes:
 
 
 def revision_hashes(manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """For each model's name what its receipts must carry as `modelRevision`."""
+    """Model name -> the `modelRevision` that receipts of this model must carry (32 bytes)."""
     return {str(model["name"]): keccak256(str(model["revision"]).encode()) for model in manifest["models"]}
 
 
 def contradictions(
     data: bytes, capability_hash: bytes, registered_tier: Tier, reported: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """What does not fit together, each in a few words; empty when the node is what it declared.
+    """Contradictions between manifest, chain and heartbeat, each in a few words; empty when there is none.
 
     Args:
-        data: the bytes that the node serves under /manifest.
-        capability_hash: of the node, on chain.
-        registered_tier: of the node, on chain.
-        reported: the node's latest heartbeat.
+        data: bytes that the node serves at `GET /manifest`.
+        capability_hash: the node's `capabilityHash` on chain, 32 bytes.
+        registered_tier: the node's tier on chain.
+        reported: body of the node's latest heartbeat.
     """
     if manifest_hash(data) != capability_hash:
         return ("the manifest is not the one whose hash is on chain",)

@@ -1,4 +1,4 @@
-"""What a gateway and a node that know each other's public keys prove to each other by a MAC instead of a signature.
+"""MACs between a gateway and a node: where both know the other's public key, a MAC proves what a signature would.
 
 ::
 
@@ -6,13 +6,13 @@
     proof of a ticket               G (64 bytes) || BLAKE2b-256(K, 0x1901 || domain separator || encoded ticket)
     proof of a whole answer         BLAKE2b-256(K, request id || body)
 
-K is known to these two alone, so whichever of them made no proof itself has it from the other. The two kinds differ in BLAKE2b's
-person, so that neither is ever the other.
+Only the two hold K. If I did not make this MAC, the other side did. BLAKE2b's `person` differs for tickets and answers, so a MAC
+of one kind is never valid for the other.
 
-What a ticket binds (node, request, body, time, network), its expiry and its single use are the same for both proofs. A signature
-costs 25 us to make and 40 us to recover from, a MAC one of each. Only a signature could be shown to others; nothing in
-the network shows tickets. An answer's receipt is shown to others, so it is signed all the same: the proof only tells the gateway
-sooner that the node vouches for these bytes.
+A ticket binds the same with a MAC as with a signature: node, request, body, time and network; it expires and is used once. A
+signature takes 25 us to make and 40 us to recover, a MAC 1 us each. Only a signature convinces a third party, and nobody shows
+tickets to third parties. Receipts are shown to third parties, so a node signs them even when it sent a MAC: the MAC lets the
+gateway pass the answer on before it has checked the receipt.
 """
 
 import hmac
@@ -27,32 +27,32 @@ _MAX_KEYS = 200_000
 
 
 def ticket_mac(key: bytes, ticket: bytes) -> bytes:
-    """32 bytes under an encoded ticket in its domain."""
+    """MAC of an encoded ticket in its EIP-712 domain, 32 bytes."""
     return blake2b(ticket, digest_size=32, key=key, person=b"parallelix.tick").digest()
 
 
 def answer_mac(key: bytes, request_id: bytes, body: bytes) -> bytes:
-    """32 bytes under a whole answer."""
+    """MAC of a whole answer, 32 bytes: the value of `x-parallelix-proof`."""
     mac = blake2b(request_id, digest_size=32, key=key, person=b"parallelix.answ")
     mac.update(body)
     return mac.digest()
 
 
 class AgreedKeys:
-    """Keys that one private key shares with other public keys; each is computed once."""
+    """The keys K that one private key shares with others' public keys; each is computed once."""
 
     __slots__ = ("_agree", "_keys")
 
     def __init__(self, agree: Callable[[bytes], bytes]) -> None:
         """
         Args:
-            agree: public key (64 bytes) -> 32 bytes that its owner computes too; ValueError when it is none.
+            agree: ECDH: public key (64 bytes) -> K (32 bytes); raises ValueError for no point of the curve.
         """
         self._agree = agree
         self._keys: dict[bytes, bytes] = {}
 
     def key(self, public_key: bytes) -> bytes:
-        """32 bytes that only we and the public key's owner have. Raises ValueError."""
+        """K for a public key, 32 bytes. Raises ValueError for no point of the curve."""
         key = self._keys.get(public_key)
         if key is None:
             if len(self._keys) >= _MAX_KEYS:
@@ -61,7 +61,7 @@ class AgreedKeys:
         return key
 
     def holds(self, ticket: bytes, proof: bytes) -> bool:
-        """Whether a ticket's proof was made by the owner of the public key that it names, or by us."""
+        """Whether a ticket's proof was made by the owner of the public key in it (or by ourselves)."""
         try:
             key = self.key(proof[:PUBLIC_KEY_BYTES])
         except ValueError:
@@ -70,7 +70,7 @@ class AgreedKeys:
 
 
 class GatewayMacs:
-    """A gateway's side: proves its tickets, and checks the proofs of answers."""
+    """A gateway's side: makes MACs of its tickets, and checks those of answers."""
 
     __slots__ = ("_agreed", "_public_key", "_public_key_of")
 
@@ -82,16 +82,16 @@ class GatewayMacs:
     ) -> None:
         """
         Args:
-            public_key: our own, 64 bytes.
+            public_key: the gateway's, 64 bytes.
             agree: see `AgreedKeys`.
-            public_key_of: of the one key that a node can be holding now; None when that is not certain.
+            public_key_of: public key of a node; None when it is not known, or being rotated.
         """
         self._public_key = public_key
         self._agreed = AgreedKeys(agree)
         self._public_key_of = public_key_of
 
     def ticket(self, node_id: NodeId, ticket: bytes) -> bytes | None:
-        """The proof of an encoded ticket for a node; None when it must be signed."""
+        """The proof of an encoded ticket for a node; None when the ticket must be signed instead."""
         public_key = self._public_key_of(node_id)
         return (
             None
@@ -100,7 +100,7 @@ class GatewayMacs:
         )
 
     def proved(self, node_id: NodeId, request_id: bytes, body: bytes, proof: str) -> bool | None:
-        """Whether a proof (hex) shows that an answer is the node's; None: that cannot be told."""
+        """Whether a proof (hex) shows that an answer is the node's; None when the node's public key is not known."""
         public_key = self._public_key_of(node_id)
         if public_key is None:
             return None

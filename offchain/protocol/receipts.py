@@ -1,4 +1,8 @@
-"""Tickets that we sign and receipts that nodes sign. Keys and recovery are passed in; nothing here holds a secret."""
+"""Receipts: what a node signs under each answer, how it travels, and how everybody checks it.
+
+The check has one body: `check_binding` (is it about this node, request and answer?) and `check_signature` (did the node sign it?).
+Keys and signature recovery are handed in.
+"""
 
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -11,23 +15,23 @@ from offchain.domain.messages import ServiceReceipt, proof_of_execution
 from offchain.domain.types import NodeId
 
 Recover = Callable[[bytes, bytes], str]
-"""(32-byte digest, 65-byte signature) -> address; ValueError when it recovers to none."""
+"""(32-byte digest, 65-byte signature) -> EIP-55 address of the signer; raises ValueError."""
 
 MAX_RECEIPT_BYTES = 4096
-"""Several times what any receipt takes; who keeps receipts as they came must have a bound."""
+"""Several times the size of any receipt: a bound for those who keep receipts as they came."""
 
 
 class ReceiptError(ValueError):
-    """A receipt is malformed, or does not bind this answer to this node's key."""
+    """A receipt does not bind this answer, or this node did not sign it."""
 
 
 class SignedReceipt(NamedTuple):
-    """A node's receipt as it travels.
+    """A receipt with its signature.
 
     Attributes:
-        receipt: what was signed.
+        receipt: the signed fields.
         signature: 65 bytes.
-        node_key: address that the node says it signed with.
+        node_key: address of the key, as the node claims.
     """
 
     receipt: ServiceReceipt
@@ -35,7 +39,7 @@ class SignedReceipt(NamedTuple):
     node_key: str
 
     def to_json(self) -> dict[str, object]:
-        """The seam's JSON shape."""
+        """The JSON form, as it travels in `x-parallelix-receipt`."""
         return {
             "receipt": self.receipt.to_json(),
             "signature": "0x" + self.signature.hex(),
@@ -68,8 +72,60 @@ def decode_header(header: str) -> bytes:
         raise ValueError("the receipt header is not base64url") from None
 
 
+def check_binding(
+    receipt: ServiceReceipt, node_id: NodeId, request_id: bytes, request_hash: bytes, result: bytes | None
+) -> None:
+    """Raise ReceiptError unless a receipt is about this node, request and answer.
+
+    Args:
+        node_id: of the node that was asked.
+        request_id: 32 bytes.
+        request_hash: Keccak-256 of the body that the node was sent.
+        result: `messages.result_bytes` of the answer; None when the answer has no text of its own (an embedding).
+    """
+    if receipt.node_id != node_id or receipt.request_id != request_id:
+        raise ReceiptError("it is of another node or request")
+    if receipt.request_hash != request_hash:
+        raise ReceiptError("it is of another request body")
+    if result is not None:
+        check_result(receipt, result)
+
+
+def check_result(receipt: ServiceReceipt, result: bytes) -> None:
+    """Raise ReceiptError unless a receipt binds this result, see `check_binding`."""
+    if receipt.result_hash != keccak256(result):
+        raise ReceiptError("it is of another answer")
+    if receipt.poe != proof_of_execution(receipt.request_id, result, receipt.node_id):
+        raise ReceiptError("its proof of execution does not hold")
+
+
+def check_signature(
+    receipt: ServiceReceipt,
+    signature: bytes,
+    digest: Callable[[bytes], bytes],
+    recover: Callable[[bytes, bytes], object],
+    keys: Collection[object],
+) -> None:
+    """Raise ReceiptError unless a receipt is signed with one of these keys.
+
+    Args:
+        digest: EIP-712 digest of a struct hash in the domain of InferenceMarket.
+        recover: (digest, signature) -> the signer in the same form as `keys`; ValueError or None when there is none.
+        keys: those of the receipt's node.
+    """
+    if not keys:
+        raise ReceiptError("the node is not registered")
+    try:
+        signer = recover(digest(receipt.struct_hash()), signature)
+    except ValueError as error:
+        raise ReceiptError(str(error)) from None
+    if signer not in keys:
+        shown = "0x" + signer.hex() if isinstance(signer, bytes) else signer
+        raise ReceiptError(f"it is signed by {shown}, not by the node's key")
+
+
 class ReceiptVerifier:
-    """Checks that a receipt binds this very answer and is signed with the node's key."""
+    """Checks that a receipt binds an answer and is signed with the node's key."""
 
     __slots__ = ("_digest", "_keys_of", "_recover")
 
@@ -79,7 +135,7 @@ class ReceiptVerifier:
         """
         Args:
             market_domain: EIP-712 domain of InferenceMarket.
-            keys_of: addresses of a node's key and, for a moment, of the one before; empty for an unknown node.
+            keys_of: EIP-55 addresses of a node's key and, shortly after a rotation, of its old one; empty for an unknown node.
         """
         self._digest = DigestMaker(market_domain)
         self._recover = recover
@@ -93,30 +149,6 @@ class ReceiptVerifier:
         request_hash: bytes,
         result: bytes | None,
     ) -> None:
-        """Raise ReceiptError unless the receipt is right.
-
-        Args:
-            node_id: that was asked.
-            request_id: 32 bytes, of the request that it answered.
-            request_hash: Keccak-256 of the body that it was sent.
-            result: `messages.result_bytes` of what it answered; None when the answer has no text of its own.
-        """
-        receipt = signed.receipt
-        if receipt.node_id != node_id or receipt.request_id != request_id:
-            raise ReceiptError("it is of another node or request")
-        if receipt.request_hash != request_hash:
-            raise ReceiptError("it is of another request body")
-        if result is not None:
-            if receipt.result_hash != keccak256(result):
-                raise ReceiptError("it is of another answer")
-            if receipt.poe != proof_of_execution(request_id, result, node_id):
-                raise ReceiptError("its proof of execution does not hold")
-        keys = self._keys_of(node_id)
-        if not keys:
-            raise ReceiptError("the node is not registered")
-        try:
-            signer = self._recover(self._digest(receipt.struct_hash()), signed.signature)
-        except ValueError as error:
-            raise ReceiptError(str(error)) from None
-        if signer not in keys and signer.lower() not in [key.lower() for key in keys]:
-            raise ReceiptError(f"it is signed by {signer}, not by the node's key")
+        """Raise ReceiptError unless the receipt is right. For the parameters see `check_binding`."""
+        check_binding(signed.receipt, node_id, request_id, request_hash, result)
+        check_signature(signed.receipt, signed.signature, self._digest, self._recover, self._keys_of(node_id))

@@ -9,14 +9,14 @@ from offchain.domain.types import NodeId
 SignMessage = Callable[[bytes], bytes]
 """Message -> 65-byte signature over its Keccak-256."""
 
-
 TICKET_SECONDS = 60
+"""Lifetime of a ticket."""
 
 
 class TicketSigner:
-    """Makes the `X-Parallelix-Ticket` header: 0x-hex of uint64 issuedAtMs, uint64 expiresAtMs, and the proof.
+    """Makes values of the `x-parallelix-ticket` header: 0x-hex of uint64 issuedAtMs, uint64 expiresAtMs, and the proof.
 
-    The proof is a 65-byte signature or, for a node whose key is known, what `pair_mac` describes.
+    The proof is a 65-byte signature or, for a node whose public key is known, a MAC with our public key (see `pair_mac`).
     """
 
     __slots__ = ("_mac", "_now_ms", "_prefix", "_sign")
@@ -31,9 +31,9 @@ class TicketSigner:
         """
         Args:
             nodes_domain: EIP-712 domain of NodeRegistryLocker.
-            sign: of a key that a bonded keeper has listed.
+            sign: signs with a key that a bonded keeper has listed as its gateway.
             now_ms: Unix milliseconds.
-            mac: see `pair_mac.GatewayMacs.ticket`, of the same key.
+            mac: `pair_mac.GatewayMacs.ticket` of the same key.
         """
         self._prefix = nodes_domain.message(b"")
         self._sign = sign
@@ -41,7 +41,7 @@ class TicketSigner:
         self._mac = mac
 
     def __call__(self, node_id: NodeId, request_id: bytes, request_hash: bytes) -> str:
-        """The header's value for one attempt, whose body has this Keccak-256."""
+        """The header's value for one attempt. `request_hash` is Keccak-256 of the body that is sent."""
         issued = self._now_ms()
         expires = issued + TICKET_SECONDS * 1000
         ticket = Ticket(request_id, node_id, request_hash, issued, expires)

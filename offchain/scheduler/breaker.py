@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 FAULT_LIMIT = 3
+"""Sum of `work.FAULT_WEIGHT` that opens a breaker."""
 FIRST_OPEN_SECONDS = 1.0
 LONGEST_OPEN_SECONDS = 30.0
 
@@ -26,7 +27,7 @@ class BreakerState(StrEnum):
 
 @dataclass(slots=True)
 class Breaker:
-    """Counts what speaks against a node. All times are seconds of the caller's clock."""
+    """Circuit breaker of one node. All times are seconds of the caller's clock."""
 
     faults: int = 0
     open_until: float = 0.0
@@ -40,7 +41,7 @@ class Breaker:
         self.state = BreakerState.CLOSED
 
     def failed(self, weight: int, now: float) -> bool:
-        """An attempt ended badly. Returns whether the breaker opened by it."""
+        """An attempt failed with a fault of this weight. Returns whether that opened the breaker."""
         self.faults += weight
         if self.state is BreakerState.OPEN or (
             self.state is BreakerState.CLOSED and self.faults < FAULT_LIMIT
@@ -54,14 +55,14 @@ class Breaker:
         return True
 
     def sign_of_life(self, now: float) -> bool:
-        """The node was heard of: an open breaker may try it at once. Returns whether that changed anything."""
+        """A heartbeat came: an open breaker may half-open at once. Returns whether that changed anything."""
         if self.state is BreakerState.OPEN and now < self.open_until:
             self.open_until = now
             return True
         return False
 
     def try_half_open(self, now: float) -> bool:
-        """Go from open to half open when the time has come. Returns whether it did."""
+        """Half-open an open breaker whose time has passed. Returns whether it did."""
         if self.state is BreakerState.OPEN and now >= self.open_until:
             self.state = BreakerState.HALF_OPEN
             return True

@@ -1,4 +1,8 @@
-"""A queue in which no tenant waits for another tenant's backlog."""
+"""A queue in which no tenant waits for another tenant's backlog.
+
+Inside a priority class the tenant that was given the least work goes first (virtual token counter: Sheng et al., "Fairness in
+Serving Large Language Models", OSDI 2024). A tenant that was idle starts level with the others, so idling saves nothing up.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,26 +12,26 @@ from offchain.scheduler.work import Priority
 
 
 class Queued(Protocol):
-    """What can stand in the queue."""
+    """What the queue needs of its items."""
 
     @property
     def tenant(self) -> str:
-        """Whose it is."""
+        """Tenant of the item."""
 
     @property
     def priority(self) -> Priority:
-        """Its class."""
+        """Class of the item."""
 
     @property
     def capability(self) -> str:
-        """What it waits for."""
+        """What the item waits for, e.g. a model."""
 
 
 T = TypeVar("T", bound=Queued)
 
 
 class FairQueue(Generic[T]):
-    """Who waits for what. Strict between classes; by least virtual work inside a class; in order inside a tenant."""
+    """Items by capability. Strict between classes; by least work inside a class; first come, first served inside a tenant."""
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[Priority, dict[str, deque[T]]]] = {}
@@ -40,19 +44,19 @@ class FairQueue(Generic[T]):
         return self._size
 
     def waiting_of(self, tenant: str) -> int:
-        """How many of a tenant wait."""
+        """Number of a tenant's items."""
         return self._waiting.get(tenant, 0)
 
     def has(self, capability: str) -> bool:
-        """Whether anybody waits for a capability."""
+        """Whether an item waits for this capability."""
         return capability in self._lines
 
     def capabilities(self) -> list[str]:
-        """What is waited for."""
+        """Capabilities that items wait for."""
         return list(self._lines)
 
     def push(self, item: T, *, first: bool = False) -> None:
-        """Stand in line; `first` puts it ahead of its own tenant's others (a second attempt)."""
+        """Add an item; `first` puts it before all others of its tenant (for a second attempt)."""
         classes = self._lines.setdefault(item.capability, {})
         tenants = classes.setdefault(item.priority, {})
         if not self._waiting.get(item.tenant):
@@ -66,7 +70,7 @@ class FairQueue(Generic[T]):
         self._size += 1
 
     def remove(self, item: T) -> None:
-        """Leave the line. Raises KeyError or ValueError when it is not in it."""
+        """Remove an item. Raises KeyError or ValueError when it is not in the queue."""
         classes = self._lines[item.capability]
         tenants = classes[item.priority]
         tenants[item.tenant].remove(item)
@@ -82,7 +86,7 @@ class FairQueue(Generic[T]):
             del self._waiting[item.tenant]
 
     def order(self, capability: str) -> Iterator[T]:
-        """Heads of the tenants' lines, in the order in which they should be served now."""
+        """The first item of each tenant, in the order in which they should be served now."""
         for _, tenants in sorted(self._lines.get(capability, {}).items()):
             if len(tenants) == 1:
                 yield from [line[0] for line in tenants.values()]
@@ -92,7 +96,7 @@ class FairQueue(Generic[T]):
                     yield tenants[tenant][0]
 
     def everybody(self) -> list[T]:
-        """All who wait."""
+        """All items."""
         return [
             item
             for classes in self._lines.values()
@@ -102,7 +106,7 @@ class FairQueue(Generic[T]):
         ]
 
     def charge(self, tenant: str, cost: float) -> None:
-        """A tenant was given work."""
+        """A tenant was given work of this cost (tokens)."""
         if len(self._served) > 100_000:
             self._served = {name: value for name, value in self._served.items() if name in self._waiting}
         before = self._served.get(tenant, 0.0)

@@ -1,8 +1,8 @@
-"""Who can serve what, now: the live index that placements are drawn from.
+"""The live nodes and what each can serve now: the index that the router samples from.
 
-A node is *capable* of a capability while it is registered, heard of and offers it; it is *available* while it also has
-a free slot and a closed breaker. Only available nodes lie in the pools, so a draw never meets a full node. Every change
-costs O(number of the node's offers), whatever the size of the fleet.
+A node is *capable* of a capability (e.g. a model) while it is registered, sends heartbeats and offers it. It is *available*
+while it also has a free slot, a reputation above 0 and no open breaker. The pools hold available nodes only, so a sample
+never meets a full one. Every change costs O(offers of the node), whatever the size of the fleet.
 """
 
 from collections import OrderedDict
@@ -14,38 +14,43 @@ from offchain.scheduler.breaker import Breaker, BreakerState
 from offchain.scheduler.weighted_pool import WeightedPool
 
 SILENCE_SECONDS = 6.0
-"""Three heartbeats: a node not heard of for longer is given no work."""
+"""Seconds without a heartbeat (three of them) after which a node is removed and gets no work."""
 MAX_NAMES = 10_000
-"""Capability names that are remembered after their last node has left; whoever registers nodes could invent any number."""
+"""Capability names remembered after their last node has left. A bound, because nodes choose the names they offer."""
 _CLOSED = BreakerState.CLOSED
 """Looked up once: Python 3.11 takes 0.3 us for a member of an enumeration."""
 SMOOTHING = 0.2
+"""Weight of a new measurement in a running mean."""
 FORGETTING = 0.97
-"""What is left of a measured time to the first byte at each report, so that a node that was slow once is tried again."""
+"""Factor on a node's mean time to the first byte at each of its heartbeats, so that a node that was slow once is tried again."""
+
+
+def _smoothed(mean: float, value: float) -> float:
+    return value if mean == 0.0 else mean + SMOOTHING * (value - mean)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One capability of a node: its revision, and the extent it holds (for a model: context tokens)."""
+    """One capability that a node offers: its revision, and the context size in tokens."""
 
     revision: str
-    extent: int
+    context_size: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node said of itself in a verified heartbeat, joined with what the chain says of it.
+    """A node's verified heartbeat, with the hardware tier that is registered on chain.
 
     Attributes:
         node_id: registered id.
         url: base URL of the agent.
-        region: where it is.
-        tier: hardware tier as registered.
+        region: where the node is, e.g. `eu-west`.
+        tier: registered hardware tier, 1 to 4.
         offers: capability name -> offer.
-        slots: units it can work on at once.
-        free_slots: of those, free when it reported.
-        queue: units waiting inside the node.
-        price_per_token_wei: asked per unit of output.
+        slots: units that the node can work on at once.
+        free_slots: slots that were free when the node sent the heartbeat.
+        queue: units that wait inside the node.
+        price_per_token_wei: price of a token in wei.
     """
 
     node_id: NodeId
@@ -61,12 +66,13 @@ class NodeReport:
 
 @dataclass(slots=True)
 class LiveNode:
-    """A node as the dispatcher sees it.
+    """A live node and what this process knows of it.
 
     Attributes:
-        foreign: slots that others use, as far as we know.
-        reputation_bps: 10,000 is a node of which nothing is known; 0 gets no work.
-        succeeded, failed: attempts that we made since the node was heard of first, by how they ended.
+        leases: slots that this process uses now; peak_leases: the most since the last heartbeat.
+        foreign: slots that other processes use, estimated from the last heartbeat.
+        reputation_bps: 10,000 for a node without a record; a node with 0 gets no work.
+        succeeded, failed: attempts of this process that ended so, since the node's first heartbeat.
     """
 
     report: NodeReport
@@ -79,27 +85,24 @@ class LiveNode:
     first_byte_seconds: float = 0.0
     succeeded: int = 0
     failed: int = 0
-    draining: bool = False
     breaker: Breaker = field(default_factory=Breaker)
     prefixes: "OrderedDict[int, None]" = field(default_factory=OrderedDict)
 
     @property
     def free(self) -> int:
-        """Slots that may be leased now."""
+        """Slots that this process may lease now."""
         return self.report.slots - self.leases - self.foreign
 
     def first_byte_took(self, seconds: float) -> None:
         """Fold a measured time to the first byte into the running mean."""
-        old = self.first_byte_seconds
-        self.first_byte_seconds = seconds if old == 0.0 else old + SMOOTHING * (seconds - old)
+        self.first_byte_seconds = _smoothed(self.first_byte_seconds, seconds)
 
     def round_trip_took(self, seconds: float) -> None:
         """Fold a measured round trip into the running mean."""
-        old = self.rtt_seconds
-        self.rtt_seconds = seconds if old == 0.0 else old + SMOOTHING * (seconds - old)
+        self.rtt_seconds = _smoothed(self.rtt_seconds, seconds)
 
     def remember_prefixes(self, hashes: tuple[int, ...], limit: int = 512) -> None:
-        """Note input prefixes that this node has just worked on; the oldest are forgotten."""
+        """Remember the prefixes of an input that this node has just worked on: its prefix cache is warm for them."""
         for value in hashes:
             self.prefixes[value] = None
             self.prefixes.move_to_end(value)
@@ -108,7 +111,7 @@ class LiveNode:
 
 
 class Fleet:
-    """The index. All methods are synchronous and take the time from the caller."""
+    """The index of live nodes. Methods do no I/O; `now` is seconds of the caller's monotonic clock."""
 
     def __init__(self, silence_seconds: float = SILENCE_SECONDS) -> None:
         self._silence_seconds = silence_seconds
@@ -148,7 +151,7 @@ class Fleet:
         return self._capable.get(capability, {})
 
     def last_heard(self, capability: str) -> float | None:
-        """When a node that has left was heard of last while it offered this; None when none ever did."""
+        """When a node that has left, and that offered this capability, sent its last heartbeat; None when none ever did."""
         return self._heard.get(capability)
 
     def pools(self, capability: str) -> dict[str, dict[int, WeightedPool]]:
@@ -158,7 +161,7 @@ class Fleet:
     # ---------------------------------------------------------------------------------------------------- changes
 
     def update(self, report: NodeReport, now: float) -> LiveNode:
-        """Take in a node's own report. It becomes live, or its offers, slots and load change."""
+        """Take in a report: the node becomes live, or its offers, slots and load change."""
         node = self._nodes.get(report.node_id)
         if node is None:
             node = self._nodes[report.node_id] = LiveNode(report, now)
@@ -188,15 +191,8 @@ class Fleet:
             self.refresh(node)
         return node
 
-    def drain(self, node_id: NodeId) -> None:
-        """Give a node no new work; what runs there goes on."""
-        node = self._nodes.get(node_id)
-        if node is not None:
-            node.draining = True
-            self.refresh(node)
-
     def rate(self, reputation: Mapping[NodeId, int]) -> None:
-        """Take in all nodes' reputation, in basis points; of a node that is not named nothing is known."""
+        """Take in the reputation of all nodes in basis points. A node that is not named has 10,000."""
         self._reputation = reputation
         for node in self:
             rated = reputation.get(node.report.node_id, FULL_BPS)
@@ -205,7 +201,7 @@ class Fleet:
                 self.refresh(node)
 
     def remove(self, node_id: NodeId) -> LiveNode | None:
-        """Forget a node (withdrawn, banned, or silent)."""
+        """Remove a node (withdrawn or silent). Returns it, or None when it was not live."""
         node = self._nodes.pop(node_id, None)
         if node is not None:
             self._leave(node)
@@ -213,7 +209,7 @@ class Fleet:
         return node
 
     def expire(self, now: float) -> list[LiveNode]:
-        """Remove and return the nodes that have been silent for too long."""
+        """Remove and return the nodes without a heartbeat for `silence_seconds`."""
         gone: list[LiveNode] = []
         while self._nodes:
             node = next(iter(self._nodes.values()))
@@ -224,7 +220,7 @@ class Fleet:
         return gone
 
     def reopen(self, now: float) -> list[LiveNode]:
-        """Let nodes whose breaker has been open for long enough be tried again; returns them."""
+        """Half-open every breaker that was open for long enough. Returns the nodes, which may be tried again."""
         if not self._open:
             return []
         tried = [node for node in self._open.values() if node.breaker.try_half_open(now)]
@@ -234,14 +230,14 @@ class Fleet:
         return tried
 
     def leased(self, node: LiveNode) -> None:
-        """A slot of the node was taken by us."""
+        """This process leased a slot of the node."""
         node.leases += 1
         node.peak_leases = max(node.peak_leases, node.leases)
         if node.free <= 0 or node.breaker.state is not _CLOSED:
             self.refresh(node)
 
     def released(self, node: LiveNode) -> None:
-        """A slot that we had taken is free again."""
+        """This process released a slot of the node."""
         node.leases -= 1
         if node.free == 1 or node.breaker.state is not _CLOSED:
             self.refresh(node)
@@ -264,14 +260,14 @@ class Fleet:
         return opened
 
     def occupied(self, node: LiveNode) -> None:
-        """The node said that it has no free slot: others hold those that we do not. Holds until its next report."""
+        """The node answered that no slot is free: until its next heartbeat other processes count as using the rest."""
         node.foreign = max(0, node.report.slots - node.leases)
         self.refresh(node)
 
     # ------------------------------------------------------------------------------------------------------ inside
 
     def refresh(self, node: LiveNode) -> None:
-        """Put the node into its pools, or take it out, as its state demands."""
+        """Add the node to the pools of its capabilities if it is available, else remove it from them."""
         report = node.report
         if self._nodes.get(report.node_id) is not node:
             return
@@ -285,7 +281,7 @@ class Fleet:
 
     @staticmethod
     def _available(node: LiveNode) -> bool:
-        if node.draining or node.free <= 0 or not node.reputation_bps:
+        if node.free <= 0 or not node.reputation_bps:
             return False
         state = node.breaker.state
         return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and node.leases == 0)
@@ -313,6 +309,6 @@ class Fleet:
                 self._heard[capability] = max(node.seen_at, self._heard.get(capability, 0.0))
             if nodes:
                 self._pool(capability, report.region, report.tier).remove(report.node_id)
-            else:  # nothing stays of a name that nobody offers any more
+            else:  # the last node that offered this name has left: keep no pool for it
                 self._capable.pop(capability, None)
                 self._pools.pop(capability, None)

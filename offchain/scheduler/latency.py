@@ -1,4 +1,4 @@
-"""Running quantiles of measured times, to tell slow from usual."""
+"""Running quantiles of measured times to the first byte: how long is usual, and from when on is a node slow?"""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Window:
     _cached: dict[int, float] = field(default_factory=dict)
 
     def add(self, value: float) -> None:
-        """Take a value in; the oldest leaves when the window is full."""
+        """Add a value; the oldest is dropped when the window is full."""
         self.values.append(value)
         if len(self.values) > self.size:
             self.values.popleft()
@@ -40,7 +40,9 @@ class Timings:
     """Times to the first byte, by timing class.
 
     Attributes:
-        floor_seconds: never less patient than this.
+        floor_seconds: `patience` is never less than this.
+        enough: values of a class below which nothing is said about it.
+        limit: most classes that are kept; the oldest is dropped.
     """
 
     floor_seconds: float = 0.9
@@ -68,7 +70,7 @@ class Timings:
         """Seconds to wait for a first byte before the unit goes elsewhere: `max(floor, 3 x p95)`.
 
         Args:
-            initial_seconds: what is used while fewer than `enough` values are known.
+            initial_seconds: returned while fewer than `enough` values are known.
         """
         p95 = self.p95(timing_class)
         return initial_seconds if p95 is None else max(self.floor_seconds, 3 * p95)

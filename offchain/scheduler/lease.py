@@ -1,4 +1,4 @@
-"""Who holds which unit. A result commits once, by (request id, attempt)."""
+"""Which node holds which unit. A result counts once: only while the lease of (request id, attempt) is held."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Lease(NamedTuple):
     Attributes:
         request_id: 32 bytes.
         attempt: number of the try, from 0.
-        node_id: where it is.
+        node_id: the node that works on it.
     """
 
     request_id: bytes
@@ -20,7 +20,7 @@ class Lease(NamedTuple):
 
 
 class LeaseTable:
-    """Running leases of one dispatcher. A hedged unit holds two; the first commit wins."""
+    """Leases of one dispatcher's running attempts. A hedged unit holds two."""
 
     __slots__ = ("_held",)
 
@@ -38,5 +38,5 @@ class LeaseTable:
         self._held[key] = lease
 
     def release(self, request_id: bytes, attempt: int) -> Lease | None:
-        """End a lease; None when it was not held (any more), so that nothing is counted twice."""
+        """End a lease and return it. None when it was not held (any more): then the result must not be counted again."""
         return self._held.pop((request_id, attempt), None)

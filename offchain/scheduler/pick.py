@@ -1,12 +1,12 @@
-"""Which node takes a unit: signals in a fixed order, then a recorded draw.
+"""Which node takes a unit: rules in a fixed order, then a recorded random sample.
 
-1. capability: nodes that offer it, in the wanted revision and extent, at an accepted price (a gate);
-2. region: the preferred one first, then the others by distance;
-3. best fit: the smallest adequate tier that has a free slot, so that large nodes stay free for large work;
-4. capacity: only nodes with a free slot are in the pools, and slots weight the draw;
-5. of four drawn candidates the one with the lowest expected cost in seconds, over its reputation.
+1. capability: nodes that offer it, in the wanted revision and context size, at an accepted price;
+2. region: the preferred ones in their order, then all others by name;
+3. best fit: the lowest adequate tier with a free slot, so that large nodes stay free for large work;
+4. capacity: the pools hold only nodes with a free slot, and a node is sampled in proportion to its slots;
+5. of four sampled candidates the one with the lowest expected cost in seconds, divided by its reputation.
 
-Everything that went in is in the `Decision`, so that `replay` can compute it again.
+A `Decision` holds every input, so that `replay` can compute it again. For example `parallelix gateway explain` does.
 """
 
 import math
@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 
 from offchain.domain.types import FULL_BPS, NodeId
 from offchain.scheduler.fleet import Fleet, LiveNode
-from offchain.scheduler.weighted_pool import Draw, DrawSource, SplitMix64, WeightedPool, draw
+from offchain.scheduler.weighted_pool import SampleSource, SplitMix64, WeightedPool, WeightedSample, sample
 from offchain.scheduler.work import Requirements
 
 CHOICES = 4
-MAX_DRAWS = 16
+MAX_SAMPLES = 16
 _NOBODY: frozenset[NodeId] = frozenset()
 DEFAULT_FIRST_BYTE_SECONDS = 0.05
 
 
 class Candidate(NamedTuple):
-    """A node that was drawn, with what its cost was computed from.
+    """A sampled node and the values that its cost was computed from.
 
     Attributes:
         busy, slots: slots in use or queued for, and slots in all.
-        rtt_seconds, first_byte_seconds: measured means, 0 when unknown.
+        rtt_seconds, first_byte_seconds: measured means; 0 when unknown.
         uncached: share of the input's prefixes that the node has not seen lately, in thousandths.
-        reputation_bps: 10,000 is a node of which nothing is known; 0, suspended, stands only in decisions of pinned units.
+        reputation_bps: 10,000 for a node without a record; 0 (suspended) occurs only for pinned units.
     """
 
     node_id: NodeId
@@ -47,8 +47,8 @@ class Candidate(NamedTuple):
     def cost(self) -> float:
         """Expected seconds to the first byte, `rtt + ttft x (0.5 + busy/slots) x (0.5 + uncached/2)`, over the reputation.
 
-        Measured times count in two steps an octave: nodes of nearly the same speed are equals, so that the seed and not
-        noise decides between them. Of a suspended node infinite.
+        Measured times are rounded to two significant bits: then nodes of nearly the same speed are equal, and the seed
+        decides between them, not noise. Infinite for a suspended node.
         """
         if not self.reputation_bps:
             return math.inf
@@ -59,18 +59,18 @@ class Candidate(NamedTuple):
 
 
 class Decision:
-    """A placement and everything that it followed from.
+    """The choice of a node, and everything that it follows from.
 
     Attributes:
-        seed: of the draws.
-        region, tier: the pool that was drawn from; empty and 0 for a pinned unit.
-        shape: the pool's buckets at that time.
-        draws: in order; empty when the pool had no more than four members and all were taken.
-        candidates: that passed the gate, in order.
+        seed: of the samples.
+        region, tier: the pool that was sampled; empty and 0 for a pinned unit.
+        shape: the pool's buckets at that time, see `WeightedPool.shape`.
+        samples: in order; empty when the pool had at most four members, which were then all candidates.
+        candidates: sampled nodes that fit the unit, in order.
         chosen: the node.
     """
 
-    __slots__ = ("candidates", "chosen", "draws", "region", "seed", "shape", "tier")
+    __slots__ = ("candidates", "chosen", "region", "samples", "seed", "shape", "tier")
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Decision:
         region: str,
         tier: int,
         shape: list[tuple[int, int, int]],
-        draws: list[Draw],
+        samples: list[WeightedSample],
         candidates: list[Candidate],
         chosen: NodeId,
     ) -> None:
@@ -86,18 +86,18 @@ class Decision:
         self.region = region
         self.tier = tier
         self.shape = shape
-        self.draws = draws
+        self.samples = samples
         self.candidates = candidates
         self.chosen = chosen
 
     def to_json(self) -> dict[str, object]:
-        """The decision as explanations show it."""
+        """The decision as route receipts show it."""
         return {
             "seed": str(self.seed),
             "region": self.region,
             "tier": self.tier,
             "pool": [list(bucket) for bucket in self.shape],
-            "draws": [[d.limit, d.place, d.member, d.weight, d.accepted] for d in self.draws],
+            "draws": [[d.limit, d.place, d.member, d.weight, d.accepted] for d in self.samples],
             "candidates": [
                 {
                     "node_id": int(c.node_id),
@@ -123,8 +123,8 @@ class Decision:
                 region=str(data["region"]),
                 tier=int(str(data["tier"])),
                 shape=[(int(a), int(b), int(c)) for a, b, c in _rows(data["pool"])],
-                draws=[
-                    Draw(int(limit), int(index), int(member), int(weight), bool(accepted))
+                samples=[
+                    WeightedSample(int(limit), int(index), int(member), int(weight), bool(accepted))
                     for limit, index, member, weight, accepted in _rows(data["draws"])
                 ],
                 candidates=[
@@ -152,7 +152,7 @@ def _rows(value: object) -> list[Any]:
 
 
 def _coarse(seconds: float) -> float:
-    """A time with only the two highest bits of its microseconds."""
+    """Seconds, rounded down to the two highest bits of their microseconds, e.g. 0.000_011 to 0.000_008."""
     if not seconds:
         return 0.0
     micros = int(seconds * 1_000_000)
@@ -161,10 +161,10 @@ def _coarse(seconds: float) -> float:
 
 
 def fits(node: LiveNode, wants: Requirements) -> bool:
-    """The gate: whether the node's offer holds what the unit asks for."""
+    """Whether a node's offer satisfies everything that the unit requires."""
     report = node.report
     offer = report.offers.get(wants.capability)
-    if offer is None or offer.extent < wants.extent or report.tier < wants.min_tier:
+    if offer is None or offer.context_size < wants.context_size or report.tier < wants.min_tier:
         return False
     if wants.revision is not None and offer.revision != wants.revision:
         return False
@@ -179,13 +179,13 @@ def pick(
     excluded: Collection[NodeId] = (),
     affinity: tuple[int, ...] = (),
 ) -> Decision | None:
-    """Choose an available node, or None when there is none.
+    """Choose an available node; None when no node fits.
 
     Args:
         seed: 64 bits; the same seed over the same fleet picks the same node.
         regions: in order of preference; regions not named come after them by name.
-        excluded: nodes that have had their try.
-        affinity: prefix hashes of the input.
+        excluded: nodes that must not be chosen, because they have failed this unit.
+        affinity: hashes of growing prefixes of the input, see `WorkUnit`.
     """
     barred = frozenset(excluded) if excluded else _NOBODY
     by_region = fleet.pools(wants.capability)
@@ -200,7 +200,7 @@ def pick(
 
 
 def _order(preferred: Sequence[str], present: Collection[str]) -> Iterator[str]:
-    """Regions in the order in which they are tried. Sorts the distant ones only when the preferred have nobody."""
+    """Regions in the order in which they are tried. Lazy: others are sorted only when no preferred region has a node."""
     for region in preferred:
         if region in present:
             yield region
@@ -219,27 +219,27 @@ def _pick_from(
 ) -> Decision | None:
     shape = pool.shape()
     candidates: list[Candidate] = []
-    draws: list[Draw] = []
+    samples: list[WeightedSample] = []
     if len(pool) <= CHOICES:
         for member in sorted(pool.members()):
             _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
     else:
         random = SplitMix64(seed)
-        drawn: set[int] = set()
-        refused: Draw | None = None
-        while len(draws) < MAX_DRAWS and len(candidates) < CHOICES:
-            one = draw(pool, shape, pool.total, random, refused)
-            draws.append(one)
+        sampled: set[int] = set()
+        refused: WeightedSample | None = None
+        while len(samples) < MAX_SAMPLES and len(candidates) < CHOICES:
+            one = sample(pool, shape, pool.total, random, refused)
+            samples.append(one)
             refused = None if one.accepted else one
-            if one.accepted and one.member not in drawn:
-                drawn.add(one.member)
+            if one.accepted and one.member not in sampled:
+                sampled.add(one.member)
                 _consider(fleet, NodeId(one.member), wants, barred, affinity, candidates)
         if not candidates:
             for member in sorted(pool.members()):
                 _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
     if not candidates:
         return None
-    return Decision(seed, region, tier, shape, draws, candidates, choose(seed, candidates))
+    return Decision(seed, region, tier, shape, samples, candidates, choose(seed, candidates))
 
 
 def _consider(
@@ -279,7 +279,7 @@ def _uncached(node: LiveNode, affinity: tuple[int, ...]) -> int:
 
 
 def choose(seed: int, candidates: Sequence[Candidate]) -> NodeId:
-    """The cheapest candidate; among equals the seed decides."""
+    """The candidate with the lowest cost; the seed decides between equal ones."""
     if len(candidates) == 1:
         return candidates[0].node_id
     cheapest = float("inf")
@@ -295,13 +295,13 @@ def choose(seed: int, candidates: Sequence[Candidate]) -> NodeId:
 
 @dataclass(slots=True)
 class _RecordedPool:
-    """A pool as a decision remembers it. Raises LookupError for a place that was not looked at."""
+    """The pool as far as a decision recorded it. Raises LookupError for a place that was not sampled."""
 
     decision: Decision
     places: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.places = {(d.limit, d.place): (d.member, d.weight) for d in self.decision.draws}
+        self.places = {(d.limit, d.place): (d.member, d.weight) for d in self.decision.samples}
 
     def shape(self) -> list[tuple[int, int, int]]:
         return self.decision.shape
@@ -311,26 +311,26 @@ class _RecordedPool:
 
 
 def replay(decision: Decision) -> NodeId:
-    """Compute a recorded decision again, from its seed and what was seen.
+    """Compute a recorded decision again from its seed, pool shape, samples and candidates. Returns the node.
 
     Raises:
-        ValueError: the draws do not follow from the seed, or a candidate was not drawn.
+        ValueError: the samples do not follow from the seed, or a candidate was not sampled.
     """
     random = SplitMix64(decision.seed)
-    source: DrawSource = _RecordedPool(decision)
+    source: SampleSource = _RecordedPool(decision)
     total = sum(weight for _, _, weight in decision.shape)
-    refused: Draw | None = None
-    for recorded in decision.draws:
-        again: Draw | None = None
+    refused: WeightedSample | None = None
+    for recorded in decision.samples:
+        again: WeightedSample | None = None
         with suppress(LookupError, StopIteration):
-            again = draw(source, decision.shape, total, random, refused)
+            again = sample(source, decision.shape, total, random, refused)
         if again != recorded:
-            raise ValueError(f"the draw of node {recorded.member} does not follow from the seed")
+            raise ValueError(f"the sample of node {recorded.member} does not follow from the seed")
         refused = None if recorded.accepted else recorded
-    accepted = {d.member for d in decision.draws if d.accepted}
+    accepted = {d.member for d in decision.samples if d.accepted}
     strangers = [c.node_id for c in decision.candidates if c.node_id not in accepted]
-    if decision.draws and strangers and len(strangers) != len(decision.candidates):
-        raise ValueError(f"candidates {strangers} were not drawn")
+    if decision.samples and strangers and len(strangers) != len(decision.candidates):
+        raise ValueError(f"candidates {strangers} were not sampled")
     if not decision.candidates:
         raise ValueError("a decision without a candidate")
     return choose(decision.seed, decision.candidates)

@@ -1,8 +1,7 @@
-"""Who may come in, and who goes first.
+"""Quotas: what a tenant may ask for in a minute, at the same time, and in all.
 
-*Quotas* bound what a tenant may ask for in a minute. *Fairness* orders those who wait: inside a priority class the tenant
-that has been given the least work (virtual token counter: Sheng et al., "Fairness in Serving Large Language Models",
-OSDI 2024) goes first; a tenant that comes back from idling starts level with the others, so idling saves nothing up.
+A minute is measured by a sliding count over two fixed windows (see `SlidingCount`), so a gateway keeps two numbers a tenant
+and gateways can add theirs up through Redis (`gateway.cluster`). The order of waiting tenants is in `fair_queue`.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +14,11 @@ WINDOW_SECONDS = 60
 
 
 class QuotaExceededError(TransientError):
-    """A tenant has asked for more than it may.
+    """A tenant asked for more than its limits allow.
 
     Attributes:
         what: `requests`, `tokens`, `concurrency` or `credit`.
-        retry_after_seconds: when there is room again; for credit never by itself.
+        retry_after_seconds: when the request may be admitted; 0 for `credit`, which only the operator can raise.
     """
 
     def __init__(self, what: str, limit: int, retry_after_seconds: float) -> None:
@@ -36,10 +35,10 @@ class QuotaExceededError(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """What a tenant may do; None is no limit.
+    """Limits of a tenant; None is no limit.
 
     Attributes:
-        credit_wei: what all its answers since the first may cost together.
+        credit_wei: what all answers of the tenant together may cost.
     """
 
     priority: Priority = Priority.INTERACTIVE
@@ -51,54 +50,58 @@ class TenantLimits:
 
 @dataclass(slots=True)
 class SlidingCount:
-    """Amount of the last minute, from two fixed windows: the older one counts by the share of it that is still inside.
+    """Amount of the last 60 s, from two fixed windows. The older one counts by its share that is still inside::
+
+        |---- previous_window ----|---- own + others ----|
+                     |<---------- last 60 s -------->| now
 
     Attributes:
-        window: number of the current window.
-        mine, others: what this process added in it, and what other processes did, as far as is known.
-        told: of `mine` the others were told this; None when nothing yet.
-        before: what all added in the window before it; of that `mine_before` was this process's, and `told_before` is what
-            the others know of it.
+        window: number of the current window: Unix seconds // 60.
+        own: what this process added in the current window.
+        others: what the other processes added in it, as far as this one knows.
+        published: the part of `own` that the other processes already know; None when they know nothing of it.
+        previous_window: what all processes added in the previous window.
+        own_previous, published_previous: `own` and `published` of the previous window.
     """
 
     window: int = 0
-    mine: int = 0
+    own: int = 0
     others: int = 0
-    told: int | None = None
-    before: int = 0
-    mine_before: int = 0
-    told_before: int | None = None
+    published: int | None = None
+    previous_window: int = 0
+    own_previous: int = 0
+    published_previous: int | None = None
 
     def roll(self, now: float) -> None:
-        """Go on to the window that holds `now` (Unix seconds)."""
+        """Move on to the window that holds `now` (Unix seconds)."""
         window = now // WINDOW_SECONDS
         if window != self.window:
             if window == self.window + 1:
-                self.before = self.mine + self.others
-                self.mine_before, self.told_before = self.mine, self.told
+                self.previous_window = self.own + self.others
+                self.own_previous, self.published_previous = self.own, self.published
             else:
-                self.before, self.mine_before, self.told_before = 0, 0, None
-            self.window, self.mine, self.others, self.told = int(window), 0, 0, None
+                self.previous_window, self.own_previous, self.published_previous = 0, 0, None
+            self.window, self.own, self.others, self.published = int(window), 0, 0, None
 
     def estimate(self, now: float) -> float:
-        """Amount of the last minute."""
+        """Amount of the last 60 s."""
         self.roll(now)
         share = 1 - now % WINDOW_SECONDS / WINDOW_SECONDS
-        return self.mine + self.others + self.before * share
+        return self.own + self.others + self.previous_window * share
 
     def add(self, amount: int, now: float) -> None:
-        """Count an amount; a negative one takes back what was counted too much."""
+        """Count an amount; a negative one corrects what was counted too much."""
         if now // WINDOW_SECONDS != self.window:
             self.roll(now)
-        self.mine += amount
+        self.own += amount
 
     def until_room(self, limit: int, amount: int, now: float) -> float:
-        """Seconds until `amount` fits under `limit`, if nothing more is added; an upper bound of one window."""
+        """Seconds until `amount` fits under `limit` if nothing more is added: an upper bound, within two windows."""
         left = WINDOW_SECONDS - now % WINDOW_SECONDS
-        current = self.mine + self.others
-        if current + amount <= limit and self.before:
+        current = self.own + self.others
+        if current + amount <= limit and self.previous_window:
             surplus = self.estimate(now) + amount - limit
-            return min(left, max(0.0, surplus / self.before * WINDOW_SECONDS))
+            return min(left, max(0.0, surplus / self.previous_window * WINDOW_SECONDS))
         if current == 0:
             return left
         return left + max(0.0, WINDOW_SECONDS * (1 - max(0, limit - amount) / current))
@@ -106,11 +109,11 @@ class SlidingCount:
 
 @dataclass(slots=True)
 class Usage:
-    """What a tenant uses now.
+    """Usage of a tenant.
 
     Attributes:
-        spent_wei: what its answers here have cost.
-        spent_elsewhere_wei: what those of other processes have, as far as is known.
+        spent_wei: what answers of this process have cost.
+        spent_elsewhere_wei: what answers of other processes have cost, as far as this one knows.
     """
 
     requests: SlidingCount = field(default_factory=SlidingCount)
@@ -121,7 +124,7 @@ class Usage:
 
 
 class Quotas:
-    """Usage of all tenants, and the checks against their limits. Time is Unix seconds, shared by all gateways."""
+    """Usage of all tenants, and the checks against their limits. Windows begin at whole Unix minutes on all gateways."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -139,7 +142,7 @@ class Quotas:
         return iter(list(self._usage.items()))
 
     def admit(self, tenant: str, limits: TenantLimits, cost: int) -> None:
-        """Count a request in, at its expected cost in tokens. Raises QuotaExceededError; then nothing is counted."""
+        """Admit a request of this expected cost (tokens) and count it. Raises QuotaExceededError; then nothing is counted."""
         usage = self.usage(tenant)
         now = self._now()
         if limits.credit_wei is not None and usage.spent_wei + usage.spent_elsewhere_wei >= limits.credit_wei:
@@ -155,11 +158,11 @@ class Quotas:
         usage.running += 1
 
     def leave(self, tenant: str) -> None:
-        """A request has ended."""
+        """A request has ended; it no longer counts as running."""
         self.usage(tenant).running -= 1
 
-    def settle(self, tenant: str, expected: int, actual: int) -> None:
-        """A request that has ended used `actual` tokens."""
+    def correct(self, tenant: str, expected: int, actual: int) -> None:
+        """Replace the expected tokens of a request that has ended by its actual ones."""
         self.usage(tenant).tokens.add(actual - expected, self._now())
 
 

@@ -1,6 +1,6 @@
-"""Every decision about a unit, without I/O: a simulator and the network drive this same object.
+"""Every decision about a unit of work, without I/O: on which node it goes, how long it waits, what an attempt's end means.
 
-The clock (seconds) and the entropy (64 bits a call) come from outside.
+The clock (seconds) and the entropy (64 bits a call) are handed in, so tests and benches drive the same object as the gateway.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +18,17 @@ from offchain.scheduler.pick import Candidate, Decision, fits, pick
 from offchain.scheduler.work import FAULT_WEIGHT, FaultKind, NoCapacityError, Priority, Requirements, WorkUnit
 
 MAX_LATE = 4096
-SETTLE_SECONDS = 3.0
-"""After its start a router has heard of every node that lives, and knows by then which capabilities nobody has."""
+LEARNING_SECONDS = 3.0
+"""Seconds after its start by which a router has had a heartbeat of every live node. Before, an unknown model may be waited for."""
 
 Tried: TypeAlias = Mapping[NodeId, bool]
-"""Nodes that failed a unit, and whether they may be tried again: those may whose breaker their fault has opened, once it
-half-opens and nobody else can serve."""
+"""Nodes that failed a unit. True: this node may get the unit again, but only after its circuit breaker half-opens and no
+other node can serve it. False: never."""
 NOBODY_TRIED: Tried = MappingProxyType({})
 
 
 class Placement(NamedTuple):
-    """A unit that has a slot on a node until it is released."""
+    """A unit and the node of which it holds a slot, until the attempt ends."""
 
     unit: WorkUnit
     node: LiveNode
@@ -38,7 +38,10 @@ class Placement(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A unit in the queue. `placed` is called once, with a placement or with the reason why there is none."""
+    """A unit that waits for a slot (or, when `absent`, for a node to come back).
+
+    `placed` is called once, with a placement or with the reason why there is none.
+    """
 
     unit: WorkUnit
     attempt: int
@@ -50,17 +53,17 @@ class Waiter:
 
     @property
     def tenant(self) -> str:
-        """Whose unit it is."""
+        """Tenant of the unit."""
         return self.unit.tenant
 
     @property
     def priority(self) -> Priority:
-        """Its admission class."""
+        """Admission class of the unit."""
         return self.unit.priority
 
     @property
     def capability(self) -> str:
-        """What it waits for; a pinned unit waits for its node, in a line of its own."""
+        """The queue's key: the capability, or for a pinned unit `capability@node`."""
         wants = self.unit.requirements
         return wants.capability if wants.node_id is None else f"{wants.capability}@{wants.node_id}"
 
@@ -70,12 +73,12 @@ class RouterLimits:
     """Bounds of a router.
 
     Attributes:
-        queue_length: units that may wait in all.
-        tenant_queue_length: units of one tenant that may wait.
-        queue_seconds: how long one may wait for a slot.
-        absence_seconds: for so long after a node was last heard of it is expected back, and a unit that nobody else can
-            take waits for it, no longer than for a slot; 0: none does.
-        absent_length: units that may wait for nodes to come back; the next ones are told at once.
+        queue_length: most units that may wait in all.
+        tenant_queue_length: most units of one tenant that may wait.
+        queue_seconds: longest wait for a slot.
+        absence_seconds: seconds that a silent node still counts as expected back. A unit that only this node can serve
+            waits that long, at most `queue_seconds`. 0 turns waiting for nodes off.
+        absent_length: most units that may wait for nodes to come back; further ones are refused at once.
     """
 
     queue_length: int = 10_000
@@ -87,13 +90,18 @@ class RouterLimits:
 
 @dataclass(slots=True)
 class Router:
-    """Places units on nodes, keeps the leases, learns from how attempts end.
+    """Places units on nodes, keeps their leases, and learns from how attempts end. Example::
+
+        placement = router.place(unit)         # None: `enqueue` it
+        ...                                    # send it to placement.node
+        if router.answered(placement):         # or `failed`, or `abandoned`: each placement ends once
+            router.credit(placement)
 
     Attributes:
         fleet: the live index.
-        regions: in order of preference, our own first.
+        regions: in order of preference, the gateway's own first.
         clock: seconds, monotonic.
-        entropy: 64 random bits; each placement's seed.
+        entropy: gives 64 random bits, the seed of one placement.
     """
 
     fleet: Fleet
@@ -105,9 +113,9 @@ class Router:
     leases: LeaseTable = field(default_factory=LeaseTable)
     _waiting: FairQueue[Waiter] = field(default_factory=FairQueue)
     _absent: dict[Waiter, None] = field(default_factory=dict)
-    """Who waits for a node to come back, in order; apart from the queue, so that nobody stands behind them."""
+    """Units that wait for a node to come back, in order. Not in `_waiting`, where they would block those behind them."""
     _late: dict[str, set[NodeId]] = field(default_factory=dict)
-    """Timing class -> nodes that let it wait too long since it last had a first byte."""
+    """Timing class -> nodes that timed out since the class last had a first byte."""
     _began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,16 +123,16 @@ class Router:
 
     @property
     def waiting(self) -> int:
-        """Units that wait, for a slot or for a node."""
+        """Units that wait for a slot or for a node."""
         return len(self._waiting) + len(self._absent)
 
     # ------------------------------------------------------------------------------------------------- placing
 
     def place(self, unit: WorkUnit, attempt: int = 0, tried: Tried = NOBODY_TRIED) -> Placement | None:
-        """Give a unit a slot now; None: capable nodes are full, or are expected back, so that it may wait.
+        """Give a unit a slot now. None: every capable node is full or expected back, so the unit may `enqueue`.
 
         Raises:
-            NoCapacityError: no node that is up or expected can take this unit, so that waiting would not help.
+            NoCapacityError: no node that is up or expected back could take this unit; waiting would not help.
         """
         now = self.clock()
         self.fleet.reopen(now)
@@ -133,8 +141,8 @@ class Router:
             return None
         try:
             return self._place(unit, attempt, tried, now)
-        except NoCapacityError as nobody:
-            if now < nobody.expected_until:
+        except NoCapacityError as no_capacity:
+            if now < no_capacity.expected_until:
                 return None
             raise
 
@@ -145,7 +153,7 @@ class Router:
         tried: Tried,
         placed: Callable[[Placement | NoCapacityError], None],
     ) -> Waiter:
-        """Wait for a slot; late binding: the node is chosen when one is free. Or wait for a node that is expected back.
+        """Let a unit wait for a slot (its node is chosen when one is free), or for a node that is expected back.
 
         Raises:
             NoCapacityError: the queue is full.
@@ -162,11 +170,11 @@ class Router:
             )
         now = self.clock()
         waiter = Waiter(unit, attempt, dict(tried), placed, now + self.limits.queue_seconds)
-        nobody = None if unit.requirements.node_id is not None else self._why_not(unit, tried, now)
-        if nobody is None:
+        no_capacity = None if unit.requirements.node_id is not None else self._why_not(unit, tried, now)
+        if no_capacity is None:
             self._waiting.push(waiter, first=attempt > 0)
-        elif not self._await_return(waiter, nobody, now):
-            raise nobody
+        elif not self._await_return(waiter, no_capacity, now):
+            raise no_capacity
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -180,7 +188,7 @@ class Router:
             self._waiting.remove(waiter)
 
     def pump(self) -> None:
-        """Place whoever can be placed, in the order of fairness."""
+        """Place every waiting unit that can be placed now, in the fair queue's order."""
         if not len(self._waiting):
             return
         now = self.clock()
@@ -192,11 +200,11 @@ class Router:
         for waiter in self._waiting.order(capability):
             try:
                 placement = self._place(waiter.unit, waiter.attempt, waiter.tried, now)
-            except NoCapacityError as nobody:
+            except NoCapacityError as no_capacity:
                 self._waiting.remove(waiter)
-                if not self._await_return(waiter, nobody, now):
+                if not self._await_return(waiter, no_capacity, now):
                     waiter.gone = True
-                    waiter.placed(nobody)
+                    waiter.placed(no_capacity)
                 return True
             if placement is not None:
                 self.leave(waiter)
@@ -211,35 +219,35 @@ class Router:
                 waited = f"every capable node was busy for {self.limits.queue_seconds:g} s"
                 waiter.placed(NoCapacityError("full", waited, self._drain_estimate()))
 
-    def _await_return(self, waiter: Waiter, nobody: NoCapacityError, now: float) -> bool:
-        """Let a unit that stands in no line wait for a node, if one is expected. Returns whether it does."""
-        waiter.absent = now < nobody.expected_until and len(self._absent) < self.limits.absent_length
+    def _await_return(self, waiter: Waiter, no_capacity: NoCapacityError, now: float) -> bool:
+        """Let a unit that no live node can take wait for a node, if one is expected back. Returns whether it waits."""
+        waiter.absent = now < no_capacity.expected_until and len(self._absent) < self.limits.absent_length
         if waiter.absent:
             self._absent[waiter] = None
         return waiter.absent
 
     def _recall(self, now: float) -> None:
-        """Those whose node is back stand in line; those who can expect none any more are told why."""
+        """Move units whose node is back to the queue, and refuse those that no node is expected back for."""
         found: dict[tuple[Requirements, frozenset[NodeId]], NoCapacityError | None] = {}
         for waiter in list(self._absent):
             unit, tried = waiter.unit, waiter.tried
             key = (unit.requirements, frozenset(node_id for node_id, again in tried.items() if not again))
             if key not in found:
                 found[key] = self._why_not(unit, tried, now)
-            nobody = found[key]
-            if nobody is None:
+            no_capacity = found[key]
+            if no_capacity is None:
                 del self._absent[waiter]
                 waiter.absent = False
                 self._waiting.push(waiter, first=waiter.attempt > 0)
-            elif now >= min(waiter.deadline, nobody.expected_until):
+            elif now >= min(waiter.deadline, no_capacity.expected_until):
                 self.leave(waiter)
-                waiter.placed(self._why_not(unit, tried, now) or nobody)
+                waiter.placed(self._why_not(unit, tried, now) or no_capacity)
 
     def tick(self) -> list[LiveNode]:
-        """What time alone brings about: silent nodes leave, breakers half-open, waiters move or give up.
+        """Do what is due by time: remove silent nodes, half-open breakers, place or refuse waiting units.
 
         Returns:
-            The nodes that have just fallen silent.
+            The nodes that were removed as silent.
         """
         now = self.clock()
         silent = self.fleet.expire(now)
@@ -254,20 +262,20 @@ class Router:
     # ------------------------------------------------------------------------------------------------ outcomes
 
     def first_byte(self, placement: Placement, seconds: float) -> None:
-        """The answer has begun, `seconds` after the attempt did."""
+        """The first byte of the answer came `seconds` after the attempt began."""
         placement.node.first_byte_took(seconds)
         self.timings.observe(placement.unit.timing_class, seconds)
         if self._late:
             self._late.pop(placement.unit.timing_class, None)
 
     def answered(self, placement: Placement) -> bool:
-        """The answer is out. False when its lease had ended before, so that nothing may be counted."""
+        """The answer ended: free the slot. False when the lease was not held any more; then the answer must not be counted."""
         held = self._release(placement)
         self.pump()
         return held
 
     def credit(self, placement: Placement) -> None:
-        """An answer that was held to be good: it counts for its node."""
+        """Count an answer whose checks passed in favour of its node."""
         self.fleet.succeeded(placement.node)
         if placement.unit.affinity:
             placement.node.remember_prefixes(placement.unit.affinity)
@@ -284,7 +292,7 @@ class Router:
         return opened
 
     def _came_too_late(self, placement: Placement, waited_seconds: float) -> None:
-        """Be more patient with a class that all nodes are slow at, and not because one of them hangs."""
+        """Wait longer for a timing class once two nodes (or the only one) timed out on it: one alone may simply hang."""
         unit = placement.unit
         if len(self._late) > MAX_LATE:
             self._late.clear()
@@ -294,12 +302,12 @@ class Router:
             self.timings.observe(unit.timing_class, waited_seconds)
 
     def abandoned(self, placement: Placement) -> None:
-        """The attempt ended for a reason that says nothing of its node (the caller left, or its own fault)."""
+        """The attempt ended for a reason that says nothing about its node: the caller left, or the request was at fault."""
         self._release(placement)
         self.pump()
 
     def patience(self, unit: WorkUnit, initial_seconds: float) -> float:
-        """Seconds to wait for a first byte."""
+        """Seconds to wait for the first byte of this unit."""
         return self.timings.patience(unit.timing_class, initial_seconds)
 
     # -------------------------------------------------------------------------------------------------- inside
@@ -315,10 +323,10 @@ class Router:
             barred = [node_id for node_id, again in tried.items() if not again]
             decision = pick(self.fleet, wants, seed, regions, barred, unit.affinity)
         if decision is None:
-            nobody = self._why_not(unit, tried, now)
-            if nobody is None:
+            no_capacity = self._why_not(unit, tried, now)
+            if no_capacity is None:
                 return None
-            raise nobody
+            raise no_capacity
         return self._lease(unit, attempt, decision, self.fleet.at(decision.chosen))
 
     def _place_pinned(self, unit: WorkUnit, node_id: NodeId, attempt: int, tried: Tried) -> Placement | None:
@@ -356,7 +364,7 @@ class Router:
         return True
 
     def _why_not(self, unit: WorkUnit, tried: Tried, now: float) -> NoCapacityError | None:
-        """Why no node can take a unit, and until when one may be expected to; None when some are merely full."""
+        """Why no node can take a unit, and until when one is expected back; None when some capable node is merely full."""
         wants = unit.requirements
         name = wants.capability
         capable = self.fleet.capable(name)
@@ -370,11 +378,7 @@ class Router:
             fitting += 1
             if node_id in tried:
                 failed += 1
-            if (
-                node.draining
-                or not node.reputation_bps
-                or (node_id in tried and not (absence and tried[node_id]))
-            ):
+            if not node.reputation_bps or (node_id in tried and not (absence and tried[node_id])):
                 continue
             breaker = node.breaker
             if breaker.state is not BreakerState.OPEN:
@@ -387,9 +391,9 @@ class Router:
         if not capable:
             heard = self.fleet.last_heard(name)
             if heard is None:
-                settled = self._began + min(absence, SETTLE_SECONDS)
+                learned_at = self._began + min(absence, LEARNING_SECONDS)
                 message = f"no node has ever offered {name!r} here"
-                return NoCapacityError("unknown_capability", message, expected_until=settled)
+                return NoCapacityError("unknown_capability", message, expected_until=learned_at)
             expected = heard + absence
         reason, message, retry = "no_capable_node", f"no node that serves {name!r} is up", 2.0
         if failed and failed == fitting:

@@ -1,8 +1,8 @@
-"""Weighted draws from a changing set, from a seed that is kept: the same seed over the same set draws the same.
+"""Weighted random sampling from a changing set. It is reproducible: the same seed over the same set samples the same member.
 
-A pool keeps its members in buckets of similar weight (powers of two). A draw chooses a bucket by its total weight and
-then, uniformly, members of it until one is accepted with probability weight / bucket limit, which is at least one half. All
-of insertion, removal and draw cost O(number of buckets), so 100,000 members cost as much as ten.
+A pool keeps its members in buckets of similar weight (powers of two). A sample chooses a bucket by its total weight, then
+members of it uniformly until one is accepted with probability weight / bucket limit, which is above one half. Insertion,
+removal and sampling cost O(number of buckets), so 100,000 members cost as much as ten.
 """
 
 from dataclasses import dataclass, field
@@ -20,20 +20,20 @@ class SplitMix64:
         self._state = seed & _MASK
 
     def next(self) -> int:
-        """64 bits."""
+        """The next 64 bits."""
         self._state = z = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
         return z ^ (z >> 31)
 
     def below(self, bound: int) -> int:
-        """A number in 0..bound-1."""
+        """A number from 0 to bound - 1."""
         return (self.next() * bound) >> 64
 
 
 @dataclass(slots=True)
 class Bucket:
-    """Members whose weight lies in (limit / 2, limit], with their weights at the same places."""
+    """Members whose weight lies in (limit / 2, limit]; `weights[i]` is the weight of `members[i]`."""
 
     limit: int
     members: list[int] = field(default_factory=list)
@@ -41,8 +41,8 @@ class Bucket:
     total: int = 0
 
 
-class Draw(NamedTuple):
-    """One draw: which place of which bucket, who was there, and whether it was taken."""
+class WeightedSample(NamedTuple):
+    """One try of a sample: bucket (by its limit), index in it, the member there with its weight, and whether it was accepted."""
 
     limit: int
     place: int
@@ -51,14 +51,14 @@ class Draw(NamedTuple):
     accepted: bool
 
 
-class DrawSource(Protocol):
-    """What a draw needs to see of a pool; a recorded decision can play the part of the pool."""
+class SampleSource(Protocol):
+    """What `sample` reads of a pool. `pick.replay` puts a recorded decision in the pool's place."""
 
     def shape(self) -> list[tuple[int, int, int]]:
-        """(limit, number of members, total weight) of each bucket, by limit."""
+        """(limit, number of members, total weight) of each bucket, ascending by limit."""
 
     def member_at(self, limit: int, index: int) -> tuple[int, int]:
-        """(member, weight) at a place of a bucket."""
+        """(member, weight) at an index of the bucket with this limit."""
 
 
 class WeightedPool:
@@ -75,15 +75,12 @@ class WeightedPool:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, member: int) -> bool:
-        return member in self._places
-
     def members(self) -> list[int]:
-        """All members, in no promised order."""
+        """All members, in any order."""
         return list(self._places)
 
     def add(self, member: int, weight: int) -> None:
-        """Insert a member, or change its weight. Raises ValueError for a weight below 1."""
+        """Insert a member or change its weight. Raises ValueError for a weight below 1."""
         if weight < 1:
             raise ValueError("a weight is at least 1")
         if member in self._places:
@@ -104,7 +101,7 @@ class WeightedPool:
         self.total += weight
 
     def remove(self, member: int) -> None:
-        """Take a member out; nothing happens when it is not in."""
+        """Remove a member, if it is in the pool."""
         place = self._places.pop(member, None)
         if place is None:
             return
@@ -118,7 +115,7 @@ class WeightedPool:
         self.total -= weight
 
     def shape(self) -> list[tuple[int, int, int]]:
-        if self._shape is None:  # decisions keep it, so that a change makes a new one
+        if self._shape is None:  # decisions keep the list, so a change makes a new one instead of editing it
             self._shape = [(b.limit, len(b.members), b.total) for b in self._buckets.values() if b.members]
         return self._shape
 
@@ -127,21 +124,21 @@ class WeightedPool:
         return bucket.members[index], bucket.weights[index]
 
 
-def draw(
-    source: DrawSource,
+def sample(
+    source: SampleSource,
     shape: list[tuple[int, int, int]],
     total: int,
     random: SplitMix64,
-    refused: Draw | None = None,
-) -> Draw:
-    """One try of a weighted draw: a bucket by weight, a place in it, accepted by weight.
+    refused: WeightedSample | None = None,
+) -> WeightedSample:
+    """One try of a weighted sample: a bucket by its weight, an index in it, accepted by the member's weight.
 
-    One number decides all three: `bits * n` has in its upper half a number below n, in its lower half bits for the next.
+    One 64-bit number decides all three: `bits * n` holds a number below n in its upper 64 bits and fresh bits in its lower 64.
 
     Args:
-        shape: `source.shape()`, not empty; taken once for several draws.
-        total: weight of all members, the sum over `shape`.
-        refused: the try before, when it was not accepted: the next one stays in its bucket.
+        shape: `source.shape()`, not empty; callers read it once for several tries.
+        total: weight of all members: the sum over `shape`.
+        refused: the previous try if it was not accepted; this one stays in its bucket.
     """
     bits = random.next()
     place = 0
@@ -157,4 +154,4 @@ def draw(
     bits *= count
     index, bits = bits >> 64, bits & _MASK
     member, weight = source.member_at(limit, index)
-    return Draw(limit, index, member, weight, weight == limit or bits * limit >> 64 < weight)
+    return WeightedSample(limit, index, member, weight, weight == limit or bits * limit >> 64 < weight)

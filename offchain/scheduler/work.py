@@ -1,4 +1,4 @@
-"""The unit of work and what can go wrong with it. Nothing here knows what kind of work it is."""
+"""The unit of work, its attempts, and what can go wrong with them. Nothing here depends on the class of work."""
 
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
@@ -16,21 +16,21 @@ class Priority(IntEnum):
 
 
 class Requirements(NamedTuple):
-    """What a node must be able to do; the routing key of a unit.
+    """What a node must offer to be given a unit.
 
     Attributes:
-        capability: name of what the node must offer, e.g. a model.
+        capability: what the node must offer, e.g. the model `meta-llama/Llama-3-8B`.
         revision: exact revision of the capability, or None for any.
-        extent: size that the offer must hold, in its own unit (for a model: context tokens).
-        min_tier: lowest hardware tier that is adequate.
-        region: preferred region; others are used when it is full or down. None: the dispatcher's own.
-        max_price_wei: highest price per unit of output that is accepted, or None.
-        node_id: the one node allowed, or None. A pinned unit is never rescued.
+        context_size: tokens that the offer's context must hold.
+        min_tier: lowest hardware tier that will do.
+        region: preferred region; others are used when no node of it is free. None: the router's own regions.
+        max_price_wei: highest accepted price of a token in wei, or None.
+        node_id: the only node allowed, or None. Such a pinned unit never goes on on another node.
     """
 
     capability: str
     revision: str | None = None
-    extent: int = 0
+    context_size: int = 0
     min_tier: int = 1
     region: str | None = None
     max_price_wei: int | None = None
@@ -42,12 +42,12 @@ class WorkUnit(NamedTuple):
 
     Attributes:
         request_id: 32 bytes, unique.
-        requirements: routing key.
-        tenant: who is served and billed.
+        requirements: which nodes can serve it.
+        tenant: the customer who is served and billed.
         priority: admission class.
-        cost: expected size in units of output, for fairness.
+        cost: expected tokens, for fairness and hedging.
         timing_class: units of one class have comparable times to the first byte.
-        affinity: hashes of growing prefixes of the input, shortest first; a node that saw them lately is cheaper.
+        affinity: hashes of growing prefixes of the input, shortest first; a node that lately saw them answers sooner.
     """
 
     request_id: bytes
@@ -60,7 +60,7 @@ class WorkUnit(NamedTuple):
 
 
 class FaultKind(StrEnum):
-    """Why an attempt ended without an answer."""
+    """Why an attempt ended without an answer; the value stands in records and metrics."""
 
     UNREACHABLE = "unreachable"
     RESET = "connection_lost"
@@ -92,11 +92,11 @@ FAULT_WEIGHT: dict[FaultKind, int] = {
     FaultKind.CANCELLED: 0,
     FaultKind.HEDGE_LOST: 0,
 }
-"""How much an attempt's end says against its node; a breaker opens at 3."""
+"""How much each fault counts against its node; a breaker opens when the sum reaches 3."""
 
 
 class NodeError(TransientError):
-    """An attempt failed through its node (or the way to it); another node may do better."""
+    """An attempt failed because of its node or the connection to it; another node may do better."""
 
     def __init__(self, kind: FaultKind, detail: str = "") -> None:
         super().__init__(f"{kind.value}: {detail}" if detail else kind.value)
@@ -105,7 +105,7 @@ class NodeError(TransientError):
 
 
 class CallerError(SkipError):
-    """The node refused the work for the caller's own fault: the same anywhere, so it goes back as it is."""
+    """The node refused the request as wrong. Every node would, so the refusal goes back to the caller."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"the request was refused with status {status}")
@@ -114,12 +114,12 @@ class CallerError(SkipError):
 
 
 class NoCapacityError(TransientError):
-    """Nobody can take the unit.
+    """No node can take the unit.
 
     Attributes:
         reason: `unknown_capability`, `no_capable_node`, `full`, `node_unavailable` or `failed` (attempts were made).
-        retry_after_seconds: when to try again.
-        expected_until: until when a node is expected back that could take it, in seconds of the router's clock; 0: none is.
+        retry_after_seconds: after which the caller should try again.
+        expected_until: until when a node for the unit is expected back, in seconds of the router's clock; 0: none is.
     """
 
     def __init__(
@@ -132,17 +132,17 @@ class NoCapacityError(TransientError):
 
 
 class NotResumableError(TransientError):
-    """Output was delivered and cannot be continued exactly."""
+    """The caller has part of the answer, and it cannot be continued exactly on another node."""
 
 
 class Attempt:
-    """One try of a unit on a node, as it ends in the record. Times are milliseconds.
+    """One try of a unit on a node, as the request's record shows it. Times are milliseconds.
 
     Attributes:
-        outcome: `ok`, `failed`, `cancelled` or `refused` (the caller's own fault).
+        outcome: `running`, `ok`, `failed`, `cancelled`, or `refused` (for the caller's fault).
         reason: a `FaultKind` value, or empty.
-        first_byte_ms: from the attempt's begin to the first byte of the answer, or None.
-        resumed_from: units of output (tokens) that earlier attempts had delivered.
+        first_byte_ms: from the attempt's beginning to the first byte of the answer; None when none came.
+        resumed_from: events of output that the caller had from earlier attempts.
     """
 
     __slots__ = (
@@ -180,7 +180,7 @@ class Attempt:
         self.resumed_from = resumed_from
 
     def to_json(self) -> dict[str, object]:
-        """The attempt as receipts show it."""
+        """The attempt as route receipts show it."""
         return {
             "node_id": int(self.node_id),
             "outcome": self.outcome,
@@ -193,7 +193,7 @@ class Attempt:
 
 
 class RequestTrace:
-    """What happened to one unit: filled in while it happens, kept for receipts and explanations."""
+    """What happened to one unit: filled in while it happens, kept for route receipts and explanations."""
 
     __slots__ = ("attempts", "decisions", "queue_ms", "request_id")
 

@@ -1,1 +1,1 @@
-"""HTTP/1.1 over asyncio: the server, the client connection, and a pool of connections for each host."""
+"""HTTP/1.1 over asyncio: the server (`server`), the client's connection, and a pool of connections for each host (`pool`)."""

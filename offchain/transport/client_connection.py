@@ -1,39 +1,33 @@
-"""The client's side of one HTTP/1.1 connection: a request at a time, its answer passed on as it comes."""
+"""The client's side of one HTTP/1.1 connection: one request at a time, its answer passed on as it comes.
+
+::
+
+    head --> length --------------------------------------> head
+      +----> chunk_size --> chunk --> chunk_end --> chunk_size
+      |          +--(size 0)--> trailer --> end ----------> head
+      +----> until_close -----------------------------------> the connection ends
+"""
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from offchain.transport.errors import ProtocolError, ResetError, TransportError
+from offchain.transport.errors import ProtocolError, ResetError
+
+if TYPE_CHECKING:
+    from offchain.transport.pool import HttpExchange
 
 MAX_HEAD_BYTES = 64 * 1024
-
-
-class Receiver(Protocol):
-    """Whom a connection tells of the answer."""
-
-    def begin(self, status: int, headers: dict[str, str]) -> None:
-        """The head has come."""
-
-    def push(self, data: bytes) -> None:
-        """A piece of the body has come."""
-
-    def finish(self) -> None:
-        """The body has ended."""
-
-    def refused(self, stale: bool) -> None:
-        """The connection closed before any byte of an answer; `stale` when it had served before."""
-
-    def fail(self, fault: TransportError) -> None:
-        """The answer will not come whole."""
+MAX_CHUNK_LINE_BYTES = 1024
+_HEX = b"0123456789abcdefABCDEF"
 
 
 class _BrokenError(ValueError):
-    """The peer does not speak HTTP/1.1 as we need it."""
+    """The server breaks HTTP/1.1 framing."""
 
 
 class ClientConnection(asyncio.Protocol):
-    """One TCP connection to a node."""
+    """One connection to a node or a model server."""
 
     __slots__ = (
         "_buffer",
@@ -50,7 +44,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, on_free: Callable[["ClientConnection"], None]) -> None:
         self.transport: asyncio.Transport | None = None
-        self.exchange: Receiver | None = None
+        self.exchange: HttpExchange | None = None
         self.on_free = on_free
         self.closed = False
         self.keep = True
@@ -63,8 +57,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
 
-    def send(self, exchange: Receiver, head: bytes, body: bytes) -> None:
-        """Send a request and give its answer to `exchange`."""
+    def send(self, exchange: "HttpExchange", head: bytes, body: bytes) -> None:
+        """Send a request; its answer is reported to `exchange`."""
         if self.transport is None:
             raise RuntimeError("a connection was used before it was made")
         self.exchange = exchange
@@ -102,7 +96,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.fail(ResetError("the connection broke in the middle of the answer"))
 
     def drop(self) -> None:
-        """Cut the connection now."""
+        """Abort the connection."""
         self.closed = True
         self.exchange = None
         if self.transport is not None:
@@ -116,7 +110,7 @@ class ClientConnection(asyncio.Protocol):
         return transport
 
     def pause(self) -> None:
-        """Stop reading while the caller is slow."""
+        """Stop reading until `resume`: whoever takes the answer is slow."""
         if not self.paused and self.transport is not None and not self.closed:
             self.paused = True
             self.transport.pause_reading()
@@ -127,7 +121,7 @@ class ClientConnection(asyncio.Protocol):
             self.paused = False
             self.transport.resume_reading()
 
-    def _parse(self, data: bytes, exchange: Receiver) -> None:
+    def _parse(self, data: bytes, exchange: "HttpExchange") -> None:
         position = 0
         size = len(data)
         while True:
@@ -152,44 +146,43 @@ class ClientConnection(asyncio.Protocol):
                     self._done(exchange, size - position)
                     return
                 self._state = "chunk_end"
-            elif self._state == "chunk_end":
-                if size - position < 2:
-                    self._buffer = data[position:]
-                    return
-                if data[position : position + 2] != b"\r\n":
-                    raise _BrokenError("a chunk does not end where it said")
-                position += 2
-                self._state = "chunk_size"
-            elif self._state == "chunk_size":
-                end = data.find(b"\r\n", position, position + 1024)
-                if end < 0:
-                    if size - position >= 1024:
-                        raise _BrokenError("a chunk size without end")
-                    self._buffer = data[position:]
-                    return
-                self._left = _hex_size(data[position:end])
-                position = end + 2
-                self._state = "chunk" if self._left else "trailer"
-            elif self._state == "trailer":
-                end = data.find(b"\r\n", position)
-                if end < 0:
-                    if size - position > MAX_HEAD_BYTES:
-                        raise _BrokenError("trailers without end")
-                    self._buffer = data[position:]
-                    return
-                blank = end == position
-                position = end + 2
-                if blank:
-                    self._done(exchange, size - position)
-                    return
-            else:  # until_close
+            elif self._state == "until_close":
                 if position < size:
                     exchange.push(data[position:])
                 return
+            else:
+                position = self._between_chunks(data, position)
+                if self._state == "end":
+                    self._done(exchange, size - position)
+                    return
             if position >= size and self._state not in ("length", "chunk"):
                 return
 
-    def _head(self, head: bytes, exchange: Receiver) -> None:
+    def _between_chunks(self, data: bytes, position: int) -> int:
+        """Read one line of the chunked coding (RFC 9112, section 7.1). Returns where the next begins.
+
+        A line that is not here to its end is kept in the buffer; then the size of `data` is returned.
+        """
+        size = len(data)
+        limit = MAX_HEAD_BYTES if self._state == "trailer" else MAX_CHUNK_LINE_BYTES
+        end = data.find(b"\r\n", position, position + limit)
+        if self._state == "chunk_end" and end != position and size - position >= 2:
+            raise _BrokenError("a chunk does not end where it said")
+        if end < 0:
+            if size - position >= limit:
+                raise _BrokenError("a chunk size or a trailer without end")
+            self._buffer = data[position:]
+            return size
+        if self._state == "chunk_end":
+            self._state = "chunk_size"
+        elif self._state == "chunk_size":
+            self._left = _hex_size(data[position:end])
+            self._state = "chunk" if self._left else "trailer"
+        elif end == position:  # the empty line behind the trailers
+            self._state = "end"
+        return end + 2
+
+    def _head(self, head: bytes, exchange: "HttpExchange") -> None:
         first, *lines = head.decode("latin-1").split("\r\n")
         version, status_text = first[:9], first[9:12]
         if version not in ("HTTP/1.1 ", "HTTP/1.0 ") or not status_text.isdecimal():
@@ -214,9 +207,9 @@ class ClientConnection(asyncio.Protocol):
         if coding is not None and coding.lower() == "chunked":
             self._state = "chunk_size"
         elif length is not None:
+            if not length.isascii() or not length.isdigit() or len(length) > 15:
+                raise _BrokenError("a malformed length")
             self._left = int(length)
-            if self._left < 0:
-                raise _BrokenError("a negative length")
             self._state = "length"
         elif status in (204, 304):
             self._left = 0
@@ -226,7 +219,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = "until_close"
         exchange.begin(status, headers)
 
-    def _done(self, exchange: Receiver, surplus: int) -> None:
+    def _done(self, exchange: "HttpExchange", surplus: int) -> None:
         self.exchange = None
         self.used = True
         self._state = "head"
@@ -240,6 +233,6 @@ class ClientConnection(asyncio.Protocol):
 
 def _hex_size(text: bytes) -> int:
     digits = text.partition(b";")[0].strip()
-    if not digits or len(digits) > 8:
+    if not digits or len(digits) > 8 or digits.strip(_HEX):  # int() also takes "-1" and "1_0"
         raise _BrokenError("a malformed chunk size")
     return int(digits, 16)

@@ -7,7 +7,7 @@
      +-- ResetError       the connection closed before the answer, or in the middle of it
      +-- ProtocolError    the other side does not speak HTTP/1.1 as we need it
 
-Callers turn these into what they speak of: the dispatcher into a `NodeError`, the node agent into a 503.
+Callers translate them: the dispatcher into a `NodeError`, the node agent into status 503.
 """
 
 from offchain.errors import TransientError

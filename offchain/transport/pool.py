@@ -1,4 +1,14 @@
-"""Pooled HTTP/1.1 connections to a host, one request at a time on each."""
+"""Pooled HTTP/1.1 connections to one host, one request at a time on each.
+
+Why not a general client: its CPU a request is several times that of the whole rest of the gateway (docs/adr). Nodes and model
+servers need only `Content-Length` or chunked answers and keep-alive. Example::
+
+    pool = HostPool("http://10.0.0.2:8000", None)
+    exchange = HttpExchange(pool, head, body)  # head: b"GET /health HTTP/1.1" ... and an empty line
+    pool.dispatch(exchange)
+    await exchange.head()
+    body = await exchange.read()
+"""
 
 import asyncio
 import ssl
@@ -11,18 +21,18 @@ from offchain.transport.client_connection import ClientConnection
 from offchain.transport.errors import ConnectError, ResetError, TransportError
 
 MAX_QUEUED_BYTES = 1024 * 1024
-
-
+"""Unread bytes of an answer at which the connection stops reading."""
 MAX_IDLE = 64
+"""Idle connections that a pool keeps."""
 
 
 def untranslated(fault: TransportError) -> Exception:
-    """The fault as it is."""
+    """No translation: the fault is raised as it is."""
     return fault
 
 
 class HttpExchange:
-    """One attempt's request and answer. See `upstream.Exchange`."""
+    """One request and its answer; what `dispatch.upstream.Exchange` asks for."""
 
     __slots__ = (
         "_body", "_connection", "_fault", "_finished", "_head", "_pool", "_queued", "_request", "_retried", "_started",
@@ -38,8 +48,8 @@ class HttpExchange:
     ) -> None:
         """
         Args:
-            head: request line and headers, up to and with the empty line.
-            translate: what `head` and `read` raise instead of a TransportError.
+            head: request line and headers, including the empty line.
+            translate: makes the exception that `head` and `read` raise of a TransportError.
         """
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -56,10 +66,10 @@ class HttpExchange:
         self._waiter: asyncio.Future[None] | None = None
         self._translate = translate
 
-    # what the connection reports
+    # called by the pool and the connection
 
     def attach(self, connection: ClientConnection) -> None:
-        """A connection is there: send."""
+        """The pool has a connection: send the request."""
         if self._fault is not None or self._finished:
             self._pool.give(connection)
             return
@@ -86,7 +96,7 @@ class HttpExchange:
         self._wake()
 
     def refused(self, stale: bool) -> None:
-        """Closed before any byte of an answer. A reused connection may just have idled out: try once on a new one."""
+        """The connection closed before any byte of an answer. A reused one may have timed out idle: try once on a new one."""
         self._connection = None
         if stale and not self._retried:
             self._retried = True
@@ -109,7 +119,7 @@ class HttpExchange:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # what the engine calls
+    # called by whoever made the exchange
 
     async def head(self) -> None:
         while not self._head:
@@ -135,7 +145,7 @@ class HttpExchange:
         return data
 
     def _news(self) -> "asyncio.Future[None]":
-        """Done when the connection has reported something."""
+        """A future that is done when the connection reports something."""
         self._waiter = waiter = asyncio.get_running_loop().create_future()
         return waiter
 
@@ -167,7 +177,7 @@ class HttpExchange:
 
 
 class HostPool:
-    """Connections to one node. The most recently used idle one is taken first."""
+    """Connections to one host. The most recently used idle one is taken first."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
         parts = urlsplit(url)
@@ -175,10 +185,10 @@ class HostPool:
             raise ValueError(f"{url!r} is not an http(s) URL")
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
-        self.pins = pins_of(parts.fragment)
+        self.certificate_pins = pins_of(parts.fragment)
         self.tls = None
         if parts.scheme == "https":
-            self.tls = pinning_context() if self.pins else tls or trusting_context()
+            self.tls = pinning_context() if self.certificate_pins else tls or trusting_context()
         self.prefix = parts.path.rstrip("/")
         self.authority = parts.netloc.rpartition("@")[2]
         self.on_round_trip: Callable[[float], None] | None = None
@@ -186,7 +196,7 @@ class HostPool:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def dispatch(self, exchange: HttpExchange) -> None:
-        """Give an exchange a connection, idle or new."""
+        """Send an exchange over an idle connection, or over a new one."""
         while self._idle:
             connection = self._idle.pop()
             if (
@@ -199,7 +209,7 @@ class HostPool:
         self.connect(exchange)
 
     def connect(self, exchange: HttpExchange) -> None:
-        """Give an exchange a new connection."""
+        """Send an exchange over a new connection."""
         task = asyncio.get_running_loop().create_task(self._connect(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -214,16 +224,16 @@ class HostPool:
         except OSError as error:
             exchange.fail(ConnectError(error.strerror or type(error).__name__))
             return
-        if self.pins and not holds(transport.get_extra_info("ssl_object"), self.pins):
+        if self.certificate_pins and not holds(transport.get_extra_info("ssl_object"), self.certificate_pins):
             transport.abort()
-            exchange.fail(ConnectError("it shows a certificate that its heartbeat does not name"))
+            exchange.fail(ConnectError("its certificate is not the one that its heartbeat names"))
             return
         if self.on_round_trip is not None:
             self.on_round_trip((loop.time() - began) / (1 if self.tls is None else 2))
         exchange.attach(connection)
 
     def give(self, connection: ClientConnection) -> None:
-        """Take a connection back for later."""
+        """Take a free connection back for later requests."""
         if len(self._idle) < MAX_IDLE and not connection.closed:
             self._idle.append(connection)
         else:

@@ -1,4 +1,4 @@
-"""Reads HTTP/1.1 requests, strictly: two readings of one request are how one is smuggled past a check."""
+"""Reads HTTP/1.1 requests strictly. Where two programs can read one request differently, it can be smuggled past a check."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ _SINGLE = frozenset({"host", "content-length", "transfer-encoding", "authorizati
 
 
 class Request:
-    """A whole request. Header names are in lower case; repeated headers are joined with commas."""
+    """A request. Header names are in lower case; values of a repeated header are joined with commas (RFC 9110, section 5.3)."""
 
     __slots__ = ("body", "headers", "keep_alive", "method", "path", "query")
 
@@ -33,7 +33,7 @@ class Request:
 
 
 class RequestRefusedError(Exception):
-    """A request that is not taken, with the HTTP status to say so."""
+    """A request that is refused, with the HTTP status to answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class RequestRefusedError(Exception):
 
 
 def parse_head(head: bytes | bytearray, max_headers: int) -> Request:
-    """Read the head of a request, strictly. Raises RefusedError."""
+    """Read the head of a request. Raises RequestRefusedError."""
     text = head.decode("latin-1")
     whole = _HEAD.fullmatch(text)
     if whole is None:
@@ -68,7 +68,7 @@ def parse_head(head: bytes | bytearray, max_headers: int) -> Request:
 
 
 def _joined(lines: list[str]) -> dict[str, str]:
-    """Headers of which some are repeated. Raises RefusedError for one that must not be."""
+    """Headers of which some are repeated. Raises RequestRefusedError for one that may occur only once."""
     headers: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
@@ -82,7 +82,7 @@ def _joined(lines: list[str]) -> dict[str, str]:
 
 
 def _fault_of(text: str) -> str:
-    """What is wrong with a head that does not match."""
+    """The reason why a head does not match `_HEAD`."""
     if _BAD_TEXT.search(text):
         return "the request's head holds a forbidden character"
     if not re.fullmatch(_REQUEST_LINE, text.partition("\r\n")[0]):
@@ -92,14 +92,14 @@ def _fault_of(text: str) -> str:
 
 @dataclass(slots=True)
 class Chunks:
-    """Decodes a chunked body."""
+    """Decodes a chunked body (RFC 9112, section 7.1)."""
 
     limit: int
     body: bytearray = field(default_factory=bytearray)
     _left: int = -1  # -1: a size line comes next; -2: trailers
 
     def feed(self, buffer: bytearray) -> bool:
-        """Take what is complete out of `buffer`. Returns whether the body is whole. Raises RefusedError."""
+        """Take complete chunks out of `buffer`. Returns whether the body is whole. Raises RequestRefusedError."""
         while True:
             if self._left >= 0:
                 if len(buffer) < self._left + 2:

@@ -1,10 +1,17 @@
 """A small, strict HTTP/1.1 server on asyncio: what the hot path needs and nothing else.
 
-Measured against granian and aiohttp on the same handler it costs a fraction of their CPU per request and per streamed
-event (docs/adr), and it tells at once that a client has gone. What it does not understand it refuses: absolute or
-asterisk targets, folded headers, both lengths at once, any transfer coding but chunked. HTTP/2 is a proxy's business.
+Measured on the same handler, it takes a fraction of the CPU of granian and aiohttp a request and a streamed event (docs/adr),
+and a handler learns at once that its client has gone. The server refuses what it does not support: absolute or asterisk
+targets, folded headers, both `Content-Length` and `Transfer-Encoding`, any transfer coding but chunked. For HTTP/2 put a proxy
+in front.
 
-A connection serves one request at a time; a second one sent early waits unread beyond a small bound.
+A connection serves one request at a time. Of a second request that is sent early, at most `max_head` bytes are read. Example::
+
+    async def hello(request: Request, connection: ServerConnection) -> None:
+        connection.reply(200, {"content-type": "text/plain"}, b"hello")
+
+    server = HttpServer(hello, HttpLimits(), on_error=log.error)
+    port = await server.start("127.0.0.1", 0)
 """
 
 import asyncio
@@ -38,12 +45,12 @@ class HttpLimits:
     """Bounds of a server. Times are seconds, sizes bytes.
 
     Attributes:
-        head_seconds: from the first byte of a request to the end of its head (slow-loris).
-        body_seconds: from there to the end of its body.
-        idle_seconds: between requests.
-        write_seconds: for which a client may take nothing of what we have to send.
-        max_buffered: unsent bytes of a response before whoever makes it has to wait.
-        max_unfinished: bytes that all requests together may hold before they are whole, whoever sends them.
+        head_seconds: from the first byte of a request to the end of its head (against slow-loris attacks).
+        body_seconds: from the end of the head to the end of the body.
+        idle_seconds: between two requests of a connection.
+        write_seconds: for which a client may read nothing while an answer waits to be sent.
+        max_buffered: unsent bytes of an answer from which on `write` returns False.
+        max_unfinished: bytes that all incomplete requests together may hold.
     """
 
     max_head: int = 32 * 1024
@@ -67,12 +74,12 @@ RenderError = Callable[[int, str], bytes]
 
 
 def plain_error(status: int, message: str) -> bytes:
-    """The status and the message as a JSON object."""
+    """The default `RenderError`: status and message as a JSON object."""
     return orjson.dumps({"status": status, "error": message})
 
 
 class HttpServer:
-    """Listens, and gives each request to a handler. The handler answers through the `ServerConnection` it is given."""
+    """Listens and calls a handler with each request; the handler answers through the `ServerConnection`."""
 
     def __init__(
         self,
@@ -83,8 +90,8 @@ class HttpServer:
     ) -> None:
         """
         Args:
-            render_error: makes the JSON body of an answer that the server gives by itself, such as a 408.
-            on_error: told of exceptions that a handler let out; the client got a 500.
+            render_error: makes the JSON body of an answer that the server gives itself, e.g. 408.
+            on_error: called with an exception that the handler raised; the client gets status 500.
         """
         self.handler = handler
         self.limits = limits
@@ -99,7 +106,7 @@ class HttpServer:
         self._serving = set[asyncio.Task[None]]()
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listen; returns the port, which the system chooses when 0 is asked for. Raises OSError."""
+        """Listen. Returns the port, which the system chooses for port 0. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: ServerConnection(self),
@@ -113,7 +120,7 @@ class HttpServer:
         return _port(self._server)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no more, let running answers end for as long as `grace_seconds`, then cut the rest."""
+        """Accept nothing new, give running answers `grace_seconds` to end, then cut the rest."""
         self.draining = True
         if self._server is not None:
             self._server.close()
@@ -126,13 +133,13 @@ class HttpServer:
             except TimeoutError:
                 for connection in list(self.connections):
                     connection.cut()
-        if self._serving:  # what a handler does when it is cut is done when this returns
+        if self._serving:  # handlers of cut connections clean up before this returns
             await asyncio.wait(self._serving, timeout=_UNWIND_SECONDS)
         if self._sweeper is not None:
             self._sweeper.cancel()
 
     def serve(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run what answers a connection; `stop` waits for it."""
+        """Run a connection's work as a task that `stop` waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -154,7 +161,7 @@ class HttpServer:
 
 
 class ServerConnection(asyncio.Protocol):
-    """One client connection; also what a handler answers through."""
+    """One client connection; a handler answers through it."""
 
     __slots__ = (
         "_awaited", "_buffer", "_chunked", "_drained", "_held", "_keep", "_loop", "_request", "_server", "_state", "_task", "_unfinished", "_wanted",
@@ -190,20 +197,20 @@ class ServerConnection(asyncio.Protocol):
         self.transport.write(self._head(status, headers, f"content-length: {len(body)}\r\n") + body)
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Start an answer that is written piece by piece."""
+        """Start an answer whose body follows by `write`, and ends by `finish`."""
         if self.started or self.transport is None:
             return
         self.started = True
         self.transport.write(self._head(status, headers, "transfer-encoding: chunked\r\n"))
 
     def write(self, data: bytes) -> bool:
-        """Send a piece. False when `drain` must be awaited before the next one."""
+        """Send a piece of the body. False when `drain` must be awaited before the next one."""
         if self.transport is not None and data:
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return not self.paused
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough of what was written."""
+        """Wait until the client has read enough of what was written."""
         if not self.paused:
             return
         self.deadline = self._loop.time() + self._server.limits.write_seconds
@@ -215,23 +222,23 @@ class ServerConnection(asyncio.Protocol):
             self.deadline = _NEVER
 
     def finish(self) -> None:
-        """End an answer begun with `begin`."""
+        """End an answer that was started with `begin`."""
         if self.transport is not None:
             self.transport.write(b"0\r\n\r\n")
 
     @property
     def idle(self) -> bool:
-        """Whether it is open and neither reads nor answers a request."""
+        """Whether the connection is open and has no request, not even the beginning of one."""
         return self.transport is not None and self._state == "head" and not self._buffer
 
     def detach(self) -> asyncio.Transport | None:
-        """Let go of the connection, in the middle of a handler: it speaks something else from now on."""
+        """Take the transport out of the server, inside a handler: another protocol uses it from now on."""
         transport, self.transport = self.transport, None
         self._server.left(self)
         return transport
 
     def cut(self) -> None:
-        """Break the connection now, so that the client cannot take what it has for the whole."""
+        """Abort the connection, so that the client cannot take a part of the answer for the whole."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -283,7 +290,7 @@ class ServerConnection(asyncio.Protocol):
             self._count_unfinished()
 
     def expire(self) -> None:
-        """The deadline has passed: whatever was waited for did not come."""
+        """The deadline has passed: close an idle connection, answer 408 to a slow request, cut a client that does not read."""
         if self._state == "head" and not self._buffer:
             self.close_if_idle()
         elif self._state in ("head", "body"):
@@ -292,7 +299,7 @@ class ServerConnection(asyncio.Protocol):
             self.cut()
 
     def close_if_idle(self) -> None:
-        """Close unless a request is being read or answered."""
+        """Close the connection unless a request is being read or answered."""
         if self.transport is not None and self._state == "head" and not self._buffer:
             self.transport.close()
 
@@ -379,7 +386,7 @@ class ServerConnection(asyncio.Protocol):
             self._awaited.set_result(None)
 
     async def _serve(self) -> None:
-        """Answer the connection's requests, one after another: waking a task costs less than making one for each."""
+        """Answer the connection's requests one after another. One task for all: waking a task costs less than making one."""
         while self._request is not None and self._state == "busy":
             await self._answer(self._request)
             if not self._next():
@@ -405,7 +412,7 @@ class ServerConnection(asyncio.Protocol):
                 self.reply(500, _JSON, self._server.render_error(500, "internal error"))
 
     def _next(self) -> bool:
-        """Go on to the next request, which may be here already. Returns whether there can be one."""
+        """Get ready for the next request, which may be in the buffer already. Returns whether there can be one."""
         if self.transport is None:
             return False
         if not self._keep or self._server.draining:
@@ -423,7 +430,7 @@ class ServerConnection(asyncio.Protocol):
         return True
 
     def _count_unfinished(self) -> None:
-        """Keep the sum of what requests hold that are not whole; whoever brings it over the bound is refused."""
+        """Update the sum of bytes of incomplete requests; a request that brings it over the bound is refused."""
         held = 0
         if self._state == "body":
             held = len(self._buffer) + (0 if self._chunked is None else len(self._chunked.body))
@@ -435,7 +442,7 @@ class ServerConnection(asyncio.Protocol):
             self._count_unfinished()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer an unacceptable request and close, reading on for a moment so that the client can see the answer."""
+        """Refuse a request and close. Goes on reading for a moment: closing at once could reset the answer away."""
         self._keep = False
         self.started = False
         self._state = "linger"
@@ -447,5 +454,5 @@ class ServerConnection(asyncio.Protocol):
 
 
 def _port(server: Any) -> int:
-    """Where a server listens; uvloop's has its sockets in a list, asyncio's in a tuple."""
+    """The port of a server. uvloop keeps a server's sockets in a list, asyncio in a tuple."""
     return int(server.sockets[0].getsockname()[1])

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 
+from offchain.protocol import headers as header_names
 from webapp.sources.outbound_hosts import UnreachableHostError, resolve
 from webapp.store import Channel, Delivery
 
@@ -81,9 +82,9 @@ class Webhook:
             "Host": host if parts.port is None else f"{host}:{parts.port}",
             "Content-Type": "application/json",
             "User-Agent": "parallelix-dashboard",
-            "X-Parallelix-Event": delivery.event,
-            "X-Parallelix-Delivery": str(delivery.id),
-            "X-Parallelix-Signature": sign(channel.secret, int(self._time()), body),
+            header_names.WEBHOOK_EVENT: delivery.event,
+            header_names.WEBHOOK_DELIVERY: str(delivery.id),
+            header_names.WEBHOOK_SIGNATURE: sign(channel.secret, int(self._time()), body),
         }
         try:
             with (

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from offchain.errors import UserError
+from offchain.protocol import headers as header_names
 from webapp.sources.gateway import MAX_ANSWER_BYTES, GatewayApi, GatewayUnavailableError, deltas, error_words
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
@@ -101,10 +102,10 @@ def _answer(gateway: GatewayApi, body: dict[str, Any], key: str) -> Iterator[str
                 return
             request_id = answer.headers.get("x-request-id", "")
             yield _event(
-                "route", {"request_id": request_id, "node_id": answer.headers.get("x-parallelix-node")}
+                "route", {"request_id": request_id, "node_id": answer.headers.get(header_names.NODE)}
             )
             size = 0
-            for text in deltas(answer.iter_lines()):
+            for text in deltas(answer.iter_bytes()):
                 size += len(text)
                 if size > MAX_ANSWER_BYTES:
                     yield _event("problem", {"message": "the answer is too long to show"})

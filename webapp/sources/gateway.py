@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from offchain.errors import TransientError, UserError
+from offchain.protocol.server_sent_events import EventSplitter, read_event
 
 MAX_ANSWER_BYTES = 512 * 1024
 _SAMPLE = re.compile(r"^parallelix_gateway_(\w+)(?:\{([^}]*)\})? ([0-9.e+-]+)$")
@@ -190,9 +192,7 @@ class GatewayApi:
 
 def _node_load(data: Mapping[str, Any]) -> NodeLoad:
     obstacle = ""
-    if data["draining"]:
-        obstacle = "the node drains: it ends what it has and takes nothing new"
-    elif data["breaker"] != "closed":
+    if data["breaker"] != "closed":
         obstacle = "its last attempts failed: the gateway waits before it tries again"
     elif not data["models"]:
         obstacle = "it offers no model"
@@ -228,15 +228,14 @@ def error_words(data: Any) -> str:
     return str(message)[:300] if message else "the gateway refuses"
 
 
-def deltas(lines: Iterator[str]) -> Iterator[str]:
+def deltas(pieces: Iterator[bytes]) -> Iterator[str]:
     """Pieces of text in an OpenAI chat stream."""
-    for line in lines:
-        if not line.startswith("data: ") or line == "data: [DONE]":
-            continue
+    events = EventSplitter()
+    for block in chain.from_iterable(map(events.feed, pieces)):
         try:
-            choices = json.loads(line[6:]).get("choices") or [{}]
+            choices = json.loads(read_event(block)[1]).get("choices") or [{}]
             text = (choices[0].get("delta") or {}).get("content")
-        except (ValueError, AttributeError, IndexError):
+        except (ValueError, AttributeError, IndexError):  # a comment, [DONE], or an error
             continue
         if isinstance(text, str) and text:
             yield text

@@ -1,4 +1,11 @@
-"""A request for work, from its admission to the record of what became of it."""
+"""A request for inference, from its admission to its record in the request log.
+
+::
+
+    parse, quotas --> dispatcher.answer --> answer is out ==> caller
+                                                 |
+                                                 +-- up to 8 requests or 1 ms later: check receipts, count, record
+"""
 
 import asyncio
 from collections import deque
@@ -16,7 +23,9 @@ from offchain.gateway.errors import (
 )
 from offchain.gateway.records.request_log import RequestRecord
 from offchain.gateway.tenants.registry import Tenant
+from offchain.protocol import headers as header_names
 from offchain.protocol.openai_errors import error_body
+from offchain.protocol.server_sent_events import write_event
 from offchain.scheduler.quotas import QuotaExceededError
 from offchain.scheduler.work import (
     Attempt,
@@ -30,25 +39,23 @@ from offchain.scheduler.work import (
 from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import InferenceRequest, InvalidRequestError, Kind, parse
 from offchain.workloads.inference.stream import StreamTask
-from offchain.workloads.inference.whole_answer import RECEIPT_HEADER, PlainTask
+from offchain.workloads.inference.whole_answer import PlainTask
 
-PIN_HEADER = "x-parallelix-node"
-SALT_HEADER = "x-parallelix-cache-salt"
-SETTLE_SECONDS = 0.001
-MAX_UNSETTLED = 8
-"""Receipts are checked in less time one after another than each between other work; nobody waits for them meanwhile."""
+VERIFY_DELAY_SECONDS = 0.001
+MAX_UNVERIFIED = 8
+"""Checking receipts in a batch is cheaper than one by one between requests (warm caches). No caller waits for this check."""
 
 
 class _StreamSink:
-    """Writes a stream to the client; the answer's head goes out with the first bytes, so that errors before them still
-    have a status of their own."""
+    """Writes a stream to the caller. The answer's head goes out with its first bytes: an error before that still gets a
+    status of its own."""
 
-    __slots__ = ("_connection", "_request_id", "_trail")
+    __slots__ = ("_connection", "_request_id", "_trace")
 
-    def __init__(self, connection: ServerConnection, request_id: bytes, trail: RequestTrace) -> None:
+    def __init__(self, connection: ServerConnection, request_id: bytes, trace: RequestTrace) -> None:
         self._connection = connection
         self._request_id = request_id
-        self._trail = trail
+        self._trace = trace
 
     def write(self, data: bytes) -> bool:
         if not self._connection.started:
@@ -59,7 +66,7 @@ class _StreamSink:
                     "cache-control": "no-cache",
                     "x-accel-buffering": "no",
                     "x-request-id": "0x" + self._request_id.hex(),
-                    "x-parallelix-node": str(self._trail.node_id),
+                    header_names.NODE: str(self._trace.node_id),
                 },
             )
         return self._connection.write(data)
@@ -69,26 +76,26 @@ class _StreamSink:
 
 
 class _WholeSink:
-    """Writes a whole answer, its head included, to the client."""
+    """Writes the head and the body of a whole answer to the caller."""
 
-    __slots__ = ("_connection", "_request_id", "_task", "_trail")
+    __slots__ = ("_connection", "_request_id", "_task", "_trace")
 
     def __init__(
-        self, connection: ServerConnection, request_id: bytes, trail: RequestTrace, task: PlainTask
+        self, connection: ServerConnection, request_id: bytes, trace: RequestTrace, task: PlainTask
     ) -> None:
         self._connection = connection
         self._request_id = request_id
-        self._trail = trail
+        self._trace = trace
         self._task = task
 
     def write(self, data: bytes) -> bool:
         headers = {
             "content-type": "application/json",
             "x-request-id": "0x" + self._request_id.hex(),
-            "x-parallelix-node": str(self._trail.node_id),
+            header_names.NODE: str(self._trace.node_id),
         }
         if self._task.receipt_header is not None:
-            headers[RECEIPT_HEADER] = self._task.receipt_header
+            headers[header_names.RECEIPT] = self._task.receipt_header
         self._connection.reply(200, headers, data)
         return True
 
@@ -97,19 +104,19 @@ class _WholeSink:
 
 
 class _Ended:
-    """A request that has ended, or is about to.
+    """A request that has ended or is about to end, and waits for its check and its record.
 
     Attributes:
-        status: that went out; 499 when the caller left or an error became its answer.
-        answered, task: of an answer.
+        status: HTTP status that the caller got; 499 when the caller left, or an error was the answer.
+        answered, task: the answer and what made it; None when there is none.
     """
 
-    __slots__ = ("answered", "cost", "entry", "kind", "status", "task")
+    __slots__ = ("answered", "cost", "kind", "record", "status", "task")
 
-    def __init__(self, kind: Kind, cost: int, entry: RequestRecord) -> None:
+    def __init__(self, kind: Kind, cost: int, record: RequestRecord) -> None:
         self.kind = kind
         self.cost = cost
-        self.entry = entry
+        self.record = record
         self.status = 499
         self.answered: DeliveredAnswer | None = None
         self.task: PlainTask | StreamTask | None = None
@@ -120,103 +127,114 @@ _NO_HEADERS: dict[str, str] = {}
 
 
 class Inference:
-    """The endpoints that carry work to nodes."""
+    """The endpoints that nodes answer: chat, completions, embeddings."""
 
-    def __init__(self, parts: GatewayDependencies) -> None:
-        self._p = parts
-        self._over: deque[_Ended] = deque()
+    def __init__(self, deps: GatewayDependencies) -> None:
+        self._deps = deps
+        self._ended: deque[_Ended] = deque()
         self._later: asyncio.Handle | None = None
-        parts.engine.on_attempt = self._count_attempt
+        deps.dispatcher.on_attempt = self._count_attempt
 
     async def answer(
         self, kind: Kind, request: Request, connection: ServerConnection, tenant: Tenant
     ) -> None:
-        """Answer one request for work. Raises ApiError while nothing was sent yet."""
-        parts = self._p
-        began = parts.clock()
+        """Answer one request for inference. Raises ApiError as long as nothing was sent to the caller."""
+        deps = self._deps
+        began = deps.clock()
         try:
             work = parse(kind, request.body)
         except InvalidRequestError as invalid:
             raise from_invalid(invalid) from None
         cost, node_id = work.cost, _pinned(request)
         try:
-            parts.quotas.admit(tenant.name, tenant.limits, cost)
+            deps.quotas.admit(tenant.name, tenant.limits, cost)
         except QuotaExceededError as exceeded:
             raise from_quota(exceeded) from None
         headers = _NO_HEADERS
         if kind is not _EMBEDDING:
-            # beside the body and not in it: the node's receipt binds the caller's own bytes
-            headers = {SALT_HEADER: parts.keys.salt_of(tenant.name, work.fields.get("cache_salt"))}
-        request_id = parts.new_id()
+            # a header, not a field of the body: the node's receipt binds the bytes that the caller sent
+            headers = {
+                header_names.CACHE_SALT: deps.authenticator.salt_of(
+                    tenant.name, work.fields.get("cache_salt")
+                )
+            }
+        request_id = deps.new_id()
         unit = WorkUnit(
             request_id,
-            Requirements(work.model, extent=work.max_tokens or 0, node_id=node_id),
+            Requirements(work.model, context_size=work.max_tokens or 0, node_id=node_id),
             tenant.name,
             tenant.limits.priority,
             cost,
             work.timing_class,
             work.affinity(tenant.name),
         )
-        if self._over and not parts.engine.running:
-            self._settle_at(0.0)  # as soon as this request is on its way: its node is waited for anyway
-        trail = RequestTrace(request_id)
-        entry = RequestRecord(trail, tenant.name, work.model, parts.now_ms(), status="cancelled")
-        parts.book.open(entry)
-        ended = _Ended(kind, cost, entry)
+        if self._ended and not deps.dispatcher.running:
+            self._verify_at(0.0)  # runs as soon as this request is sent, while its node works
+        trace = RequestTrace(request_id)
+        record = RequestRecord(trace, tenant.name, work.model, deps.now_ms(), status="cancelled")
+        deps.request_log.open(record)
+        ended = _Ended(kind, cost, record)
         try:
             await self._run(work, headers, unit, ended, connection)
         except ApiError as refusal:
-            entry.status = "refused" if refusal.status < 429 else "failed"
+            record.status = "refused" if refusal.status < 429 else "failed"
             refusal.headers.setdefault("x-request-id", "0x" + request_id.hex())
             raise
         finally:
-            entry.total_ms = (parts.clock() - began) * 1000
-            parts.quotas.leave(tenant.name)
-            self._over.append(ended)
-            self._settle_soon()
+            record.total_ms = (deps.clock() - began) * 1000
+            deps.quotas.leave(tenant.name)
+            self._ended.append(ended)
+            self._verify_soon()
 
-    def _settle_soon(self) -> None:
-        """Have what has ended settled, several at once, shortly: the next request of the same caller goes first."""
-        if len(self._over) >= MAX_UNSETTLED:
-            self._settle_at(0.0)
+    def _verify_soon(self) -> None:
+        """Have ended requests checked and recorded within 1 ms, several at once: the caller's next request goes first."""
+        if len(self._ended) >= MAX_UNVERIFIED:
+            self._verify_at(0.0)
         elif self._later is None:
-            self._settle_at(SETTLE_SECONDS)
+            self._verify_at(VERIFY_DELAY_SECONDS)
 
-    def _settle_at(self, seconds: float) -> None:
+    def _verify_at(self, seconds: float) -> None:
         if self._later is not None:
             self._later.cancel()
         loop = asyncio.get_running_loop()
-        self._later = loop.call_later(seconds, self.settle) if seconds else loop.call_soon(self.settle)
+        self._later = (
+            loop.call_later(seconds, self.verify_and_record)
+            if seconds
+            else loop.call_soon(self.verify_and_record)
+        )
 
-    def settle(self) -> None:
-        """Check, count and record all that has ended. Whoever reads what follows from it calls this first."""
+    def verify_and_record(self) -> None:
+        """Check, count and record every request that has ended.
+
+        Call this before reading counters, credit or execution records: finished requests appear in them only afterwards.
+        """
         if self._later is not None:
             self._later.cancel()
             self._later = None
         try:
-            while self._over:
-                self._settle(self._over.popleft())
+            while self._ended:
+                self._verify_and_record(self._ended.popleft())
         finally:
-            if self._over:  # one that raises takes no other along
-                self._settle_soon()
+            if self._ended:  # one request whose check raises must not keep the others unrecorded
+                self._verify_soon()
 
-    def _settle(self, ended: "_Ended") -> None:
-        parts, entry = self._p, ended.entry
+    def _verify_and_record(self, ended: "_Ended") -> None:
+        deps, record = self._deps, ended.record
         if ended.answered is not None:
-            parts.engine.settle(ended.answered)
+            deps.dispatcher.verify_and_record(ended.answered)
         if ended.task is not None:
-            self._take(entry, ended.task)
-        parts.metrics.seconds.observe(entry.total_ms / 1000)
-        if ended.status != 499 or entry.status == "cancelled":
-            parts.metrics.requests[ended.kind, ended.status] += 1
-        parts.quotas.settle(entry.tenant, ended.cost, sum(entry.usage))
-        record = parts.book.close(entry)
-        if parts.shared is not None:
-            parts.shared.finished(entry, record)
-        if entry.receipt is not None:
-            parts.executions.add(entry.receipt)
-        parts.metrics.prompt_tokens += entry.usage[0]
-        parts.metrics.completion_tokens += entry.usage[1]
+            self._take(record, ended.task)
+        deps.metrics.seconds.observe(record.total_ms / 1000)
+        if ended.status != 499 or record.status == "cancelled":
+            deps.metrics.requests[ended.kind, ended.status] += 1
+        deps.quotas.correct(record.tenant, ended.cost, sum(record.usage))
+        packed = deps.request_log.close(record)
+        if deps.cluster is not None:
+            deps.cluster.finished(record, packed)
+        if record.receipt is not None:
+            deps.executions.add(record.receipt)
+        deps.metrics.prompt_tokens += record.usage[0]
+        deps.metrics.completion_tokens += record.usage[1]
 
     async def _run(
         self,
@@ -226,8 +244,8 @@ class Inference:
         ended: "_Ended",
         connection: ServerConnection,
     ) -> None:
-        """See a request through. Raises ApiError while nothing was sent yet."""
-        parts, entry = self._p, ended.entry
+        """Dispatch a request until its answer is out. Raises ApiError as long as nothing was sent to the caller."""
+        deps, record = self._deps, ended.record
         task: StreamTask | PlainTask
         sink: Sink
         if work.stream:
@@ -235,57 +253,57 @@ class Inference:
                 work,
                 work.body,
                 unit.request_id,
-                parts.receipts,
+                deps.receipts,
                 lambda node_id: self._context_length(node_id, work.model),
-                parts.first_byte_seconds,
+                deps.first_byte_seconds,
                 headers=sent,
             )
-            sink = _StreamSink(connection, unit.request_id, entry.trail)
+            sink = _StreamSink(connection, unit.request_id, record.trace)
         else:
             task = PlainTask(
-                work, work.body, unit.request_id, parts.receipts, headers=sent, proved=parts.proved
+                work, work.body, unit.request_id, deps.receipts, headers=sent, proved=deps.proved
             )
-            sink = _WholeSink(connection, unit.request_id, entry.trail, task)
+            sink = _WholeSink(connection, unit.request_id, record.trace, task)
         try:
-            ended.answered = await parts.engine.answer(unit, task, sink, entry.trail)
+            ended.answered = await deps.dispatcher.answer(unit, task, sink, record.trace)
         except (CallerError, NoCapacityError, NotResumableError) as error:
             if not connection.started:
                 raise self._refusal(work, error) from None
-            entry.status = "failed"
-            connection.write(b"data: " + _last_event(error) + b"\n\n")
+            record.status = "failed"
+            connection.write(write_event(_last_event(error)))
             connection.finish()
             ended.status = 200
             return
         if isinstance(task, StreamTask):
             connection.finish()
-        entry.status = "answered"
+        record.status = "answered"
         ended.status, ended.task = 200, task
 
-    def _take(self, entry: RequestRecord, task: PlainTask | StreamTask) -> None:
-        """Into the record what the answer was."""
-        entry.usage = task.usage
+    def _take(self, record: RequestRecord, task: PlainTask | StreamTask) -> None:
+        """Copy usage, receipt and model revision of an answer into its record."""
+        record.usage = task.usage
         if task.receipt is not None:
-            entry.receipt, entry.raw_receipt = task.receipt, task.raw_receipt
-        attempts = entry.trail.attempts
-        node = self._p.fleet.get(attempts[-1].node_id) if attempts else None
-        if node is not None and (offer := node.report.offers.get(entry.model)) is not None:
-            entry.revision = offer.revision
+            record.receipt, record.raw_receipt = task.receipt, task.raw_receipt
+        attempts = record.trace.attempts
+        node = self._deps.fleet.get(attempts[-1].node_id) if attempts else None
+        if node is not None and (offer := node.report.offers.get(record.model)) is not None:
+            record.revision = offer.revision
 
     def _context_length(self, node_id: NodeId, model: str) -> int | None:
-        node = self._p.fleet.get(node_id)
+        node = self._deps.fleet.get(node_id)
         offer = None if node is None else node.report.offers.get(model)
-        return None if offer is None else offer.extent
+        return None if offer is None else offer.context_size
 
     def _refusal(
         self, work: InferenceRequest, error: CallerError | NoCapacityError | NotResumableError
     ) -> ApiError:
-        """Why there is no answer: the caller's fault also when no node's context is as long as the answer may be."""
+        """The error for a request without an answer. It is the caller's fault, too, when `max_tokens` exceeds every node's context."""
         if isinstance(error, CallerError):
             return from_caller_fault(error)
         if isinstance(error, NotResumableError):
             return ApiError(503, str(error), "server_error", code="stream_interrupted")
-        nodes = self._p.fleet.capable(work.model).values()
-        longest = max((node.report.offers[work.model].extent for node in nodes), default=0)
+        nodes = self._deps.fleet.capable(work.model).values()
+        longest = max((node.report.offers[work.model].context_size for node in nodes), default=0)
         if not longest or (work.max_tokens or 0) <= longest:
             return from_no_capacity(error)
         return ApiError(
@@ -296,23 +314,25 @@ class Inference:
         )
 
     def _count_attempt(self, unit: WorkUnit, attempt: Attempt) -> None:
-        metrics = self._p.metrics
+        metrics = self._deps.metrics
         metrics.attempts[attempt.outcome, attempt.reason] += 1
         if attempt.first_byte_ms is not None:
             metrics.first_byte_seconds.observe(attempt.first_byte_ms / 1000)
 
 
 def _last_event(error: CallerError | NoCapacityError | NotResumableError) -> bytes:
-    """What ends a stream that cannot go on."""
+    """Data of the error event that ends a stream which cannot go on."""
     if isinstance(error, CallerError):
         return from_caller_fault(error).body
     return error_body(f"the answer was interrupted: {error}", "server_error", code="stream_interrupted")
 
 
 def _pinned(request: Request) -> NodeId | None:
-    text = request.headers.get(PIN_HEADER)
+    text = request.headers.get(header_names.NODE)
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 10:
-        raise ApiError(400, "X-Parallelix-Node must be a node id", param=PIN_HEADER, code="invalid_header")
+        raise ApiError(
+            400, "X-Parallelix-Node must be a node id", param=header_names.NODE, code="invalid_header"
+        )
     return NodeId(int(text))

@@ -99,83 +99,69 @@ def _batch_request() -> dict[str, Any]:
     }
 
 
+def _schemas() -> dict[str, Any]:
+    message = {"type": "object", "required": ["role"], "properties": {"role": {"type": "string"}}}
+    text_or_list = {"anyOf": [{"type": "string"}, {"type": "array", "items": {}}]}
+    error = {
+        "type": "object",
+        "required": ["message", "type", "param", "code"],
+        "properties": {
+            "message": {"type": "string"},
+            "type": {"type": "string"},
+            "param": {"type": ["string", "null"]},
+            "code": {"type": ["string", "null"]},
+        },
+    }
+    return {
+        "Chat": _request("messages", {"type": "array", "minItems": 1, "items": message}),
+        "Completion": _request("prompt", text_or_list),
+        "Embedding": _request("input", text_or_list),
+        "Batch": _batch_request(),
+        "Error": {"type": "object", "required": ["error"], "properties": {"error": error}},
+    }
+
+
+def _public(summary: str, *statuses: int, parameter: dict[str, Any]) -> dict[str, Any]:
+    """A path that takes GET without an API key."""
+    responses = {"200": _OK, **{str(status): _ERROR for status in statuses}}
+    return {"get": {"summary": summary, "security": [], "responses": responses, "parameters": [parameter]}}
+
+
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
     faults = (400, 402, 404, 413, 429, 503)
-    message = {"type": "object", "required": ["role"], "properties": {"role": {"type": "string"}}}
-    listed = {"type": "array", "items": {}}
     path_id = {"in": "path", "required": True, "schema": {"type": "string"}}
+    one = {**path_id, "name": "id"}
     days = {"name": "days", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 90}}
+    since = {"name": "since", "in": "query", "schema": {"type": "integer", "minimum": 0}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "ParalleliX gateway", "version": __version__},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {
-                "Chat": _request("messages", {"type": "array", "minItems": 1, "items": message}),
-                "Completion": _request("prompt", {"anyOf": [{"type": "string"}, listed]}),
-                "Embedding": _request("input", {"anyOf": [{"type": "string"}, listed]}),
-                "Batch": _batch_request(),
-                "Error": {
-                    "type": "object",
-                    "required": ["error"],
-                    "properties": {
-                        "error": {
-                            "type": "object",
-                            "required": ["message", "type", "param", "code"],
-                            "properties": {
-                                "message": {"type": "string"},
-                                "type": {"type": "string"},
-                                "param": {"type": ["string", "null"]},
-                                "code": {"type": ["string", "null"]},
-                            },
-                        }
-                    },
-                },
-            },
+            "schemas": _schemas(),
         },
         "paths": {
             "/v1/chat/completions": {"post": _operation("Chat", body="Chat", statuses=faults)},
             "/v1/completions": {"post": _operation("Complete a text", body="Completion", statuses=faults)},
             "/v1/embeddings": {"post": _operation("Embed texts", body="Embedding", statuses=faults)},
             "/v1/models": {"get": _operation("Models that nodes serve now")},
-            "/v1/models/{id}": {
-                "get": _operation("One model", statuses=(404,), parameters=[{**path_id, "name": "id"}])
-            },
+            "/v1/models/{id}": {"get": _operation("One model", statuses=(404,), parameters=[one])},
             "/v1/usage": {
                 "get": _operation("Requests, tokens and price by day", statuses=(400, 503), parameters=[days])
             },
             **_batch_paths(path_id),
-            "/v1/nodes/{id}": {
-                "get": {
-                    "summary": "What this gateway sees of a node, and what keeps work from it",
-                    "security": [],
-                    "responses": {"200": _OK, "400": _ERROR, "404": _ERROR},
-                    "parameters": [{**path_id, "name": "id"}],
-                }
-            },
-            "/v1/executions": {
-                "get": {
-                    "summary": "Signed commitments to the execution records of past epochs",
-                    "security": [],
-                    "responses": {"200": _OK, "400": _ERROR},
-                    "parameters": [
-                        {"name": "since", "in": "query", "schema": {"type": "integer", "minimum": 0}}
-                    ],
-                }
-            },
-            "/v1/executions/{id}": {
-                "get": {
-                    "summary": "A request's execution record and its proof, once its epoch is over",
-                    "security": [],
-                    "responses": {"200": _OK, "400": _ERROR, "404": _ERROR},
-                    "parameters": [{**path_id, "name": "id"}],
-                }
-            },
+            "/v1/nodes/{id}": _public(
+                "What this gateway sees of a node, and what keeps work from it", 400, 404, parameter=one
+            ),
+            "/v1/executions": _public(
+                "Signed commitments to the execution records of past epochs", 400, parameter=since
+            ),
+            "/v1/executions/{id}": _public(
+                "A request's execution record and its proof, once its epoch is over", 400, 404, parameter=one
+            ),
             "/v1/receipts/{id}": {
-                "get": _operation(
-                    "The signed record of a request", statuses=(404,), parameters=[{**path_id, "name": "id"}]
-                )
+                "get": _operation("The signed record of a request", statuses=(404,), parameters=[one])
             },
         },
     }

@@ -1,4 +1,4 @@
-"""What each endpoint does. One instance per process, one event loop."""
+"""Routes of the gateway's HTTP API. Add an endpoint to `_public` (no API key), `_authenticated`, or `_route` (path with an id)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,24 +16,26 @@ from offchain.gateway.batches.routes import BATCHES, FILES
 from offchain.gateway.dependencies import GatewayDependencies
 from offchain.gateway.errors import ApiError, whole_number
 from offchain.gateway.tenants.registry import Tenant
+from offchain.protocol import headers as header_names
 from offchain.protocol.heartbeats import HeartbeatRefusedError
 from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import Kind
 
 JSON = {"content-type": "application/json"}
 MAX_USAGE_DAYS = 90
+_RECEIPT, _NODE, _EXECUTION, _MODEL = "/v1/receipts/", "/v1/nodes/", "/v1/executions/", "/v1/models/"
 
 Route = Callable[[Request, ServerConnection, Tenant], Awaitable[None]]
 
 
 class GatewayService:
-    """Routes requests to what answers them."""
+    """Gives each request to the method that answers it. One instance a process, on its one event loop."""
 
-    def __init__(self, parts: GatewayDependencies) -> None:
-        self._p = parts
-        self._inference = Inference(parts)
+    def __init__(self, deps: GatewayDependencies) -> None:
+        self._deps = deps
+        self._inference = Inference(deps)
         infer = self._inference.answer
-        self._open: dict[str, tuple[str, Callable[[Request, ServerConnection], None]]] = {
+        self._public: dict[str, tuple[str, Callable[[Request, ServerConnection], None]]] = {
             "/health": ("GET", self._health),
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
@@ -41,7 +43,7 @@ class GatewayService:
             "/v1/executions": ("GET", self._executions),
             "/internal/heartbeat": ("POST", self._heartbeat),
         }
-        self._closed: dict[str, tuple[str, Route]] = {
+        self._authenticated: dict[str, tuple[str, Route]] = {
             **{kind.value: ("POST", partial(infer, kind)) for kind in Kind},
             "/v1/models": ("GET", self._models),
             "/v1/usage": ("GET", self._usage),
@@ -52,60 +54,60 @@ class GatewayService:
         try:
             await self._route(request, connection)
         except ApiError as error:
-            self._p.metrics.requests[
-                request.path if request.path in self._closed else "other", error.status
+            self._deps.metrics.requests[
+                request.path if request.path in self._authenticated else "other", error.status
             ] += 1
             connection.reply(error.status, {**JSON, **error.headers}, error.body)
 
-    def settle(self) -> None:
-        """Bring everything that was answered into the records."""
-        self._inference.settle()
+    def verify_and_record(self) -> None:
+        """See `Inference.verify_and_record`."""
+        self._inference.verify_and_record()
 
     async def _route(self, request: Request, connection: ServerConnection) -> None:
         path = request.path
         if request.method == "GET":
-            self.settle()
-        known = self._closed.get(path)
+            self.verify_and_record()
+        known = self._authenticated.get(path)
         if known is not None:
             method, route = known
             _need(request, method)
             await route(request, connection, self._tenant(request))
             return
-        plain = self._open.get(path)
+        plain = self._public.get(path)
         if plain is not None:
             _need(request, plain[0])
             plain[1](request, connection)
             return
-        if path.startswith("/v1/receipts/"):
+        if path.startswith(_RECEIPT):
             _need(request, "GET")
-            await self._receipt(path[13:], connection, self._tenant(request))
+            await self._receipt(path.removeprefix(_RECEIPT), connection, self._tenant(request))
             return
-        if path.startswith("/v1/nodes/"):
+        if path.startswith(_NODE):
             _need(request, "GET")
-            self._node(path[10:], connection)
+            self._node(path.removeprefix(_NODE), connection)
             return
-        if path.startswith("/v1/executions/"):
+        if path.startswith(_EXECUTION):
             _need(request, "GET")
-            await self._execution(path[15:], connection)
+            await self._execution(path.removeprefix(_EXECUTION), connection)
             return
         if path.startswith((FILES, BATCHES)):
             tenant = self._tenant(request)
-            if self._p.batches is None:
+            if self._deps.batches is None:
                 raise ApiError(
                     503, "batches are kept in Redis; this gateway has none", "server_error", code="no_store"
                 )
-            await self._p.batches.answer(request, connection, tenant.name)
+            await self._deps.batches.answer(request, connection, tenant.name)
             return
-        if path.startswith("/v1/models/"):
+        if path.startswith(_MODEL):
             _need(request, "GET")
             self._tenant(request)
-            self._model(unquote(path[11:]), connection)
+            self._model(unquote(path.removeprefix(_MODEL)), connection)
             return
         raise ApiError(404, f"Unknown request URL: {request.method} {path[:200]}", code="unknown_url")
 
     def _tenant(self, request: Request) -> Tenant:
         authorization = request.headers.get("authorization")
-        tenant = self._p.keys.tenant_of(authorization)
+        tenant = self._deps.authenticator.tenant_of(authorization)
         if tenant is None:
             message = (
                 "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
@@ -115,22 +117,22 @@ class GatewayService:
             raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         return tenant
 
-    # --------------------------------------------------------------------------------------------- the small ones
+    # ------------------------------------------------------------------------------------------- read from memory
 
     async def _models(self, request: Request, connection: ServerConnection, tenant: Tenant) -> None:
-        models = [self._describe(name) for name in sorted(self._p.fleet.capabilities())]
+        models = [self._describe(name) for name in sorted(self._deps.fleet.capabilities())]
         _json(connection, {"object": "list", "data": models})
 
     def _model(self, name: str, connection: ServerConnection) -> None:
-        if name not in self._p.fleet.capabilities():
+        if name not in self._deps.fleet.capabilities():
             raise ApiError(
                 404, f"The model {name[:256]!r} does not exist", param="model", code="model_not_found"
             )
         _json(connection, self._describe(name))
 
     def _describe(self, name: str) -> dict[str, Any]:
-        nodes = self._p.fleet.capable(name)
-        longest = max(node.report.offers[name].extent for node in nodes.values())
+        nodes = self._deps.fleet.capable(name)
+        longest = max(node.report.offers[name].context_size for node in nodes.values())
         return {
             "id": name,
             "object": "model",
@@ -141,9 +143,9 @@ class GatewayService:
         }
 
     def _node(self, text: str, connection: ServerConnection) -> None:
-        """What this gateway sees of a node, and what keeps work from it. Open to all: nobody's requests show in it."""
+        """What this gateway knows of a node, and what keeps work from it. Public: it shows nobody's requests."""
         node = (
-            self._p.fleet.get(NodeId(int(text)))
+            self._deps.fleet.get(NodeId(int(text)))
             if text.isascii() and text.isdigit() and len(text) < 10
             else None
         )
@@ -160,7 +162,6 @@ class GatewayService:
                 "slots": report.slots,
                 "free_slots": max(0, node.free),
                 "queue": report.queue,
-                "draining": node.draining,
                 "breaker": node.breaker.state.value,
                 "reputation_bps": node.reputation_bps,
                 "attempts_running": node.leases,
@@ -177,28 +178,30 @@ class GatewayService:
         record = None
         request_id = _request_id(text)
         if request_id is not None:
-            record = self._p.book.get(request_id)
-            if record is None and self._p.shared is not None:
-                record = await self._p.shared.record(request_id)
+            record = self._deps.request_log.get(request_id)
+            if record is None and self._deps.cluster is not None:
+                record = await self._deps.cluster.record(request_id)
         if record is None or record["tenant"] != tenant.name:
             raise ApiError(404, "No such request, or it is forgotten already.", code="request_not_found")
-        _json(connection, self._p.seal(record))
+        _json(connection, self._deps.sign_record(record))
 
     def _executions(self, request: Request, connection: ServerConnection) -> None:
-        """Commitments to the records of whole epochs. Open to all: keepers and auditors ask."""
+        """Commitments to the execution records of past epochs. Public: keepers and auditors ask for them."""
         since = dict(parse_qsl(request.query)).get("since", "0")
         if not since.isascii() or not since.isdigit() or len(since) > 10:
             raise ApiError(400, "since must be the number of an epoch", param="since", code="invalid_value")
-        executions = self._p.executions
-        making = executions.making  # asked first: what is ready in between is listed
+        executions = self._deps.executions
+        making = (
+            executions.making
+        )  # read before the list: a batch that is signed in between is then in the list
         _json(connection, {"object": "list", "making": making, "data": executions.listed(int(since))})
 
     async def _execution(self, text: str, connection: ServerConnection) -> None:
-        """A request's record and its way to the root of its batch. Open to all who know the request's id."""
+        """A request's execution record and its Merkle proof in its batch. Whoever knows the request's id may ask."""
         request_id = _request_id(text)
         found = None
         if request_id is not None:
-            found = await asyncio.to_thread(self._p.executions.find, request_id)
+            found = await asyncio.to_thread(self._deps.executions.find, request_id)
         if found is None:
             raise ApiError(
                 404,
@@ -208,7 +211,7 @@ class GatewayService:
         _json(connection, found)
 
     async def _usage(self, request: Request, connection: ServerConnection, tenant: Tenant) -> None:
-        shared = self._p.shared
+        shared = self._deps.cluster
         if shared is None:
             raise ApiError(
                 503, "usage is kept in Redis; this gateway has none", "server_error", code="no_store"
@@ -220,24 +223,24 @@ class GatewayService:
             raise ApiError(
                 503, "usage cannot be read now", "server_error", code="store_unavailable"
             ) from None
-        used, credit = self._p.quotas.usage(tenant.name), tenant.limits.credit_wei
+        used, credit = self._deps.quotas.usage(tenant.name), tenant.limits.credit_wei
         spent = used.spent_wei + used.spent_elsewhere_wei
         found = None if credit is None else {"credit_wei": str(credit), "spent_wei": str(spent)}
         _json(connection, {"object": "list", "tenant": tenant.name, "credit": found, "data": days})
 
     def _heartbeat(self, request: Request, connection: ServerConnection) -> None:
-        parts = self._p
+        deps = self._deps
         try:
-            report = parts.heartbeats.verify(request.body, request.headers.get("x-parallelix-heartbeat"))
+            report = deps.heartbeats.verify(request.body, request.headers.get(header_names.HEARTBEAT))
         except HeartbeatRefusedError as refused:
-            parts.metrics.heartbeats[refused.code] += 1
+            deps.metrics.heartbeats[refused.code] += 1
             connection.reply(refused.status, JSON, orjson.dumps(refused.to_json()))
             return
-        parts.fleet.update(report, parts.clock())
-        parts.metrics.heartbeats["accepted"] += 1
-        parts.engine.router.pump()
-        if parts.shared is not None:
-            parts.shared.report(report)
+        deps.fleet.update(report, deps.clock())
+        deps.metrics.heartbeats["accepted"] += 1
+        deps.dispatcher.router.pump()
+        if deps.cluster is not None:
+            deps.cluster.report(report)
         connection.reply(204, {}, b"")
 
     def _openapi(self, request: Request, connection: ServerConnection) -> None:
@@ -247,28 +250,28 @@ class GatewayService:
         _json(connection, {"status": "ok"})
 
     def _ready(self, request: Request, connection: ServerConnection) -> None:
-        reason = self._p.ready()
+        reason = self._deps.ready()
         _json(
             connection,
             {
                 "status": "ready" if reason is None else "not_ready",
                 "reason": reason,
-                "nodes": len(self._p.fleet),
+                "nodes": len(self._deps.fleet),
             },
             200 if reason is None else 503,
         )
 
     def _metrics(self, request: Request, connection: ServerConnection) -> None:
-        engine = self._p.engine
+        dispatcher = self._deps.dispatcher
         gauges = {
-            "attempts_running": engine.running,
-            "requests_waiting": engine.router.waiting,
-            "nodes": len(self._p.fleet),
-            "execution_records_lost": self._p.executions.lost,
-            "compiled": int(self._p.compiled),
+            "attempts_running": dispatcher.running,
+            "requests_waiting": dispatcher.router.waiting,
+            "nodes": len(self._deps.fleet),
+            "execution_records_lost": self._deps.executions.lost,
+            "compiled": int(self._deps.compiled),
         }
         headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
-        connection.reply(200, headers, self._p.metrics.render(gauges))
+        connection.reply(200, headers, self._deps.metrics.render(gauges))
 
 
 def _need(request: Request, method: str) -> None:
@@ -280,7 +283,7 @@ def _need(request: Request, method: str) -> None:
 
 
 def _request_id(text: str) -> bytes | None:
-    """The 32 bytes of an id in a path, None when it is none."""
+    """The 32 bytes of a request id in a path, e.g. `0x01ab...`; None for any other text."""
     if not text.startswith("0x") or len(text) != 66:
         return None
     try:

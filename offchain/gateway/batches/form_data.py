@@ -1,4 +1,4 @@
-"""Reads `multipart/form-data`, in memory: the server has bounded the body already. Why with this library: adr/0085."""
+"""Reads `multipart/form-data` in memory; the HTTP server has bounded the body. Why this library: adr/0085."""
 
 from collections.abc import Iterator
 
@@ -11,19 +11,18 @@ MAX_FIELD_BYTES = 4096
 
 
 class MalformedError(ValueError):
-    """The body is not the form that its head says."""
+    """The body is not the form that its content type announces."""
 
 
 def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:
-    """Fields, and files as (file name, content), by name; of a repeated name the last. Raises MalformedError."""
+    """Fields by name, and files as (file name, content) by name; of a repeated name the last. Raises MalformedError."""
     kind, options = parse_options_header(content_type)
     boundary = options.get("boundary", "")
     if kind != "multipart/form-data" or not 1 <= len(boundary) <= 70 or not boundary.isascii():
         raise MalformedError("the body must be multipart/form-data with a boundary")
     if not body.startswith((f"--{boundary}".encode(), f"\r\n--{boundary}".encode())):
-        raise MalformedError(
-            "the form does not begin with its boundary"
-        )  # the library would skip what comes before
+        # the library would skip what comes before the boundary
+        raise MalformedError("the form does not begin with its boundary")
     fields: dict[str, str] = {}
     files: dict[str, tuple[str, bytes]] = {}
     try:
@@ -43,7 +42,7 @@ def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str,
 
 
 def _parts(boundary: str, body: bytes) -> Iterator[tuple[MultipartSegment, bytes]]:
-    """Parts with their content. Raises MultipartError."""
+    """The form's parts with their content. Raises MultipartError."""
     parser = PushMultipartParser(
         boundary,
         content_length=len(body),

@@ -1,4 +1,4 @@
-"""`/v1/files` and `/v1/batches`, as OpenAI's API has them. Redis is spoken to in threads of our own: none of this is hot."""
+"""`/v1/files` and `/v1/batches`, as in OpenAI's API. Redis is called in a few threads: these routes need not be fast."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _MAX_METADATA = 16
 
 @dataclass(frozen=True, slots=True)
 class BatchReply:
-    """What goes back."""
+    """Body and headers of an answer with status 200."""
 
     body: bytes
     headers: dict[str, str]
@@ -36,7 +36,7 @@ def _document(document: object) -> BatchReply:
 
 
 class BatchRoutes:
-    """Answers requests below the two paths."""
+    """Answers requests below `FILES` and `BATCHES`."""
 
     def __init__(self, store: BatchStore) -> None:
         self._store = store
@@ -202,7 +202,7 @@ def _is_metadata(value: object) -> bool:
 
 
 def _page(query: dict[str, str], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """One page of a list that is all here. Raises ApiError."""
+    """One page of a list, by the query's `limit` and `after`. Raises ApiError."""
     limit = min(whole_number(query.get("limit", "20"), "limit", 10_000), _MAX_PAGE)
     if "after" in query:
         places = [place for place, row in enumerate(rows) if row["id"] == query["after"]]

@@ -1,14 +1,14 @@
-"""Works on one batch: reads its lines, asks a gateway for each, keeps every answer once, writes the result files.
+"""Works on one batch: reads its lines, sends each to a gateway, stores each answer once, writes the result files.
 
 ::
 
     validating -> in_progress -> finalizing -> completed
-        |             |  \\-- 24 h are over --> finalizing -> expired
+        |             |  \\-- after 24 h ----> finalizing -> expired
         |             +-- cancelling ---------> cancelled
-        +-> failed (the file is not what it should be; no line is asked)
+        +-> failed (the file is malformed; no line is sent)
 
-A worker may die at any moment. Whoever takes the batch next reads its file again and asks for the lines that have no answer
-yet; a line whose answer was on its way is asked again, and of two answers the first one kept stays.
+A worker may die at any moment. The next worker on the batch reads its file again and sends the lines that have no answer yet. A
+line whose answer was under way is sent again; of two answers the one stored first counts.
 """
 
 import threading
@@ -33,7 +33,7 @@ SLICE_SECONDS = 60.0
 MAX_LINES = 50_000
 MAX_ERRORS = 20
 MAX_TRIES = 5
-"""Of a line whose nodes fail; a line that merely finds no free node waits until the batch expires."""
+"""Tries of a line whose nodes fail. A line that merely finds no free node is tried until the batch expires."""
 _PATIENCE = httpx.Timeout(150.0, connect=2.0)
 _GOOD, _BAD = b"1", b"0"
 
@@ -48,7 +48,7 @@ class Line:
 
 
 class _LineError(Exception):
-    """A line is not what it should be."""
+    """A line is malformed."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class _LineError(Exception):
 
 
 def read_lines(content: bytes, endpoint: str) -> tuple[list[Line], list[dict[str, Any]]]:
-    """The requests of a file, and what is wrong with it in OpenAI's shape, at most `MAX_ERRORS`."""
+    """The requests of a file, and its first `MAX_ERRORS` errors in OpenAI's shape."""
     lines: list[Line] = []
     errors: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -112,8 +112,8 @@ class BatchRunner:
     """Works on batches; safe to call from several threads, and from several processes on one Redis.
 
     Args:
-        token: the credential of a worker for a tenant's requests.
-        concurrency: lines of one batch that are asked at the same time.
+        token: tenant -> bearer token for its requests, see `authenticator.batch_token`.
+        concurrency: lines of one batch that are sent at the same time.
     """
 
     def __init__(self, store: BatchStore, token: Callable[[str], str], concurrency: int = 8) -> None:
@@ -123,7 +123,7 @@ class BatchRunner:
         self._client = httpx.Client(timeout=_PATIENCE, limits=httpx.Limits(max_connections=None))
 
     def run(self, tenant: str, batch_id: str) -> None:
-        """Bring a batch forward, unless another worker has it. Raises RedisError when the store is gone."""
+        """Work on a batch for up to `SLICE_SECONDS`, unless another worker has it. Raises RedisError."""
         lease = self._store.lease(batch_id, LEASE_SECONDS)
         if not lease.acquire():
             return
@@ -139,10 +139,10 @@ class BatchRunner:
 
 @contextmanager
 def _kept(lease: Any) -> Iterator[threading.Event]:
-    """Prolong a lease until the block ends. Gives an event that is set when it was lost."""
+    """Renew a lease until the block ends. Yields an event that is set when the lease is lost."""
     lost, over = threading.Event(), threading.Event()
 
-    def prolong() -> None:
+    def renew() -> None:
         while not over.wait(LEASE_SECONDS / 3):
             try:
                 lease.extend(LEASE_SECONDS, replace_ttl=True)
@@ -152,7 +152,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
             except RedisError:
                 continue
 
-    thread = threading.Thread(target=prolong, daemon=True)
+    thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
         yield lost
@@ -164,7 +164,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
 
 
 class _Run:
-    """One turn of work on one batch."""
+    """One worker's turn on one batch."""
 
     def __init__(
         self,
@@ -205,10 +205,10 @@ class _Run:
         if end is not None and not self._stop.is_set():
             self._finish(lines, end)
 
-    # ------------------------------------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------------------------------------ the lines
 
     def _ask_all(self, lines: list[Line], concurrency: int) -> str | None:
-        """Ask for lines until all are answered or the turn is over. Returns the status to end with, or None."""
+        """Send lines until all have answers or the turn is over. Returns the batch's final status; None: not finished."""
         store, batch = self._store, self._batch
         turn_ends = time.monotonic() + SLICE_SECONDS
         outcome: str | None = "completed"
@@ -231,7 +231,7 @@ class _Run:
                     look_again = time.monotonic() + 0.5
                     while (left := look_again - time.monotonic()) > 0:
                         while len(running) < concurrency and (line := next(waiting, None)) is not None:
-                            running.add(pool.submit(self._settle, line, over))
+                            running.add(pool.submit(self._answer, line, over))
                         if not running:
                             return outcome
                         done, running = wait(running, left, "FIRST_COMPLETED")
@@ -241,15 +241,17 @@ class _Run:
                 over.set()
         return outcome
 
-    def _settle(self, line: Line, over: threading.Event) -> None:
-        """Ask for a line until it has an answer that stays."""
+    def _answer(self, line: Line, over: threading.Event) -> None:
+        """Send a line until it has a final answer, and store that."""
         tries = 0
         while not over.is_set() and not self._stop.is_set():
             if self._kept_bytes > MAX_RESULT_BYTES:
                 self._keep(
                     line,
                     _BAD,
-                    _output(line, None, "batch_output_too_large", "the batch has answered too much"),
+                    _output(
+                        line, None, "batch_output_too_large", "the batch's answers are too large together"
+                    ),
                 )
                 return
             pause = 0.5

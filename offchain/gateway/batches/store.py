@@ -1,15 +1,15 @@
-"""Files and batches in Redis: the truth that gateways write and workers read.
+"""Files and batches in Redis, where gateways write them and batch workers read them.
 
     parallelix:files:<tenant>              hash: file id -> JSON of the file object
     parallelix:file:<tenant>:<file id>     content, kept for 30 days
     parallelix:batches:<tenant>            hash: batch id -> JSON of what the caller asked for
-    parallelix:batch:<batch id>            hash: status, times, counts; what changes while it runs
-    parallelix:results:<batch id>          hash: line number -> JSON of the answer; the first one written stays
+    parallelix:batch:<batch id>            hash: status, times and counts, which change while it runs
+    parallelix:results:<batch id>          hash: line number -> JSON of the answer; the first one written counts
     parallelix:due:batches                 sorted set: "<tenant>/<batch id>" by creation, until the batch is over
-    parallelix:gateways                    sorted set: base URL of a gateway by the Unix second of its last sign of life
+    parallelix:gateways                    sorted set: base URL of a gateway by the Unix second at which it last wrote here
 
-Every call is a few round trips and raises `redis.RedisError` when the server cannot be reached. A tenant's name is part of
-every key, so nobody meets another's.
+Every call is a few round trips and raises `redis.RedisError` when Redis cannot be reached. The keys of files and of lists
+contain the tenant's name, so no tenant can reach another's.
 """
 
 import secrets
@@ -27,14 +27,14 @@ MAX_TENANT_BYTES: Final = 256 * 1024 * 1024
 MAX_OPEN_BATCHES: Final = 50
 MAX_BATCHES: Final = 1_000
 MAX_RESULT_BYTES: Final = 64 * 1024 * 1024
-"""Answers of one batch; what would come after them is reported as an error."""
+"""Bytes of a batch's answers; lines beyond get an error instead of an answer."""
 GATEWAY_SECONDS: Final = 10
 
 DUE: Final = "parallelix:due:batches"
 GATEWAYS: Final = "parallelix:gateways"
 OVER: Final = frozenset({"completed", "failed", "expired", "cancelled"})
 
-# Room is checked and taken in one step, so that uploads at the same time cannot pass the bound together.
+# One script checks the room and takes it, so that simultaneous uploads cannot exceed the bound together.
 _PUT: Final = """
 local bytes, count = tonumber(ARGV[3]), 0
 for _, raw in ipairs(redis.call('HVALS', KEYS[1])) do
@@ -62,7 +62,7 @@ redis.call('HSET', KEYS[2], 'status', 'validating')
 redis.call('ZADD', KEYS[3], ARGV[6], ARGV[5] .. '/' .. ARGV[1])
 return 1
 """
-# A batch that is over stays as it ended, whoever comes late.
+# A batch that has ended never changes, whichever worker comes late.
 _CHANGE: Final = """
 local status = redis.call('HGET', KEYS[1], 'status')
 for over in string.gmatch(ARGV[1], '[^,]+') do if status == over then return 0 end end
@@ -72,16 +72,16 @@ return 1
 
 
 class StoreFullError(Exception):
-    """A tenant keeps too much; the message says what of."""
+    """A tenant's bound is reached; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as it stands.
+    """A batch as it is now.
 
     Attributes:
-        request: what was asked for: id, endpoint, input_file_id, metadata, created_at, expires_at.
-        state: what has become of it; values are text.
+        request: id, endpoint, input_file_id, metadata, created_at, expires_at.
+        state: status, times and counts so far; values are text.
     """
 
     tenant: str
@@ -90,12 +90,12 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """Id of the batch, `batch_...`."""
         return str(self.request["id"])
 
     @property
     def status(self) -> str:
-        """OpenAI's word for where it stands."""
+        """Status in OpenAI's words, e.g. `in_progress`."""
         return self.state.get("status", "validating")
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Batch:
 
 
 class BatchStore:
-    """Reads and writes them.
+    """Reads and writes files and batches.
 
     Args:
         redis: a `redis.Redis` with `decode_responses=False`.
@@ -150,10 +150,10 @@ class BatchStore:
     def put_file(
         self, tenant: str, content: bytes, filename: str, purpose: str, file_id: str | None = None
     ) -> dict[str, Any]:
-        """Keep a file. Raises StoreFullError.
+        """Store a file. Raises StoreFullError.
 
         Args:
-            file_id: of a result, which is kept however much there is; None makes a new one, within the bounds.
+            file_id: id of a result file, which no bound applies to; None: a new id, within the tenant's bounds.
         """
         created = self.now()
         made = {
@@ -166,8 +166,16 @@ class BatchStore:
             "purpose": purpose,
             "status": "processed",
         }
-        most = MAX_FILES if file_id is None else 0
-        arguments = (made["id"], orjson.dumps(made), len(content), content, created, most, MAX_TENANT_BYTES)
+        max_files = MAX_FILES if file_id is None else 0
+        arguments = (
+            made["id"],
+            orjson.dumps(made),
+            len(content),
+            content,
+            created,
+            max_files,
+            MAX_TENANT_BYTES,
+        )
         if not self.redis.eval(
             _PUT, 2, _files(tenant), _content(tenant, str(made["id"])), *arguments, KEEP_SECONDS
         ):
@@ -204,7 +212,7 @@ class BatchStore:
     def create(
         self, tenant: str, endpoint: str, input_file_id: str, metadata: dict[str, str] | None
     ) -> Batch:
-        """Take in a batch. Raises StoreFullError."""
+        """Add a batch. Raises StoreFullError."""
         created = self.now()
         request = {
             "id": "batch_" + secrets.token_hex(16),
@@ -228,33 +236,33 @@ class BatchStore:
         return [Batch(tenant, request, {}) for request in found]
 
     def with_state(self, batch: Batch) -> Batch:
-        """A batch as it stands now."""
+        """A batch with its present state."""
         raw: dict[bytes, bytes] = self.redis.hgetall(_state(batch.id))
         return Batch(batch.tenant, batch.request, {k.decode(): v.decode() for k, v in raw.items()})
 
     def batch(self, tenant: str, batch_id: str) -> Batch | None:
-        """A batch as it stands, or None."""
+        """A batch with its present state, or None."""
         raw = self.redis.hget(_batches(tenant), batch_id)
         return None if raw is None else self.with_state(Batch(tenant, orjson.loads(raw), {}))
 
     def change(self, batch_id: str, changes: Mapping[str, str | int | bytes]) -> bool:
-        """Note what has become of a batch. False, and nothing is written, when it is over."""
+        """Change a batch's state. False, and nothing is written, when the batch has ended."""
         pairs = [item for pair in changes.items() for item in pair]
         return bool(self.redis.eval(_CHANGE, 1, _state(batch_id), ",".join(sorted(OVER)), *pairs))
 
     def due(self) -> list[tuple[str, str]]:
-        """(tenant, batch id) of every batch that is not over, oldest first."""
+        """(tenant, batch id) of every batch that has not ended, oldest first."""
         names: list[bytes] = self.redis.zrange(DUE, 0, -1)
         return [(tenant, batch_id) for tenant, _, batch_id in (n.decode().rpartition("/") for n in names)]
 
     def done(self, batch: Batch) -> None:
-        """A batch is over: nobody needs to look at it again. Its results stay an hour, for who comes late."""
+        """A batch has ended: no worker needs to look at it again. Its results stay for an hour, for a late worker."""
         self.redis.expire(_results(batch.id), 3600)
         self.redis.expire(_state(batch.id), KEEP_SECONDS)
         self.redis.zrem(DUE, f"{batch.tenant}/{batch.id}")
 
     def lease(self, batch_id: str, seconds: float) -> Any:
-        """The lock of whoever works on a batch (`redis.lock.Lock`), which a dead worker loses after `seconds`."""
+        """The lock (`redis.lock.Lock`) of the worker on a batch; a dead worker loses it after `seconds`."""
         return self.redis.lock(
             f"parallelix:lease:{batch_id}", timeout=seconds, blocking=False, thread_local=False
         )
@@ -265,7 +273,7 @@ class BatchStore:
         return {int(line): answer for line, answer in raw.items()}
 
     def commit(self, batch_id: str, line: int, answer: bytes) -> bool:
-        """Keep a line's answer. False when it has one already: that one stays."""
+        """Store a line's answer. False when the line has one already, which is kept."""
         new = bool(self.redis.hsetnx(_results(batch_id), str(line), answer))
         self.redis.expire(_results(batch_id), WINDOW_SECONDS + 3600)
         return new
@@ -278,7 +286,7 @@ class BatchStore:
     # ----------------------------------------------------------------------------------------------- gateways
 
     def gateways(self) -> list[str]:
-        """Base URLs of the gateways that live, freshest first."""
+        """Base URLs of the live gateways, the one that wrote last first."""
         since = self._now() - GATEWAY_SECONDS
         urls: list[bytes] = self.redis.zrevrangebyscore(GATEWAYS, "+inf", since)
         return [url.decode() for url in urls]

@@ -1,7 +1,7 @@
-"""Celery workers for batches: `parallelix gateway worker`, as many as one likes, on any machine that reaches Redis.
+"""Celery workers for batches: run `parallelix gateway worker` any number of times, on any machine that reaches Redis.
 
-The broker only carries the news. What is due stands in Redis and each worker asks for it every second, so a worker that is
-killed loses nothing: its lease on the batch runs out after three seconds and another goes on.
+The Celery message only names a batch. The list of due batches is in Redis, and each worker reads it every second. So a killed
+worker loses nothing: its lease on the batch expires after three seconds, and another worker goes on.
 """
 
 import secrets
@@ -47,12 +47,12 @@ def make_app(broker_url: str) -> Celery:
 
 
 def sweep_forever(app: Celery, store: BatchStore) -> None:
-    """Tell of every batch that is due and that nobody works on. Runs in a thread that ends with the worker: Celery's own
-    beat would be a process, and would outlive a worker that is killed."""
+    """Send a task for every due batch that no worker has. Runs in a daemon thread of the worker: Celery beat would be a process
+    of its own, which outlives a killed worker."""
     while True:
         try:
             for tenant, batch_id in store.due():
-                # somebody works on it, or was told of it a moment ago
+                # skip it when a worker has it, or a task was sent within the last second
                 if not store.redis.exists(f"parallelix:lease:{batch_id}") and store.redis.set(
                     f"parallelix:told:{batch_id}", 1, nx=True, px=int(SWEEP_SECONDS * 1000)
                 ):
@@ -63,7 +63,7 @@ def sweep_forever(app: Celery, store: BatchStore) -> None:
 
 
 def register(app: Celery, runner: BatchRunner) -> None:
-    """Add the task: thin, it calls one service."""
+    """Add the task `batch.run`, which calls `BatchRunner.run`."""
 
     def run(tenant: str, batch_id: str) -> None:
         try:
@@ -75,10 +75,10 @@ def register(app: Celery, runner: BatchRunner) -> None:
 
 
 def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bool) -> None:
-    """Work on batches in this process until it is told to end.
+    """Work on batches in this process until SIGTERM.
 
     Raises:
-        UserError: there is no Redis in the settings, or it does not answer.
+        UserError: the settings name no Redis, or it does not answer.
     """
     if settings.redis_url is None:
         raise UserError("batches are kept in Redis; set redis_url in the gateway's settings")

@@ -1,4 +1,4 @@
-"""Nodes behind NAT: they connect to us, prove who they are, and the connection turns round.
+"""Nodes behind NAT: they connect to the gateway and prove their key; then the gateway sends requests down that connection.
 
 ::
 
@@ -10,18 +10,18 @@
       | <============ requests ==============  |     plain HTTP/1.1 with tickets, one at a time a connection
       | ============= answers ==============>  |
 
-From the 101 on the gateway is the client. A dialled connection lies in the node's pool like one that the gateway opened
-itself, so everything above (leases, rescue, cancellation) knows no difference. The agent opens another whenever one is
-taken. A node is found under an address that exists nowhere else, `http://node-<id>.dial.invalid`, which it gives in its
-heartbeats to fronts that hold connections of it. Who cannot hold any (a keeper's workers) reaches the node through us:
-`POST /internal/dial/<id>/v1/...` relays down a dialled connection, which the node's own ticket check guards, and
-`GET /internal/dial/<id>/manifest` shows what the node declares.
+After the 101 the gateway is the HTTP client. A dialled connection lies in the node's pool like one that the gateway opened
+itself, so dispatch (leases, rescue, cancellation) treats both alike. The agent opens a new connection whenever the gateway
+takes one. Such a node's heartbeats name an address that exists in no DNS, `http://node-<id>.dial.invalid`, to the gateways
+that hold its connections. Other processes (a keeper's workers) reach the node through the gateway's relay:
+`POST /internal/dial/<id>/v1/...` passes a request on, and the node checks its ticket; `GET /internal/dial/<id>/manifest`
+shows what the node declares.
 
-Connections count for the key that was proved on them. When a node has moved to another key, the first connection of that
-one takes the place of those idle under the old one; an old key's are dropped in any case when its time is over.
+A connection belongs to the key that was proved on it. After a key rotation the first connection proved with the new key
+replaces the idle ones of the old key; these are dropped in any case once receipts of the old key are no longer accepted.
 
-The signature binds our address, so a front that a node also dials cannot pass the challenge of ours on and be taken for the
-node here.
+The signature binds the gateway's address. So another gateway that the node also dials cannot forward our challenge to the
+node and pass for the node here.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ from offchain.dispatch.http_upstream import HttpUpstream
 from offchain.domain.eip712 import DigestMaker, SigningDomain, keccak256
 from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
-from offchain.protocol.heartbeats import NodeRecord
+from offchain.protocol import headers as header_names
+from offchain.protocol.heartbeats import NodeRecord, read_header
 from offchain.protocol.openai_errors import error_body
 from offchain.protocol.receipts import Recover
 from offchain.transport.client_connection import ClientConnection
@@ -51,22 +52,22 @@ MAX_CHALLENGES = 10_000
 _MAX_WAITING = 1024
 _RELAY = re.compile(PATH + r"/(\d{1,10})(/manifest|/v1/(?:chat/completions|completions|embeddings))")
 _JSON = {"content-type": "application/json"}
-_PASSED = ("content-type", "cache-control", "x-parallelix-receipt", "x-parallelix-proof", "retry-after")
+_PASSED = ("content-type", "cache-control", header_names.RECEIPT, header_names.PROOF, "retry-after")
 _SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: parallelix-dial\r\n\r\n"
 
 
 def dialed_url(node_id: int) -> str:
-    """The address of a node that has dialled in."""
+    """The address under which this gateway knows a node that has dialled in, e.g. `http://node-7.dial.invalid`."""
     return f"http://node-{node_id}.dial.invalid"
 
 
 def is_dialed(url: str) -> bool:
-    """Whether an address is one of `dialed_url`, which means something only here."""
+    """Whether an address is one of `dialed_url`; only the gateway that holds the connections can use it."""
     return url.endswith(".dial.invalid")
 
 
 def node_of(url: str) -> NodeId:
-    """Inverse of `dialed_url`."""
+    """The node id in a `dialed_url`."""
     return NodeId(int(url.removeprefix("http://node-").removesuffix(".dial.invalid")))
 
 
@@ -79,7 +80,7 @@ class _DialedConnection(ClientConnection):
 
 
 class DialedPool(HostPool):
-    """Connections that a node opened to us. When none is idle a request waits a moment for the next.
+    """Connections that a node opened to this gateway. When none is idle, a request waits up to `WAIT_SECONDS` for the next.
 
     Attributes:
         key: address of the key that the node last proved.
@@ -91,18 +92,20 @@ class DialedPool(HostPool):
         self._waiting: list[HttpExchange] = []
 
     def adopt(self, transport: asyncio.Transport, key: str) -> None:
-        """Take a connection over from the HTTP server; those of another key are used no more."""
+        """Take a connection over from the HTTP server. Connections that were proved with another key are closed."""
         if key != self.key:
             self.close()
             self.key = key
         connection = _DialedConnection(self.give, key)
-        connection.used = True  # so that one which idled out unseen is retried on another
+        connection.used = (
+            True  # if the node closed it while it was idle, the request is tried again on another connection
+        )
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self.give(connection)
 
     def connect(self, exchange: HttpExchange) -> None:
-        """Wait for a connection; the agent opens one when it sees another taken."""
+        """Wait for a connection; the agent opens one as soon as it sees another taken."""
         if len(self._waiting) >= _MAX_WAITING:
             exchange.fail(ConnectError("too many requests wait for the node to connect"))
             return
@@ -115,18 +118,18 @@ class DialedPool(HostPool):
             exchange.fail(ConnectError("the node keeps no connection to this gateway"))
 
     def give(self, connection: ClientConnection) -> None:
-        """Give a connection to who waits, or keep it."""
+        """Give a connection to the request that has waited longest, or keep it."""
         if isinstance(connection, _DialedConnection) and connection.key != self.key:
             connection.drop()
         elif self._waiting and not connection.closed:
-            # an exchange that has ended meanwhile gives the connection back here
+            # an exchange that has ended meanwhile calls `give` with this connection again
             self._waiting.pop(0).attach(connection)
         else:
             super().give(connection)
 
 
 class DialInUpstream(HttpUpstream):
-    """`HttpUpstream` that also reaches nodes which dialled in."""
+    """`HttpUpstream` that also reaches nodes which have dialled in."""
 
     def _open(self, node_id: NodeId, url: str) -> HostPool:
         return DialedPool(url) if is_dialed(url) else super()._open(node_id, url)
@@ -140,7 +143,7 @@ class DialInUpstream(HttpUpstream):
         return pool
 
     def revoke(self, keys_of: Callable[[NodeId], Collection[str]]) -> None:
-        """Drop idle connections that were proved with a key that is a node's no more."""
+        """Drop idle connections that were proved with a key that no longer belongs to the node."""
         for url, pool in self._pools.items():
             if isinstance(pool, DialedPool) and pool.key and pool.key not in keys_of(node_of(url)):
                 pool.key = ""
@@ -148,10 +151,10 @@ class DialInUpstream(HttpUpstream):
 
 
 class DialIn:
-    """The routes under `/internal/dial`, in front of the gateway's own.
+    """The routes under `/internal/dial`, looked at before the gateway's own routes.
 
     Args:
-        own_urls: addresses under which nodes know this gateway; compared without a trailing slash.
+        own_urls: base URLs under which nodes know this gateway; compared without a trailing slash.
         lookup: the chain's record of a node.
     """
 
@@ -173,7 +176,7 @@ class DialIn:
         self._challenges: dict[str, float] = {}
 
     def before(self, handler: Handler) -> Handler:
-        """A handler that answers what is ours and leaves the rest to `handler`."""
+        """A handler that answers paths below `PATH` and leaves all others to `handler`."""
 
         def handle(request: Request, connection: ServerConnection) -> Awaitable[None]:
             if not request.path.startswith(PATH):
@@ -214,30 +217,31 @@ class DialIn:
         return challenge
 
     def _check(self, request: Request) -> NodeRecord:
-        """The record of the node that proved itself. Raises ValueError saying why not."""
+        """The record of the node that signed this request. Raises ValueError with the reason to answer."""
         try:
             data = orjson.loads(request.body)
-            node_id, challenge, front = int(data["node_id"]), str(data["challenge"]), str(data["front"])
-            raw = bytes.fromhex(request.headers.get("x-parallelix-heartbeat", "").removeprefix("0x"))
+            node_id, challenge = int(data["node_id"]), str(data["challenge"])
+            gateway_url = str(data["front"])
         except (ValueError, KeyError, TypeError):
-            raise ValueError("the body must name node_id, challenge and front, and be signed") from None
+            raise ValueError("the body must name node_id, challenge and front") from None
         if self._challenges.pop(challenge, 0.0) <= self._clock():
             raise ValueError("the challenge is unknown, used or too old; ask for another")
-        if front.rstrip("/") not in {url.rstrip("/") for url in self._own_urls()}:
-            raise ValueError(f"this gateway is not {front[:200]}; set its public_url, or the node's fronts")
+        if gateway_url.rstrip("/") not in {url.rstrip("/") for url in self._own_urls()}:
+            raise ValueError(
+                f"this gateway is not {gateway_url[:200]}; set its public_url, or the node's fronts"
+            )
         record = self._lookup(NodeId(node_id))
         if record is None or not record.routable:
             raise ValueError(f"node {node_id} is not registered, or has left")
-        if len(raw) != 73:
-            raise ValueError("X-Parallelix-Heartbeat must be 0x-hex of 8 bytes of time and 65 of signature")
-        message = Heartbeat(NodeId(node_id), keccak256(request.body), int.from_bytes(raw[:8], "big"))
-        signer = self._recover(self._digest(message.struct_hash()), raw[8:])
+        sent_at_ms, signature = read_header(request.headers.get(header_names.HEARTBEAT))
+        message = Heartbeat(NodeId(node_id), keccak256(request.body), sent_at_ms)
+        signer = self._recover(self._digest(message.struct_hash()), signature)
         if signer.lower() != record.key_address.lower():
             raise ValueError(f"it is not signed with node {node_id}'s current key")
         return record
 
     async def _relay(self, request: Request, connection: ServerConnection) -> None:
-        """Pass one request of another process down a dialled connection."""
+        """Pass one request from another process down a dialled connection."""
         found = _RELAY.fullmatch(request.path)
         if found is None or request.method != ("GET" if found[2] == "/manifest" else "POST"):
             connection.reply(404, _JSON, error_body("there is nothing here", "invalid_request_error"))
@@ -247,7 +251,7 @@ class DialIn:
             connection.reply(404, _JSON, error_body(f"there is no node {found[1]}", "invalid_request_error"))
             return
         pool = self._upstream.dialed(record.node_id)
-        names = ("x-parallelix-request-id", "x-parallelix-ticket")
+        names = (header_names.REQUEST_ID, header_names.TICKET)
         extra = "".join(f"{name}: {request.headers[name]}\r\n" for name in names if name in request.headers)
         head = (
             f"{request.method} {found[2]} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""What the index says of nodes, kept in memory and read again when the chain has moved."""
+"""Node records from the keeper's index, kept in memory and read again when a new block was indexed."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from offchain.domain.types import NodeId
 from offchain.protocol.heartbeats import NodeRecord
 
 HANDOVER_SECONDS = 30.0
-"""For so long after a key's rotation was seen, what the node before it answers still counts: it is draining."""
+"""After a key rotation, receipts signed with the old key are accepted for this many seconds, so that running answers can end."""
 
 
 class NodeDirectory:
@@ -41,7 +41,7 @@ class NodeDirectory:
         return self._records.get(node_id)
 
     def keys_of(self, node_id: NodeId) -> tuple[str, ...]:
-        """A node's key address and, for `HANDOVER_SECONDS` after a rotation, the one before; empty for no node."""
+        """Addresses of a node's key and, for `HANDOVER_SECONDS` after a rotation, of its old key; empty for an unknown node."""
         record = self._records.get(node_id)
         if record is None:
             return ()
@@ -51,7 +51,7 @@ class NodeDirectory:
         return (record.key_address, former) if self._now() < until else (record.key_address,)
 
     def reputation(self) -> dict[NodeId, int]:
-        """Every node's reputation in basis points, of whom anything is known. Reads 30 days of slots: not often.
+        """Reputation in basis points of every node that has one. Reads 30 days of slots, so call it rarely.
 
         Raises:
             TransientError: the database does not answer.
@@ -63,7 +63,7 @@ class NodeDirectory:
         }
 
     def refresh(self) -> bool:
-        """Read what changed. Returns whether anything may have.
+        """Read the index again if a new block or epoch came. Returns whether records may have changed.
 
         Raises:
             TransientError: the database does not answer; the last known records stay.

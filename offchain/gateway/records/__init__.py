@@ -1,1 +1,1 @@
-"""What the gateway writes about each request: log, route receipt, explanation, execution records and their batches."""
+"""What the gateway keeps of each request: request log, route receipt, explanation, execution records and their batches."""

@@ -1,4 +1,4 @@
-"""One file for each batch of execution records: proofs are answered from it, without memory for them.
+"""The file of a batch of execution records. Merkle proofs are read from it, so none is kept in memory.
 
 ::
 
@@ -6,9 +6,9 @@
     | commitment | n records, by request | hashes of the tree, level by level, leaves first |
 
     commitment   a packed `SignedExecutionBatch`: epoch, n, root, signature
-    record       a packed `Execution` and its place in the tree, 4 bytes
+    record       a packed `Execution` and its index in the tree, 4 bytes
 
-A file appears whole, by a rename, and never changes. A record is found by a binary search, its path by a read a level.
+A file appears whole, by a rename, and never changes. A record is found by binary search; its proof takes one read a tree level.
 """
 
 import os
@@ -36,7 +36,7 @@ _SUFFIX = ".batch"
 
 @dataclass(frozen=True, slots=True)
 class BatchedExecution:
-    """A record, the batch that has it, and where."""
+    """A record, its batch, and its Merkle proof in the batch's tree."""
 
     batch: SignedExecutionBatch
     execution: Execution
@@ -48,8 +48,8 @@ class Draft:
     """A batch that is not signed yet.
 
     Attributes:
-        raw: file of its packed records.
-        keys: of each record its request id and, 4 bytes, its number in `raw`; ascending, no request twice.
+        raw: file of the packed records.
+        keys: for each record its request id and its number in `raw` (4 bytes); ascending, no request twice.
         hashes: struct hashes of the records in `raw`, one after another.
     """
 
@@ -62,7 +62,7 @@ class Draft:
 
 @contextmanager
 def draft(folder: Path, epoch: Epoch, records: Iterable[bytes]) -> Iterator[Draft]:
-    """Make a batch of packed records, of which one may come twice. Takes some 400 bytes of memory a record."""
+    """Make a batch of packed records; one of them may occur twice. Takes some 400 bytes of memory a record."""
     raw = folder / f"{epoch}.raw"
     keys, hashes = list[bytes](), bytearray()
     try:
@@ -108,7 +108,7 @@ def remove(folder: Path, batch: SignedExecutionBatch) -> None:
 
 
 def find(folder: Path, batch: SignedExecutionBatch, request_id: bytes) -> BatchedExecution | None:
-    """The record of a request in a batch, None when it has none. Raises OSError when the file cannot be read."""
+    """The record of a request in a batch; None when the batch has none. Raises OSError when the file cannot be read."""
     count = batch.commitment.count
     handle = os.open(_path(folder, batch), os.O_RDONLY)
     try:

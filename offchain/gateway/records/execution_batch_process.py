@@ -1,16 +1,16 @@
-"""Makes a batch of execution records in a process of its own: its memory and its time are not the gateway's.
+"""Makes a batch of execution records in a child process, so that the gateway spends neither the memory nor the time.
 
 ::
 
-    gateway                                       this process
-      | folder, epoch, where the records wait ------> | reads them, builds the tree
+    gateway                                       child process
+      | folder, epoch, redis_url -------------------> | reads the records, builds the tree
       | <-------------------------------- count, root |
-      | signs it, shows it to keepers                 |
+      | signs the root, shows it to keepers           |
       | signed batch -------------------------------> | writes the file
       | <---------------------------------- exit code |
 
-It runs at the lowest priority and knows no key. A gateway that is gone, SIGKILL included, has closed the pipe, and the
-process ends at once. What it leaves half-made in the folder, the next one of that epoch writes anew.
+The child runs at the lowest priority and has no key. When the gateway ends, even by SIGKILL, the pipe closes and the child ends
+at once. Half-written files are overwritten by the next child for that epoch.
 """
 
 import json
@@ -35,16 +35,16 @@ _LOWEST_PRIORITY = 19
 
 
 class ExecutionBatchProcess:
-    """The gateway's end: `draft`, then `write`, in a `with` block that leaves no process behind.
+    """The gateway's side: call `draft`, then `write`, in a `with` block, which ends the child.
 
     Raises:
-        OSError: by each call, when the process ended before its work was done; its last words are the reason.
+        OSError: from each call, when the child ended before its work was done; the message is its last line of stderr.
     """
 
     def __init__(self, folder: Path, redis_url: str | None, epoch: Epoch) -> None:
         self._epoch = epoch
         self._order = {"folder": str(folder.resolve()), "redis_url": redis_url, "epoch": epoch}
-        # -P: of the present folder nothing is imported. A session of its own: Ctrl-C is the gateway's to handle.
+        # -P: imports nothing from the current folder. Own session: Ctrl-C goes to the gateway only.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             bufsize=0,
@@ -67,15 +67,15 @@ class ExecutionBatchProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the child."""
         return self._process.pid
 
     def kill(self) -> None:
-        """End it now, from any thread; whoever waits for it gets an OSError."""
+        """Kill the child, from any thread. A pending `draft` or `write` raises OSError."""
         self._process.kill()
 
     def draft(self) -> ExecutionBatch:
-        """What the records that the epoch's batch took come to; a count of 0 when there is none."""
+        """Count and Merkle root of the epoch's records; a count of 0 when there are none."""
         self._tell(json.dumps(self._order))
         answer = self._answers.readline()
         if not answer.endswith(b"\n"):
@@ -84,7 +84,7 @@ class ExecutionBatchProcess:
         return ExecutionBatch(self._epoch, made["count"], bytes.fromhex(made["root"]))
 
     def write(self, signed: SignedExecutionBatch) -> None:
-        """Have the batch's file written; it is there when this returns."""
+        """Have the batch's file written. The file is there when this returns."""
         self._tell(signed.pack())
         if self._process.wait():
             raise self._ended()
@@ -104,11 +104,11 @@ class ExecutionBatchProcess:
 
 
 def main() -> int:
-    """Make one batch; what to make and its signature come by standard input."""
+    """The child: makes one batch. The order and the signed batch come as lines of standard input."""
     os.nice(_LOWEST_PRIORITY)
-    told: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(told,), daemon=True).start()
-    order = json.loads(told.get())
+    lines: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    order = json.loads(lines.get())
     folder, epoch = Path(order["folder"]), Epoch(order["epoch"])
     try:
         with files.draft(folder, epoch, open_pending(folder, order["redis_url"]).taken(epoch)) as made:
@@ -116,17 +116,19 @@ def main() -> int:
                 json.dumps({"count": made.commitment.count, "root": made.commitment.root.hex()}) + "\n"
             )
             sys.stdout.flush()
-            files.write(folder, made, SignedExecutionBatch.unpack(told.get().decode()))
+            files.write(folder, made, SignedExecutionBatch.unpack(lines.get().decode()))
     except (OSError, RedisError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     return 0
 
 
-def _listen(told: "SimpleQueue[bytes]") -> None:
-    with open(0, "rb", buffering=0, closefd=False) as gateway:  # a buffer's lock would hold up the exit
+def _listen(lines: "SimpleQueue[bytes]") -> None:
+    with open(
+        0, "rb", buffering=0, closefd=False
+    ) as gateway:  # unbuffered: the lock of a buffer would block the exit
         while line := gateway.readline():
-            told.put(line.rstrip())
+            lines.put(line.rstrip())
     os._exit(1)
 
 

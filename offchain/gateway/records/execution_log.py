@@ -1,14 +1,15 @@
-"""The execution record of every answered request, and the batch that commits to those of an epoch.
+"""The execution record of every answered request, and the batch that commits to an epoch's records.
 
 ::
 
     requests    x  x x   x x | x  x
     written      |    |    | |  |         twice a second, in a thread
     epoch  e ----------------|-|------- e+1
-                               `- close: all that is written and in no batch becomes the batch of e, in a process of its own
+                               `- close: all written records that are in no batch become the batch of e, in a child process
 
-A record is a node's signed receipt. Gateways on one Redis have one batch; whoever closes first signs it. An epoch is
-closed in the first seconds after its end, when keepers ask, or not at all: what no batch has is in the next one.
+A record is a node's signed receipt. Gateways that share a Redis sign one execution batch per epoch: the first to close it
+signs. An epoch is closed in the first ten seconds after its end, when keepers ask for the batch. If nobody closes an epoch, its
+records go into the next batch.
 """
 
 import asyncio
@@ -35,9 +36,9 @@ from offchain.protocol.receipts import SignedReceipt
 log = structlog.get_logger("gateway")
 
 WRITE_SECONDS = 0.5
-"""What a gateway has answered in the last so many seconds has no record if it is killed."""
-SETTLE_SECONDS, CLOSE_SECONDS = 1, 10
-"""From when after an epoch's end until when its batch is made: so that the others' last records are in it, too."""
+"""Seconds between two writes. A gateway that is killed loses the records of its last so many seconds."""
+CLOSE_AFTER_SECONDS, CLOSE_UNTIL_SECONDS = 1, 10
+"""Seconds after an epoch's end between which its batch is made: after 1 s the other gateways' last records are written."""
 KEEP_SECONDS = 30 * 86400
 LOOK_SECONDS = 10
 MAX_UNWRITTEN = 100_000
@@ -47,13 +48,13 @@ MAX_SEARCHED = 64
 
 
 class ExecutionLog:
-    """One gateway's records. `add` only notes down; `run` does the work, in a thread.
+    """One gateway's execution records. `add` only queues; `run` writes and makes batches, in threads.
 
     Args:
-        folder: where the files of batches lie; this gateway's alone.
+        folder: this gateway's own folder for the files of batches.
         domain: EIP-712 domain of UptimeAttestation.
-        sign: signs messages with the ticket key.
-        begin: starts the process that makes an epoch's batch.
+        sign: signs messages with the gateway's key.
+        begin: starts the child process that makes an epoch's batch.
     """
 
     def __init__(
@@ -86,13 +87,16 @@ class ExecutionLog:
         self._closed: Epoch | None = None
         self._look_at = 0
         self.lost = 0
-        """Records that were not written: the store was away for too long, or no contract could read the receipt."""
+        """Records that were dropped: the store was unavailable for too long, or the receipt's numbers do not fit a record."""
 
     def add(self, signed: SignedReceipt) -> None:
-        """A request was answered."""
+        """Queue the record of an answered request."""
         try:
             record = Execution(signed.receipt, signed.signature).to_bytes()
-        except (struct.error, OverflowError):  # a node may sign any numbers; contracts take them up to a size
+        except (
+            struct.error,
+            OverflowError,
+        ):  # a node may sign any numbers; a record has room for 32 or 64 bits
             self.lost += 1
             return
         if len(self._new) == MAX_UNWRITTEN:
@@ -100,27 +104,22 @@ class ExecutionLog:
         self._new.append(record)
 
     def stop(self) -> None:
-        """Make no more batches. One in the making is given up; another gateway or the next start makes it."""
+        """Make no more batches. One that is being made is given up; another gateway or the next start makes it."""
         self._stopped = True
         if self._process is not None:
             self._process.kill()
 
     async def run(self) -> None:
-        """Work until cancelled. Batches are made beside the writing, which must not wait for them."""
+        """Write and make batches until cancelled. Both at the same time: writing must not wait for a batch."""
         await asyncio.gather(self._every(self.write_new), self._every(self.close_over))
 
-    def step(self) -> None:
-        """What `run` does, once."""
-        self.write_new()
-        self.close_over()
-
     def write_new(self) -> None:
-        """Write what is new. A store that does not answer is logged once."""
+        """Write queued records. A store that does not answer is logged once."""
         with self._storing:
             self._attempt("write", self.write)
 
     def close_over(self) -> None:
-        """Close the epoch that is over. A store that does not answer is logged once."""
+        """Close the epoch that ended last. A store that does not answer is logged once."""
         with self._closing:
             self._attempt("close", self.close)
 
@@ -144,7 +143,7 @@ class ExecutionLog:
             self._failing.discard(what)
 
     def write(self) -> None:
-        """Write down what is new. Raises OSError or RedisError; it is then kept for the next time."""
+        """Write queued records. Raises OSError or RedisError; then they stay queued."""
         while self._new:
             records = [self._new.popleft() for _ in range(min(len(self._new), MAX_AT_ONCE))]
             try:
@@ -157,12 +156,12 @@ class ExecutionLog:
             self._unsure = False
 
     def close(self) -> None:
-        """Make the batch of the newest epoch that is over, and those that this gateway should have and has not."""
+        """Make the batch of the epoch that ended last, and batches whose file this gateway lacks."""
         epoch = self._over()
         if epoch is None or self._stopped:
             return
         if epoch != self._closed:
-            in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_SECONDS
+            in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_UNTIL_SECONDS
             if in_time and epoch not in self._batches and self._take(epoch):
                 self._make(epoch)
                 self._drop_copied(epoch)
@@ -177,17 +176,17 @@ class ExecutionLog:
 
     @property
     def making(self) -> bool:
-        """Whether a batch is being made, which `listed` does not have yet."""
+        """Whether a batch is being made that is not in `listed` yet."""
         return self._making
 
     def listed(self, since: int) -> list[dict[str, Any]]:
-        """Commitments from an epoch on, the newest `MAX_LISTED` at most, oldest first."""
+        """Commitments of epochs from `since` on: the newest `MAX_LISTED`, oldest first."""
         known = {**self._batches, **self._signed}
         newest = sorted(epoch for epoch in known if epoch >= since)[-MAX_LISTED:]
         return [self._json(known[epoch]) for epoch in newest]
 
     def find(self, request_id: bytes) -> dict[str, Any] | None:
-        """A request's record with its proof, None when no batch that is kept here has it. Blocks for some reads."""
+        """A request's record with its Merkle proof; None when no batch of this gateway has it. Blocks for some file reads."""
         begun = int.from_bytes(request_id[:4], "big") * 60  # an id begins with its minute
         first = self._clock.epoch_at(max(begun, self._clock.genesis)) - 1
         known = self._batches
@@ -195,7 +194,7 @@ class ExecutionLog:
             try:
                 found = files.find(self._folder, known[epoch], request_id)
             except FileNotFoundError:
-                continue  # it was just removed
+                continue  # another thread has just removed it
             if found is not None:
                 return {
                     "object": "execution",
@@ -210,20 +209,20 @@ class ExecutionLog:
         return None
 
     def _over(self) -> Epoch | None:
-        settled = self._now_ms() // 1000 - SETTLE_SECONDS
+        settled = self._now_ms() // 1000 - CLOSE_AFTER_SECONDS
         if settled < self._clock.end(Epoch(0)):
             return None
         return Epoch(self._clock.epoch_at(settled) - 1)
 
     def _take(self, epoch: Epoch) -> bool:
-        with self._storing:  # what is being written when a file gets another name would be in neither
+        with self._storing:  # records written while the file is renamed would be in neither batch
             return self._pending.take(epoch)
 
     def _make(self, epoch: Epoch) -> None:
         self._making = True
         try:
             with self._begin(epoch) as self._process:
-                if not self._stopped:  # asked once `stop` can see the process
+                if not self._stopped:  # tested after `stop` can see the process, so that one of both kills it
                     self._commit(epoch, self._process)
         except OSError:
             if not self._stopped:
@@ -234,24 +233,24 @@ class ExecutionLog:
             self._signed = {}
 
     def _commit(self, epoch: Epoch, process: ExecutionBatchProcess) -> None:
-        """Sign an epoch's batch, show it at once, because keepers wait for it, and have its file written."""
+        """Sign an epoch's batch, list it at once (keepers wait for it), then have its file written."""
         commitment = process.draft()
         if not commitment.count:
             return
         message = self._domain.message(commitment.struct_hash())
         signed = SignedExecutionBatch(commitment, self._sign(message))
-        stands = SignedExecutionBatch.from_bytes(self._pending.commit(epoch, signed.to_bytes()))
-        if stands.commitment != commitment:
+        published = SignedExecutionBatch.from_bytes(self._pending.commit(epoch, signed.to_bytes()))
+        if published.commitment != commitment:
             log.error("executions.differ", epoch=epoch)
             return
-        self._signed = {epoch: stands}
+        self._signed = {epoch: published}
         self._making = False
-        process.write(stands)
-        self._batches = {**self._batches, epoch: stands}
+        process.write(published)
+        self._batches = {**self._batches, epoch: published}
         log.info("executions.committed", epoch=epoch, records=commitment.count)
 
     def _drop_copied(self, epoch: Epoch) -> None:
-        """Drop records from the store that have been in files for long enough."""
+        """Drop an epoch's records from the store when every gateway has had time to copy them to its files."""
         until = self._clock.end(epoch) + self._pending.copy_seconds
         if epoch in self._batches and self._now_ms() // 1000 >= until:
             self._pending.done(epoch)

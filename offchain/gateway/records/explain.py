@@ -1,4 +1,4 @@
-"""What became of a request, for a person: candidates, scores, draws, attempts, times; and the decision computed again."""
+"""`parallelix gateway explain`: tells a person what became of a request, and computes its decisions again."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from offchain.scheduler.pick import Decision, replay
 
 
 def explain(record: dict[str, Any]) -> list[str]:
-    """Lines that tell the story of a record."""
+    """A request's record as lines of text: times, candidates with their costs, attempts."""
     usage = record["usage"]
     lines = [
         f"request   {record['request_id']}",
@@ -39,7 +39,7 @@ def _decision(data: dict[str, Any]) -> list[str]:
     place = (
         f"region {data['region']}, tier {data['tier']}: {pool}" if data["region"] else "pinned to the node"
     )
-    lines = [f"  candidates from {place}; seed {data['seed']}, {len(data['draws'])} draws"]
+    lines = [f"  candidates from {place}; seed {data['seed']}, {len(data['draws'])} samples"]
     lines.extend(
         f"  {'*' if c['node_id'] == data['chosen'] else ' '} node {c['node_id']}: {c['busy']}/{c['slots']} busy, "
         + ("suspended" if c["cost_seconds"] is None else f"cost {1000 * c['cost_seconds']:.2f} ms")
@@ -49,7 +49,7 @@ def _decision(data: dict[str, Any]) -> list[str]:
 
 
 def check(record: dict[str, Any]) -> list[str]:
-    """What does not hold in a record: its seal, or a decision that does not follow from its seed. Empty when all does."""
+    """What is wrong in a record: its signature, or a decision that does not follow from its seed. Empty when all holds."""
     wrong: list[str] = []
     try:
         signer = recover(route_digest(record), bytes.fromhex(str(record["signature"])[2:]))

@@ -1,11 +1,11 @@
-"""Where execution records wait for their batch: in the Redis that gateways share, or in a file of one that runs alone.
+"""Where execution records wait for their batch: in the Redis that gateways share, or in a file of a gateway without Redis.
 
 ::
 
     add --> pending --take(e), at an epoch's end, once--> taken(e) --commit, the first one stays--> done(e)
 
-`take` moves everything by one rename: a record is in a batch or waits for the next one, never both and never neither,
-whichever gateway does it and wherever one is killed. All of it blocks, and runs in a thread of its own.
+`take` moves all records by one rename. So a record is either in a batch or waits for the next one, never both and never neither,
+whichever gateway renames and wherever it is killed. All calls block; `ExecutionLog` makes them in threads.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,45 +24,45 @@ _SCAN = 500
 
 
 class Pending(Protocol):
-    """Records that no batch has taken, and those of batches in the making. Every call raises OSError or RedisError.
+    """Records that wait for a batch, and those of batches being made. Every call may raise OSError or RedisError.
 
     Attributes:
-        copy_seconds: for so long after its end an epoch's records stay, so that gateways that were away can copy them.
+        copy_seconds: seconds after an epoch's end for which its records stay, so that gateways that were down can copy them.
     """
 
     copy_seconds: int
 
     def add(self, records: Sequence[bytes], unless_taken: int | None = None) -> None:
-        """Keep packed records; after a call that failed, once more, but not those that the batch `unless_taken` has."""
+        """Store packed records. After a call that failed, repeat it with `unless_taken`: records in that epoch's batch are skipped."""
 
     def take(self, epoch: int) -> bool:
-        """Close an epoch's batch over all that waits, unless that was done. Returns whether it has records."""
+        """Move all waiting records to the epoch's batch, unless that was done before. Returns whether the batch has records."""
 
     def taken(self, epoch: int) -> Iterator[bytes]:
-        """Records of a batch, in any order; one may come twice."""
+        """Records of an epoch's batch, in any order; a record may occur twice."""
 
     def commit(self, epoch: int, signed: bytes) -> bytes:
-        """Publish a batch's packed commitment. Returns the one that stands: the first."""
+        """Publish a batch's packed commitment. Returns the commitment that was published first, which counts."""
 
     def done(self, epoch: int) -> None:
-        """Drop a batch's records, which are in a file of this gateway."""
+        """Drop an epoch's records, after this gateway has written them to a file."""
 
     def unfinished(self) -> Sequence[int]:
-        """Epochs whose records are still here, ascending."""
+        """Epochs whose records were taken and not dropped, ascending."""
 
     def forget(self, before: int) -> None:
-        """Drop what is remembered of epochs before this one."""
+        """Drop commitments of epochs before this one."""
 
 
 def open_pending(folder: Path, redis_url: str | None) -> Pending:
-    """The records of a gateway with these settings; nothing is connected before it is needed."""
+    """The store for a gateway with these settings. Connects at the first call."""
     if redis_url is None:
         return FilePending(folder)
     return RedisPending(Redis.from_url(redis_url, socket_timeout=5.0, socket_connect_timeout=2.0))
 
 
 class FilePending:
-    """Of a gateway that runs alone. A record that was added survives SIGKILL; not the machine's power."""
+    """The store of a gateway without Redis. Added records survive SIGKILL, but not a power cut."""
 
     copy_seconds = 0
 
@@ -73,7 +73,9 @@ class FilePending:
     def add(self, records: Sequence[bytes], unless_taken: int | None = None) -> None:
         raw = b"".join(records)
         with self._path.open("ab", buffering=0) as file:
-            whole = file.tell() - file.tell() % EXECUTION_SIZE  # a write that was killed may have left a part
+            whole = (
+                file.tell() - file.tell() % EXECUTION_SIZE
+            )  # a write that was killed may have left half a record
             file.truncate(whole)
             written = 0
             try:
@@ -112,12 +114,12 @@ class FilePending:
 
 
 class RedisPending:
-    """Of all gateways on one Redis; as durable as that is.
+    """The store of all gateways on one Redis; as durable as that Redis.
 
-    parallelix:{executions}:pending         hash of request id -> packed record, of those that no batch has taken
-    parallelix:{executions}:taken:<epoch>   the same of a batch, for `copy_seconds`
+    parallelix:{executions}:pending         hash: request id -> packed record that waits for a batch
+    parallelix:{executions}:taken:<epoch>   the same for an epoch's batch; kept for `copy_seconds`
     parallelix:{executions}:epochs          set of epochs that had a batch
-    parallelix:{executions}:signed          hash of epoch -> packed commitment
+    parallelix:{executions}:signed          hash: epoch -> packed commitment
     """
 
     copy_seconds = 6 * 3600
@@ -137,8 +139,10 @@ class RedisPending:
             self._redis.hset(PENDING, mapping=found)
 
     def take(self, epoch: int) -> bool:
-        self._redis.sadd(EPOCHS, epoch)  # before the rename, which nobody might remember else
-        if not self._redis.hexists(SIGNED, str(epoch)):  # else its records may be gone, and their place free
+        self._redis.sadd(EPOCHS, epoch)  # before the rename: if we die between, the epoch is known
+        if not self._redis.hexists(
+            SIGNED, str(epoch)
+        ):  # once signed, the records may be dropped: a rename would make a second batch
             with suppress(ResponseError):  # nothing waits
                 self._redis.renamenx(PENDING, TAKEN + str(epoch))
         return bool(self._redis.exists(TAKEN + str(epoch)))
@@ -154,7 +158,7 @@ class RedisPending:
     def done(self, epoch: int) -> None:
         self._redis.unlink(
             TAKEN + str(epoch)
-        )  # a DEL, or an expiry, of a million fields would hold up all others
+        )  # DEL or expiry of a million fields would block Redis; UNLINK frees them in a thread
 
     def unfinished(self) -> Sequence[int]:
         epochs = self._epochs()

@@ -1,4 +1,4 @@
-"""What became of recent requests, for receipts and explanations. Bounded; the oldest are forgotten."""
+"""What became of recent requests, for route receipts and explanations. Bounded: the oldest are dropped."""
 
 from collections import OrderedDict
 from operator import attrgetter
@@ -8,18 +8,18 @@ import orjson
 
 from offchain.protocol.receipts import SignedReceipt
 from offchain.scheduler.pick import Candidate, Decision
-from offchain.scheduler.weighted_pool import Draw
+from offchain.scheduler.weighted_pool import WeightedSample
 from offchain.scheduler.work import Attempt, RequestTrace
 
 
 class RequestRecord:
-    """One request.
+    """What became of one request.
 
     Attributes:
         status: `answered`, `failed`, `refused` or `cancelled`.
         created_ms: Unix milliseconds.
-        total_ms: from acceptance to the end.
-        raw_receipt: `receipt` as the node wrote it, JSON.
+        total_ms: from parsing to the end of the answer.
+        raw_receipt: `receipt` as the node wrote it: JSON, or `null`.
     """
 
     __slots__ = (
@@ -31,13 +31,13 @@ class RequestRecord:
         "status",
         "tenant",
         "total_ms",
-        "trail",
+        "trace",
         "usage",
     )
 
     def __init__(
         self,
-        trail: RequestTrace,
+        trace: RequestTrace,
         tenant: str,
         model: str,
         created_ms: int,
@@ -48,7 +48,7 @@ class RequestRecord:
         raw_receipt: bytes = b"null",
         revision: str = "",
     ) -> None:
-        self.trail = trail
+        self.trace = trace
         self.tenant = tenant
         self.model = model
         self.created_ms = created_ms
@@ -61,27 +61,27 @@ class RequestRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as `GET /v1/receipts/{id}` shows it."""
-        trail = self.trail
+        trace = self.trace
         return {
-            "request_id": "0x" + trail.request_id.hex(),
+            "request_id": "0x" + trace.request_id.hex(),
             "object": "route_receipt",
             "status": self.status,
             "tenant": self.tenant,
             "model": self.model,
             "revision": self.revision,
-            "node_id": trail.node_id,
+            "node_id": trace.node_id,
             "created_ms": self.created_ms,
-            "queue_ms": round(trail.queue_ms, 3),
+            "queue_ms": round(trace.queue_ms, 3),
             "total_ms": round(self.total_ms, 3),
             "usage": {"prompt_tokens": self.usage[0], "completion_tokens": self.usage[1]},
-            "attempts": [attempt.to_json() for attempt in trail.attempts],
-            "decisions": [d.to_json() for d in trail.decisions if isinstance(d, Decision)],
+            "attempts": [attempt.to_json() for attempt in trace.attempts],
+            "decisions": [d.to_json() for d in trace.decisions if isinstance(d, Decision)],
             "receipt": None if self.receipt is None else self.receipt.to_json(),
         }
 
     def pack(self) -> bytes:
-        """What `unpack` makes the same entry of: JSON with few names, less work and memory than what `to_json` shows."""
-        trail = self.trail
+        """The record for `unpack`: JSON arrays without field names, which take less time and memory than `to_json`."""
+        trace = self.trace
         return orjson.dumps(
             (
                 self.tenant,
@@ -92,48 +92,48 @@ class RequestRecord:
                 self.usage,
                 orjson.Fragment(self.raw_receipt),
                 self.revision,
-                trail.queue_ms,
-                [_attempt_row(one) for one in trail.attempts],
-                [_decision_row(one) for one in trail.decisions if isinstance(one, Decision)],
+                trace.queue_ms,
+                [_attempt_row(one) for one in trace.attempts],
+                [_decision_row(one) for one in trace.decisions if isinstance(one, Decision)],
             ),
             default=tuple,
         )
 
     @classmethod
     def unpack(cls, request_id: bytes, packed: bytes) -> "RequestRecord":
-        """Inverse of `pack`. Raises ValueError when it is something else."""
+        """Inverse of `pack`. Raises ValueError."""
         try:
-            tenant, model, created_ms, status, total_ms, usage, receipt, revision, *trail = orjson.loads(
+            tenant, model, created_ms, status, total_ms, usage, receipt, revision, *trace = orjson.loads(
                 packed
             )
-            queue_ms, attempts, decisions = trail
-            entry = cls(
+            queue_ms, attempts, decisions = trace
+            record = cls(
                 RequestTrace(request_id, queue_ms), tenant, model, created_ms, status, total_ms, tuple(usage)
             )
-            entry.trail.attempts += [Attempt(*attempt) for attempt in attempts]
-            entry.trail.decisions += [_decision(*decision) for decision in decisions]
-            entry.revision, entry.raw_receipt = revision, orjson.dumps(receipt)
+            record.trace.attempts += [Attempt(*attempt) for attempt in attempts]
+            record.trace.decisions += [_decision(*decision) for decision in decisions]
+            record.revision, record.raw_receipt = revision, orjson.dumps(receipt)
             if receipt is not None:
-                entry.receipt = SignedReceipt.parse(entry.raw_receipt)
+                record.receipt = SignedReceipt.parse(record.raw_receipt)
         except TypeError as error:
-            raise ValueError(f"not a packed entry: {error}") from None
-        return entry
+            raise ValueError(f"not a packed record: {error}") from None
+        return record
 
 
 _attempt_row = attrgetter(
     "node_id", "number", "started_ms", "outcome", "reason", "detail", "ms", "first_byte_ms", "resumed_from"
 )
-_decision_row = attrgetter("draws", "candidates", "seed", "region", "tier", "shape", "chosen")
+_decision_row = attrgetter("samples", "candidates", "seed", "region", "tier", "shape", "chosen")
 
 
-def _decision(draws: list[Any], candidates: list[Any], *others: Any) -> Decision:
+def _decision(samples: list[Any], candidates: list[Any], *others: Any) -> Decision:
     seed, region, tier, shape, chosen = others
     return Decision(
         seed,
         region,
         tier,
         [(limit, count, weight) for limit, count, weight in shape],
-        [Draw(*one) for one in draws],
+        [WeightedSample(*one) for one in samples],
         [Candidate(*one) for one in candidates],
         chosen,
     )
@@ -142,8 +142,8 @@ def _decision(draws: list[Any], candidates: list[Any], *others: Any) -> Decision
 class RequestLog:
     """Requests that run, and the last `limit` that have ended, by id.
 
-    Of an ended one only its packed form stays: one object instead of some forty, which would be cold when they are read or
-    freed.
+    Of a request that has ended only the packed record stays: one object instead of some forty, which would no longer be in the
+    CPU's cache when they are freed.
     """
 
     def __init__(self, limit: int = 5_000) -> None:
@@ -154,18 +154,18 @@ class RequestLog:
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
 
-    def open(self, entry: RequestRecord) -> None:
-        """Take in a new request; its end must be told to `close`."""
-        self._running[entry.trail.request_id] = entry
+    def open(self, record: RequestRecord) -> None:
+        """Add a request that begins. Call `close` when it has ended."""
+        self._running[record.trace.request_id] = record
 
-    def close(self, entry: RequestRecord) -> bytes:
+    def close(self, record: RequestRecord) -> bytes:
         """A request has ended. Returns its packed record."""
-        request_id = entry.trail.request_id
+        request_id = record.trace.request_id
         self._running.pop(request_id, None)
-        record = self._ended[request_id] = entry.pack()
+        packed = self._ended[request_id] = record.pack()
         if len(self._ended) > self._limit:
             self._ended.popitem(last=False)
-        return record
+        return packed
 
     def get(self, request_id: bytes) -> dict[str, Any] | None:
         """The record of a request that runs or ended lately, or None."""

@@ -1,7 +1,7 @@
-"""A gateway's signature under the record of a request: the signed route receipt.
+"""Route receipts: a request's record, signed by the gateway.
 
 `signature` is over keccak256("parallelix.route.v1" || canonical JSON (RFC 8785) of the record without `signature`), as a
-raw 32-byte digest. Whoever has the record can recover the gateway's address and look it up in KeeperRegistry.
+raw 32-byte digest. Anyone can recover the gateway's address from it and look that up in KeeperRegistry.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _TAG = b"parallelix.route.v1"
 
 
 def route_digest(record: dict[str, Any]) -> bytes:
-    """The 32 bytes that are signed for a record."""
+    """The 32 bytes that the gateway signs for a record."""
     return keccak256(_TAG + canonical({name: value for name, value in record.items() if name != "signature"}))
 
 
@@ -27,6 +27,6 @@ class RouteReceiptSigner:
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record with `gateway` and `signature`."""
-        sealed = {**record, "gateway": self._address}
-        sealed["signature"] = "0x" + self._sign(route_digest(sealed)).hex()
-        return sealed
+        signed = {**record, "gateway": self._address}
+        signed["signature"] = "0x" + self._sign(route_digest(signed)).hex()
+        return signed

@@ -1,1 +1,1 @@
-"""Who may ask and how much: API keys, tenants, and the check of a key."""
+"""Tenants: their API keys, their limits, and the authentication of a request."""

@@ -1,6 +1,6 @@
-"""API keys: who may use the gateway. Only hashes are stored; a key is shown once, when it is made.
+"""The API key file of a gateway. Only hashes are stored; a key is shown once, when it is made.
 
-The file is a JSON object, SHA-256 hex of a key -> tenant name; the running gateway reads it again when it changes.
+The file is a JSON object: SHA-256 hex of a key -> tenant name. A running gateway reads it again within a second of a change.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9._\-]{0,63}")
 
 
 def hash_of(key: str) -> str:
-    """What is stored of a key: it has 256 random bits, so a plain SHA-256 cannot be searched."""
+    """SHA-256 hex of a key. No slow hash is needed: a key has 256 random bits, so it cannot be guessed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -31,7 +31,7 @@ def new_key() -> str:
 
 
 def check_tenant_name(name: str) -> str:
-    """The name, if it is a possible one. Raises UserError."""
+    """The name, if it may be a tenant's. Raises UserError."""
     if not _TENANT.fullmatch(name):
         raise UserError(
             f"tenant name {name!r} must be 1 to 64 of a-z, 0-9, '.', '_', '-', not starting with a sign"
@@ -40,7 +40,7 @@ def check_tenant_name(name: str) -> str:
 
 
 def read_keys(path: Path) -> dict[str, str]:
-    """Hash -> tenant. Raises UserError when the file is missing or is something else."""
+    """Key hash -> tenant name. Raises UserError when the file is missing or malformed."""
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def read_keys(path: Path) -> dict[str, str]:
 
 
 def create_key(path: Path, tenant: str) -> str:
-    """Make a key for a tenant, add its hash to the file (made if missing, readable by its owner alone), return it.
+    """Make a key for a tenant, add its hash to the file (created with mode 0600 if missing), and return the key.
 
     Raises:
         UserError: a bad name, or the file cannot be read or written.
@@ -77,7 +77,7 @@ def create_key(path: Path, tenant: str) -> str:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time, by a lock on the folder: the file itself is replaced."""
+    """Let one process at a time edit. The lock is on the folder, because the file itself is replaced."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

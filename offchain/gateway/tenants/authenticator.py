@@ -1,4 +1,4 @@
-"""Who a request comes from: the API keys and tenants of a running gateway, from its file and from Redis."""
+"""Finds the tenant of a request: by the API keys in the gateway's file and in Redis."""
 
 import hmac
 import time
@@ -12,26 +12,26 @@ from offchain.gateway.tenants.registry import Tenant
 from offchain.scheduler.work import Priority
 
 BATCH_SECRET = "parallelix:batch_secret"  # noqa: S105  a name
-"""Redis key of 32 random bytes, known to gateways and batch workers: who holds them may ask for any tenant."""
+"""Redis key of 32 random bytes that gateways and batch workers share. Whoever has them may send requests for any tenant."""
 _BATCH_PREFIX = "plx-batch."
 
 
 def batch_token(secret: bytes, tenant: str, expires: int) -> str:
-    """What a batch worker shows instead of an API key: the tenant it asks for, until when (Unix seconds), a MAC."""
+    """The bearer token of a batch worker: `plx-batch.<tenant>.<expiry, Unix seconds>.<MAC>`."""
     claim = f"{tenant}.{expires}"
     return f"{_BATCH_PREFIX}{claim}.{hmac.new(secret, claim.encode(), 'sha256').hexdigest()}"
 
 
 class Authenticator:
-    """Keys by hash. Lookups are dictionary reads; what changed comes in through `refresh` and `take_shared`.
+    """API keys and tenants in memory. Lookups are dictionary reads; changes come in through `refresh` and `take_shared`.
 
     Args:
         path: the API key file.
-        salt_secret: of this operator's gateways; cache salts follow from it.
+        salt_secret: secret of this operator's gateways, from which cache salts are derived.
         now: Unix seconds.
 
     Attributes:
-        batch_secret: see `BATCH_SECRET`; None until it was read: then no batch token holds.
+        batch_secret: see `BATCH_SECRET`; None until it was read, and until then every batch token is refused.
     """
 
     def __init__(self, path: Path, salt_secret: bytes, now: Callable[[], float] = time.time) -> None:
@@ -47,7 +47,7 @@ class Authenticator:
         self.batch_secret: bytes | None = None
 
     def tenant_of(self, authorization: str | None) -> Tenant | None:
-        """The tenant of an `Authorization: Bearer ...` header; None for a stranger or a disabled tenant."""
+        """The tenant of an `Authorization: Bearer ...` header; None for an unknown key or a disabled tenant."""
         if authorization is None or authorization[:7].lower() != "bearer ":
             return None
         key = authorization[7:].strip()
@@ -65,7 +65,7 @@ class Authenticator:
         return None if tenant.disabled else tenant
 
     def _tenant_of_batch(self, token: str) -> Tenant | None:
-        """The tenant that a batch worker asks for, in the class of batches."""
+        """The tenant in a batch worker's token, with priority `BATCH`; None for a bad token."""
         name, _, rest = token.removeprefix(_BATCH_PREFIX).rpartition(".")[0].rpartition(".")
         if self.batch_secret is None or not rest.isascii() or not rest.isdigit() or len(rest) > 12:
             return None
@@ -79,10 +79,10 @@ class Authenticator:
         return replace(tenant, limits=replace(tenant.limits, priority=Priority.BATCH))
 
     def salt_of(self, tenant: str, wish: object = None) -> str:
-        """Prefix-cache salt of a tenant: unguessable by others, the same on all gateways with this secret.
+        """Prefix-cache salt of a tenant: others cannot guess it, and all gateways with this secret compute the same.
 
         Args:
-            wish: salt that the caller itself asked for; divides its own cache further.
+            wish: the `cache_salt` of the caller's request, which divides the tenant's own cache further.
         """
         if wish is not None:
             return hmac.new(self._secret, f"{tenant}\0{wish}".encode(), "sha256").hexdigest()[:32]
@@ -92,12 +92,12 @@ class Authenticator:
         return salt
 
     def take_shared(self, keys: dict[str, str], tenants: dict[str, Tenant]) -> None:
-        """Replace what came from Redis."""
+        """Replace the keys (hash -> tenant) and tenants that were read from Redis."""
         self._shared_keys = keys
         self._tenants = tenants
 
     def credited(self) -> list[str]:
-        """Tenants whose credit is limited."""
+        """Names of tenants with a limited credit."""
         return [name for name, tenant in self._tenants.items() if tenant.limits.credit_wei is not None]
 
     def refresh(self) -> None:

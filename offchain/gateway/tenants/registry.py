@@ -2,7 +2,7 @@
 
     parallelix:tenant:<name>   JSON: limits, whether disabled
     parallelix:apikeys         hash: SHA-256 hex of a key -> tenant
-    parallelix:tenants:version counter; a gateway reads everything again when it moved
+    parallelix:tenants:version counter; gateways read everything again when it has changed
 
 The API key file of a gateway is a second, static source: its tenants have no limits unless Redis knows them by name.
 """
@@ -56,7 +56,7 @@ class Tenant:
 
 
 def decode_tenants(values: list[bytes | None]) -> dict[str, Tenant]:
-    """Tenants by name; what is malformed is left out, and so nobody."""
+    """Tenants by name. Malformed ones are left out, so their keys are refused."""
     found: dict[str, Tenant] = {}
     for raw in values:
         if raw is None:
@@ -111,7 +111,7 @@ class TenantAdmin:
         return key
 
     def revoke_key(self, key_or_hash: str) -> str:
-        """Take a key's access. Returns the tenant who had it. Raises UserError when nobody had."""
+        """Revoke a key, given itself or its SHA-256. Returns its tenant. Raises UserError when no tenant has the key."""
         digest = hash_of(key_or_hash) if key_or_hash.startswith(PREFIX) else key_or_hash
         tenant = self._do("hget", KEYS, digest)
         if tenant is None:
@@ -122,7 +122,7 @@ class TenantAdmin:
         return name
 
     def delete(self, name: str) -> int:
-        """Remove a tenant and all of its keys. Returns how many keys that were."""
+        """Remove a tenant and all of its keys. Returns the number of keys."""
         self.get(name)
         digests = [digest for digest, owner in self._do("hgetall", KEYS).items() if owner.decode() == name]
         if digests:

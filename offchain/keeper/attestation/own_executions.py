@@ -1,5 +1,6 @@
 """Execution records of the work that this keeper dispatched: node-signed receipts of on-chain requests."""
 
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -9,6 +10,7 @@ from offchain.domain.messages import ServiceReceipt
 from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.signature_pool import account_of
 from offchain.keeper import store
+from offchain.protocol.receipts import ReceiptError, check_signature
 
 FULFIL = "fulfil"
 _LONGEST_JOB_SECONDS = 3_600
@@ -25,9 +27,10 @@ def executions_of(session: Session, context: EpochContext) -> list[str]:
             continue
         receipt = execution.receipt
         node = context.nodes.get(receipt.node_id)
-        in_time = clock.start(epoch) * 1000 <= receipt.finished_at_ms < clock.end(epoch) * 1000
-        signer = account_of(context.market.digest(receipt.struct_hash()), execution.node_signature)
-        if in_time and node is not None and signer in node.keys:
+        if node is None or not clock.start(epoch) * 1000 <= receipt.finished_at_ms < clock.end(epoch) * 1000:
+            continue
+        with suppress(ReceiptError):
+            check_signature(receipt, execution.node_signature, context.market.digest, account_of, node.keys)
             found.add(execution.pack())
     return sorted(found)
 

@@ -32,6 +32,7 @@ from offchain.keeper.lookups import independent_nodes
 from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind, read_body
 from offchain.keeper.probing.prober import ProbedNode, ProbeOutcome, assess_reply, body_of, probe_seed
 from offchain.keeper.store import DueProbe
+from offchain.protocol.receipts import check_result
 from offchain.runtime.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -175,6 +176,7 @@ def _result_of(reply: Reply, revision: bytes) -> bytes | None:
         return None
     try:
         receipt, result = ServiceReceipt.from_json(reply.envelope["receipt"]), answer_result(reply.answer)
+        check_result(receipt, result)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return result if (receipt.model_revision, receipt.result_hash) == (revision, keccak256(result)) else None
+    return result if receipt.model_revision == revision else None

@@ -126,7 +126,7 @@ def check_node(document: bytes, node: Node, report: NodeReport) -> dict[str, Any
     """A finding. `found`: contradictions; `revisions`: the revision hash (hex) of each declared model, if there are none."""
     served: dict[str, Any] = {
         "models": [
-            {"name": name, "revision": offer.revision, "context_length": offer.extent}
+            {"name": name, "revision": offer.revision, "context_length": offer.context_size}
             for name, offer in report.offers.items()
         ],
         "slots": report.slots,

@@ -12,11 +12,11 @@ import aiohttp
 
 from offchain.domain.answer_text import StreamedAnswer
 from offchain.domain.types import NodeId
+from offchain.protocol import headers as header_names
 from offchain.protocol.receipts import decode_header
+from offchain.protocol.server_sent_events import CONTENT_TYPE, DONE, EventSplitter, read_event
 
 REQUEST_ID_HEADER = "X-Request-Id"
-NODE_HEADER = "X-Parallelix-Node"
-RECEIPT_HEADER = "X-Parallelix-Receipt"
 NODE_UNAVAILABLE = "node_unavailable"
 _HEALTH_SECONDS = 1.0
 _MAX_ANSWER_BYTES = 1 << 20
@@ -102,11 +102,11 @@ class GatewayClient:
             async with self._open().post(
                 f"{self._url}/v1/chat/completions",
                 data=body,
-                headers={**self._headers, NODE_HEADER: str(node)},
+                headers={**self._headers, header_names.NODE: str(node)},
                 timeout=aiohttp.ClientTimeout(total=self._timeout),
             ) as response:
                 status, headers = response.status, response.headers
-                streamed = status == 200 and headers.get("Content-Type", "").startswith("text/event-stream")
+                streamed = status == 200 and headers.get("Content-Type", "").startswith(CONTENT_TYPE)
                 stream = await _Stream().read(response, elapsed) if streamed else None
                 raw = b"" if streamed else await read_body(response)
         except TimeoutError:  # is it the node or the gateway that hangs?
@@ -121,7 +121,7 @@ class GatewayClient:
             return await self._streamed(stream, request_id, took)
         data = _json(raw)
         if status == 200:
-            envelope = decode_envelope(headers.get(RECEIPT_HEADER, ""))
+            envelope = decode_envelope(headers.get(header_names.RECEIPT, ""))
             return Reply(ReplyKind.ANSWER, took, request_id, data, envelope)
         code = error_code(data)
         if status == 503 and code == NODE_UNAVAILABLE:
@@ -206,25 +206,26 @@ class _Stream:
 
     async def read(self, response: aiohttp.ClientResponse, elapsed: Callable[[], int]) -> Self:
         """Read to the end. Raises ValueError when this is no stream of chunks, or too long."""
-        size = 0
-        async for line in response.content:
-            size += len(line)
+        size, events = 0, EventSplitter()
+        async for piece in response.content.iter_any():
+            size += len(piece)
             if size > _MAX_ANSWER_BYTES:
                 raise ValueError("the stream is too long")
-            if not line.startswith(b"data: "):
-                continue
-            payload = line[6:].strip()
-            if payload == b"[DONE]":
-                self.done = True
-                continue
+            for block in events.feed(piece):
+                self._take(read_event(block)[1], elapsed)
+        return self
+
+    def _take(self, payload: bytes, elapsed: Callable[[], int]) -> None:
+        if payload == DONE:
+            self.done = True
+        elif payload:
             chunk = json.loads(payload)
             if "error" in chunk:
                 self.error = error_code(chunk) or "interrupted"
-                continue
+                return
             self.answer.add(chunk)
             if self.first_token_ms is None and any(self.answer.texts()):
                 self.first_token_ms = elapsed()
-        return self
 
 
 async def read_body(response: aiohttp.ClientResponse) -> bytes:

@@ -28,17 +28,18 @@ from offchain.domain.messages import (
     ServiceReceipt,
     SlotMiss,
     SlotReceipt,
-    proof_of_execution,
 )
 from offchain.domain.tiers import Tier
 from offchain.domain.types import NodeId
 from offchain.errors import TransientError
-from offchain.evidence.bundle import CLOCK_TOLERANCE_MS, signed_by
+from offchain.evidence.bundle import CLOCK_TOLERANCE_MS
 from offchain.evidence.document import MessageSigner
+from offchain.evidence.signature_pool import account_of
 from offchain.keeper import store
 from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind
 from offchain.keeper.probing.prompts import probe_body
 from offchain.keeper.store import DueProbe
+from offchain.protocol.receipts import ReceiptError, check_binding, check_signature
 from offchain.runtime.clock import Clock
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -99,24 +100,12 @@ def assess_reply(
         result = answer_result(reply.answer)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return ProbeOutcome(miss=MissReason.BAD_RECEIPT, why=f"malformed: {error}")
-    began = now_ms - reply.elapsed_ms
-    failures = {
-        "of another node": receipt.node_id != node.node_id,
-        "of another request": receipt.request_id != reply.request_id,
-        "of another body": receipt.request_hash != keccak256(body),
-        "of another answer": receipt.result_hash != keccak256(result),
-        "with a false proof of execution": receipt.poe
-        != proof_of_execution(receipt.request_id, result, node.node_id),
-        "without tokens": not 0 < receipt.completion_tokens <= MAX_COMPLETION_TOKENS,
-        "from another time": not began - CLOCK_TOLERANCE_MS
-        <= receipt.started_at_ms
-        <= receipt.finished_at_ms
-        <= now_ms + CLOCK_TOLERANCE_MS,
-        "not signed by the node": not signed_by(node.key, market.digest(receipt.struct_hash()), signature),
-    }
-    false = next((words for words, failed in failures.items() if failed), None)
-    if false is not None:
-        return ProbeOutcome(miss=MissReason.BAD_RECEIPT, why=f"receipt {false}")
+    try:
+        check_binding(receipt, node.node_id, reply.request_id, keccak256(body), result)
+        check_signature(receipt, signature, market.digest, account_of, (node.key,))
+        _check_tokens_and_times(receipt, now_ms - reply.elapsed_ms, now_ms)
+    except ReceiptError as error:
+        return ProbeOutcome(miss=MissReason.BAD_RECEIPT, why=f"receipt: {error}")
     floor = FLOORS[node.tier]
     if reply.first_token_ms is not None and reply.first_token_ms > floor.first_token_ms:
         return ProbeOutcome(
@@ -125,6 +114,20 @@ def assess_reply(
     if reply.elapsed_ms > floor.allowed_ms(receipt.completion_tokens):
         return ProbeOutcome(miss=MissReason.BELOW_FLOOR, why=f"{reply.elapsed_ms} ms")
     return ProbeOutcome(receipt, signature, result=result)
+
+
+def _check_tokens_and_times(receipt: ServiceReceipt, began_ms: int, now_ms: int) -> None:
+    """Raise ReceiptError unless a receipt tells of a probe's tokens and of the time in which we waited for it."""
+    if not 0 < receipt.completion_tokens <= MAX_COMPLETION_TOKENS:
+        raise ReceiptError(f"{receipt.completion_tokens} tokens are no answer to a probe")
+    times = (
+        began_ms - CLOCK_TOLERANCE_MS,
+        receipt.started_at_ms,
+        receipt.finished_at_ms,
+        now_ms + CLOCK_TOLERANCE_MS,
+    )
+    if list(times) != sorted(times):
+        raise ReceiptError("it is from another time")
 
 
 class WrongAnswer(Protocol):

@@ -20,6 +20,7 @@ from offchain.keeper.attestation.ballot import BallotRefusedError
 from offchain.keeper.attestation.epoch_summary import epoch_summary
 from offchain.keeper.attestation.service import AttestService
 from offchain.keeper.process.health import Health
+from offchain.protocol import headers as header_names
 from offchain.protocol.heartbeats import HeartbeatRefusedError, HeartbeatVerifier
 
 log = structlog.get_logger(__name__)
@@ -86,7 +87,7 @@ class KeeperApi:
 
     async def heartbeat(self, request: web.Request) -> web.Response:
         body = await request.read()
-        header = request.headers.get("X-Parallelix-Heartbeat")
+        header = request.headers.get(header_names.HEARTBEAT)
 
         def accept() -> None:
             self._fleet.write(self._heartbeats.verify(body, header))

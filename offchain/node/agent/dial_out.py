@@ -19,6 +19,7 @@ from offchain.domain.eip712 import SigningDomain
 from offchain.domain.types import NodeId
 from offchain.errors import TransientError
 from offchain.node.agent.heartbeats import receiver_label, signed_header
+from offchain.protocol import headers as header_names
 from offchain.transport.pool import HostPool, HttpExchange
 from offchain.transport.server import HttpServer, ServerConnection
 
@@ -157,7 +158,7 @@ class DialOut:
         text = str(orjson.loads(answer)["challenge"]) if challenge.status == 200 else ""
         body = orjson.dumps({"node_id": int(self.node_id), "challenge": text, "front": receiver.rstrip("/")})
         header = signed_header(self.node_id, self.signer, self.domain, body, self.now_ms())
-        upgrade = _send(pool, "POST", body, f"x-parallelix-heartbeat: {header}\r\n")
+        upgrade = _send(pool, "POST", body, f"{header_names.HEARTBEAT}: {header}\r\n")
         try:
             await upgrade.head()
             if upgrade.status == 101:

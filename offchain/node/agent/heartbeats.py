@@ -17,6 +17,8 @@ from offchain.domain.messages import Heartbeat
 from offchain.domain.types import NodeId
 from offchain.errors import UserError
 from offchain.node.agent.metrics import NodeMetrics
+from offchain.protocol import headers as header_names
+from offchain.protocol.heartbeats import write_header
 from offchain.runtime.redaction import endpoint_label
 
 _log = structlog.get_logger(__name__)
@@ -42,7 +44,7 @@ def signed_header(
     """`X-Parallelix-Heartbeat`: 0x-hex of the time (8 bytes) and the node key's signature over body and time (65)."""
     message = Heartbeat(node_id, keccak256(body), sent_at_ms)
     signature = signer.sign_struct(domain, message.struct_hash())
-    return "0x" + (sent_at_ms.to_bytes(8, "big") + signature).hex()
+    return write_header(sent_at_ms, signature)
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ class HeartbeatSender:
         sent_at_ms = self.now_ms()
         headers = {
             "Content-Type": "application/json",
-            "X-Parallelix-Heartbeat": signed_header(self.node_id, self.signer, self.domain, body, sent_at_ms),
+            header_names.HEARTBEAT: signed_header(self.node_id, self.signer, self.domain, body, sent_at_ms),
         }
         url = receiver.rstrip("/") + "/internal/heartbeat"
         try:

@@ -21,16 +21,22 @@ from offchain.node.agent.tickets import Admission
 from offchain.node.engines.backend import Backend
 from offchain.node.engines.model_server import Engine
 from offchain.node.errors import ServeError
+from offchain.protocol import headers as header_names
 from offchain.protocol.receipts import encode_header
+from offchain.protocol.server_sent_events import (
+    DONE,
+    DONE_EVENT,
+    RECEIPT,
+    EventSplitter,
+    read_event,
+    write_event,
+)
 from offchain.transport.errors import TransportError
 from offchain.transport.pool import HostPool, HttpExchange
 from offchain.transport.server import Request, ServerConnection
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
-SALT_HEADER = "x-parallelix-cache-salt"
-"""The gateway's salt for vLLM's prefix cache; a header, so that the receipt binds the caller's own bytes."""
 EMBEDDING_PATH = "/v1/embeddings"
-_DONE = b"[DONE]"
 _MAX_FRAME_BYTES = 4 * 1024 * 1024
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
@@ -87,7 +93,7 @@ class Proxy:
             wants_usage = options.get("include_usage") is True
             if not wants_usage or fields.get("return_token_ids") is not True:
                 ours = {"stream_options": {**options, "include_usage": True}, "return_token_ids": True}
-        if completes and (salt := request.headers.get(SALT_HEADER)) is not None:
+        if completes and (salt := request.headers.get(header_names.CACHE_SALT)) is not None:
             ours["cache_salt"] = salt
         with backend.pick() as engine:
             request_id = admission.ticket.request_id
@@ -160,10 +166,10 @@ class Proxy:
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
             ) from None
         receipt = encode_header(self._receipts.make(job.served_answer(result, served)))
-        headers = {"content-type": "application/json", "x-parallelix-receipt": receipt}
+        headers = {"content-type": "application/json", header_names.RECEIPT: receipt}
         proof = job.admission.prove(data)
         if proof is not None:
-            headers["x-parallelix-proof"] = proof
+            headers[header_names.PROOF] = proof
         job.connection.reply(200, headers, data)
         return served
 
@@ -172,17 +178,18 @@ class Proxy:
         connection.begin(200, _STREAM_HEADERS)
         answer = StreamedAnswer()
         served = ServedCounts()
-        pending = b""
+        events = EventSplitter()
         try:
             while not served.whole and (chunk := await exchange.read()):
-                pending = (pending + chunk).replace(b"\r\n", b"\n")
-                *frames, pending = pending.split(b"\n\n")
                 out = b"".join(
-                    [self._frame(job, frame, answer, served, wants_usage=wants_usage) for frame in frames]
+                    [
+                        self._frame(job, frame, answer, served, wants_usage=wants_usage)
+                        for frame in events.feed(chunk)
+                    ]
                 )
                 if out and not connection.write(out):
                     await connection.drain()
-                if len(pending) > _MAX_FRAME_BYTES:
+                if events.unfinished > _MAX_FRAME_BYTES:
                     break
             while served.whole and await exchange.read():
                 pass  # so that the connection can be used again
@@ -198,10 +205,10 @@ class Proxy:
         self, job: "_Job", frame: bytes, answer: StreamedAnswer, served: ServedCounts, *, wants_usage: bool
     ) -> bytes:
         """What the gateway gets for one frame of the model server."""
-        if not frame.startswith(b"data: "):
+        _, payload = read_event(frame)
+        if not payload:
             return frame + b"\n\n"
-        payload = frame[6:].strip()
-        if payload != _DONE:
+        if payload.strip() != DONE:
             chunk = orjson.loads(payload)
             if "error" in chunk:
                 return frame + b"\n\n"
@@ -213,7 +220,7 @@ class Proxy:
         served.completion_tokens = answer.completion_tokens or 0
         served.whole = True
         receipt = self._receipts.make(job.served_answer(answer.result(), served))
-        return b"event: parallelix.receipt\ndata: " + receipt + b"\n\ndata: [DONE]\n\n"
+        return write_event(receipt, RECEIPT) + DONE_EVENT
 
 
 @dataclass(frozen=True, slots=True)

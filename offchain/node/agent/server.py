@@ -12,6 +12,7 @@ from offchain.node.agent.tickets import TicketGate
 from offchain.node.engines.model_server import Engine, EngineState
 from offchain.node.errors import ServeError
 from offchain.node.machine.manifest import Manifest
+from offchain.protocol import headers as header_names
 from offchain.transport.server import Request, ServerConnection
 
 _JSON = {"content-type": "application/json"}
@@ -81,7 +82,7 @@ class AgentServer:
     async def _serve(self, request: Request, connection: ServerConnection) -> None:
         headers = request.headers
         admission = await self._gate.check(
-            headers.get("x-parallelix-request-id"), headers.get("x-parallelix-ticket"), request.body
+            headers.get(header_names.REQUEST_ID), headers.get(header_names.TICKET), request.body
         )
         slot = self._slots.take()
         if slot is None:
@@ -120,7 +121,7 @@ class AgentServer:
         if path == "/ready":
             return self._state(good=self.ready)
         if path == "/manifest":
-            return 200, {**_JSON, "x-parallelix-manifest-hash": self._manifest_hash}, self._manifest
+            return 200, {**_JSON, header_names.MANIFEST_HASH: self._manifest_hash}, self._manifest
         if path == "/metrics":
             text = self._metrics.render(self._slots.limit, self._slots.used, self.engines)
             return 200, {"content-type": "text/plain; version=0.0.4; charset=utf-8"}, text

@@ -10,6 +10,7 @@ from offchain.domain.eip712 import SigningDomain, keccak256, signing_prefix
 from offchain.domain.messages import Ticket
 from offchain.domain.types import Address, NodeId
 from offchain.node.agent.replay_guard import MAX_LIFETIME_MS, MAX_SKEW_MS, ReplayGuard, TicketError
+from offchain.protocol import headers as header_names
 from offchain.protocol.pair_mac import PROOF_BYTES, PUBLIC_KEY_BYTES, AgreedKeys, answer_mac
 
 _TIMES_BYTES = 8 + 8
@@ -59,10 +60,10 @@ class TicketGate:
             raise _invalid(
                 "X-Parallelix-Request-Id or X-Parallelix-Ticket is missing; requests come through a gateway"
             )
-        raw_id = _from_hex(request_id, 32, "X-Parallelix-Request-Id")
+        raw_id = _from_hex(request_id, 32, header_names.REQUEST_ID)
         is_mac = len(ticket) == 2 + 2 * (_TIMES_BYTES + PROOF_BYTES)
         size = _TIMES_BYTES + (PROOF_BYTES if is_mac else _SIGNATURE_BYTES)
-        raw = _from_hex(ticket, size, "X-Parallelix-Ticket")
+        raw = _from_hex(ticket, size, header_names.TICKET)
         found = Ticket(
             request_id=raw_id,
             node_id=self._node_id,

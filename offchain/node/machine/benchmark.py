@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from itertools import chain
 
 import httpx
 
@@ -10,6 +11,7 @@ from offchain.domain.tiers import Tier
 from offchain.node.machine.findings import MachineFinding, failed, http_fault, passed, warned
 from offchain.node.machine.status import agent_state, engine_access
 from offchain.node.settings import NodeSettings
+from offchain.protocol.server_sent_events import EventSplitter, read_event
 
 _TOKENS = 32
 _ROUNDS = 3
@@ -70,8 +72,9 @@ def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
         "POST", f"{url}/v1/completions", json=body, headers=headers, timeout=_TIMEOUT_SECONDS
     ) as answer:
         answer.raise_for_status()
-        for line in answer.iter_lines():
-            if line.startswith("data: {"):
+        events = EventSplitter()
+        for block in chain.from_iterable(map(events.feed, answer.iter_bytes())):
+            if read_event(block)[1].startswith(b"{"):
                 last = time.perf_counter()
                 first = first or last
                 tokens += 1

@@ -1,21 +1,24 @@
-"""Going on after a cut: which tokens the caller has, and the request that continues exactly behind them.
+"""Continuing a cut stream: which tokens the caller has, and the request that makes another node continue exactly behind them.
 
-A model server sends each token's id at once but may hold its text back: while a character is incomplete, and, with stop
-strings of at most L characters, always the last B = L - 1 characters. So text and ids do not end at the same place::
+A model server sends each token's id at once but may hold text back: the token's text while a character is incomplete and, with
+stop strings of at most L characters, always the last L - 1 characters. So text and ids do not end at the same place::
 
     ids    |-- t1 --|-- t2 --|-- t3 --|-- t4 --|          known when the node died
     text   ......................|                        what the caller has: E characters
                              ^ boundary: after t3 the whole text had a known length of T <= E characters
 
-The continuation starts at the last boundary that the caller's text covers; what it repeats (E - T characters) must be
-the same and is dropped. A stop string cannot begin before E: had it begun earlier, it would have been complete.
+The continuation starts at the last boundary that the caller's text covers. It repeats E - T characters, which must be the same
+and are dropped. A stop string cannot begin before E: if it had, the first node would have found it.
 
-A boundary is exact when no part of a character is held back behind it. A server whose prompt ends inside a character gives
-its text as if the whole prompt were new, or drops the character. A chunk of one id with text ends exactly: it is that id
-that let the text go. A server that is ahead of its reader puts several ids into a chunk, and any of them may have let the
-text go: such a chunk ends exactly when it follows an exact boundary and every id has, alone, given text before. Any other is
-a guess. An answer at temperature 0 never goes on from one: it repeats itself from the last exact boundary. A sampled answer
-would not repeat itself, so it takes the guess (nearly every id ends a character), and is refused when the guess shows wrong.
+A boundary is exact when no part of a character is held back behind it. This matters because a server whose prompt ends inside a
+character either gives the whole prompt's text again or drops the character.
+
+- We can resume exactly after a chunk that holds one token id and text: this id completed the text.
+- A server that is ahead of its reader puts several ids into a chunk, and any of them may have completed the text. Such a chunk
+  ends exactly when it follows an exact boundary and each of its ids has completed text alone before.
+- Otherwise we only guess where the text ends. At temperature 0 an answer never continues from a guess: it repeats itself from the
+  last exact boundary. A sampled answer would not repeat itself, so it continues from the guess (nearly every id ends a
+  character) and is refused if the repeated text differs.
 """
 
 from collections.abc import Mapping
@@ -26,7 +29,7 @@ from offchain.scheduler.work import NotResumableError
 from offchain.workloads.inference.request import InferenceRequest, Kind
 
 DEFAULT_COMPLETION_TOKENS = 16
-"""What `/v1/completions` generates when nothing is said."""
+"""Tokens that `/v1/completions` generates when the request names no limit."""
 
 _CARRIED = frozenset(
     [
@@ -89,7 +92,7 @@ _HARMLESS: Mapping[str, object] = {
 
 
 def why_not(fields: Mapping[str, Any]) -> str | None:
-    """The field that makes an exact continuation impossible, or None."""
+    """The first field of a request that makes an exact continuation impossible, or None."""
     for name, value in fields.items():
         if name in _CARRIED or name in _REPLACED or value is None or value is False:
             continue
@@ -111,21 +114,23 @@ def stop_strings(fields: Mapping[str, Any]) -> list[str]:
 
 
 def is_greedy(fields: Mapping[str, Any]) -> bool:
-    """Whether the same request gives the same tokens again."""
+    """Whether the model server gives the same tokens when the request is sent again."""
     return fields.get("temperature") == 0 or fields.get("top_k") == 1
 
 
 @dataclass(slots=True)
 class TokenLedger:
-    """What a stream has given so far.
+    """Tokens and text of a stream so far.
 
     Attributes:
-        lag: characters that the server always holds back.
-        margin: characters before the end of the text in which a stop string may have begun visibly.
-        prompt_ids: of the first chunk.
-        ids: of the output, as far as known.
-        text: that the caller has.
-        guesses: whether a boundary that may lie inside a character is better than none.
+        lag: characters that the server holds back while it generates.
+        margin: characters at the end of the text that may be the beginning of a stop string.
+        prompt_ids: token ids of the prompt, from the first chunk.
+        ids: token ids of the output so far.
+        text: output that the caller has.
+        finish: finish reason, once it came.
+        ids_given: output ids that the caller has.
+        guesses: whether to continue from a boundary that may lie inside a character when there is no exact one.
     """
 
     lag: int = 0
@@ -139,9 +144,9 @@ class TokenLedger:
     _boundaries: list[tuple[int, int, bool]] = field(default_factory=lambda: [(0, 0, True)])
     """(number of ids, length of their text, whether exact), ascending."""
     _whole: set[int] = field(default_factory=set)
-    """Ids that end a character wherever they follow one."""
+    """Ids that, alone in a chunk, have completed text before."""
     _is_exact: bool = False
-    """Whether nothing is held back behind the last id."""
+    """Whether the last id ended at an exact boundary."""
     _base: tuple[int, int, bool] = (0, 0, True)
     _emitted: int = 0
 
@@ -154,10 +159,10 @@ class TokenLedger:
         return cls(lag=0 if visible else hold, margin=hold if visible else 0, guesses=not is_greedy(fields))
 
     def add(self, ids: list[int], text: str) -> str:
-        """A chunk came from the node that now serves. Returns the text that the caller does not have yet.
+        """Enter a chunk of the node that serves now. Returns the text that the caller lacks.
 
         Raises:
-            NotResumableError: a continuation repeats something else than what the caller has.
+            NotResumableError: the continuation repeats other text than the caller has.
         """
         self.ids += ids
         self._learn(ids, text)
@@ -186,7 +191,7 @@ class TokenLedger:
             self._is_exact = self._is_exact and bool(ids) and self._whole.issuperset(ids)
 
     def rewind(self) -> int:
-        """Go back to the last usable boundary, from which the next node continues. Returns its number of ids."""
+        """Drop ids behind the last usable boundary; the next node continues there. Returns the number of ids left."""
         limit = len(self.text) - self.margin
         while self._boundaries[-1][1] > limit and len(self._boundaries) > 1:
             self._boundaries.pop()
@@ -200,10 +205,10 @@ class TokenLedger:
 def continuation(
     request: InferenceRequest, ledger: TokenLedger, context_length: int | None
 ) -> dict[str, Any] | None:
-    """The `/v1/completions` body that goes on behind the ledger's ids; None when no token is left to generate.
+    """The `/v1/completions` body that continues behind the ledger's ids; None when no token is left to generate.
 
     Raises:
-        NotResumableError: not exact for this request, or the ids are not known.
+        NotResumableError: this request cannot be continued exactly, or the node gave no token ids.
     """
     obstacle = why_not(request.fields)
     if obstacle is not None:

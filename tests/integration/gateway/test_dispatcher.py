@@ -1,4 +1,4 @@
-"""The blocking entry that Celery tasks use, over the fleet that a front publishes in a real Valkey."""
+"""The blocking dispatcher of Celery tasks, over the fleet that a gateway publishes in a real Valkey."""
 
 import json
 import time

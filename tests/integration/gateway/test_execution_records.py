@@ -18,7 +18,7 @@ from offchain.domain.eip712 import SigningDomain
 from offchain.domain.evidence_entries import Execution, SignedExecutionBatch, request_of
 from offchain.domain.execution_tree import BATCH, ExecutionProof, verify
 from offchain.domain.messages import ServiceReceipt
-from offchain.gateway.records.execution_log import CLOSE_SECONDS, WRITE_SECONDS
+from offchain.gateway.records.execution_log import CLOSE_UNTIL_SECONDS, WRITE_SECONDS
 from offchain.gateway.records.pending_executions import PENDING, SIGNED, TAKEN, FilePending, RedisPending
 from offchain.runtime.child_processes import descendants
 from tests.support.gateway.processes import CHAIN_ID, CONTRACTS, Process, Rig, wait_for
@@ -108,7 +108,7 @@ def test_gateways__one_is_killed_and_one_comes_later__every_request_is_in_one_ba
         "a batch with every request",
     )
     third = rig.gateway(redis_url=redis_url)
-    wait_for(lambda: batches(third.url) == batches(first.url), CLOSE_SECONDS + 5, "the same batches")
+    wait_for(lambda: batches(third.url) == batches(first.url), CLOSE_UNTIL_SECONDS + 5, "the same batches")
     assert [proven(rig, third.url, one) for one in asked] == [proven(rig, first.url, one) for one in asked]
     with redis.Redis.from_url(redis_url) as client:
         where: dict[bytes, list[int]] = {}

@@ -1,4 +1,4 @@
-"""What gateways tell each other of their tenants' quotas, over a real Valkey and a clock that is moved by hand."""
+"""What gateways exchange of their tenants' quotas, over a real Valkey and a clock that is moved by hand."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,10 +19,10 @@ class Gateways:
     def __init__(self, redis: Redis, folder: Path) -> None:
         self.redis = redis
         self.now = 6_000.0
-        keys = Authenticator(folder / "keys.json", b"s")
+        authenticator = Authenticator(folder / "keys.json", b"s")
         self.quotas = [Quotas(lambda: self.now) for _ in range(2)]
         self.shared = [
-            ClusterState(redis, quotas, keys, lambda report, age: None, lambda: int(self.now * 1000))
+            ClusterState(redis, quotas, authenticator, lambda report, age: None, lambda: int(self.now * 1000))
             for quotas in self.quotas
         ]
 
@@ -58,7 +58,7 @@ async def test_exchange__requests_at_one__count_at_the_other(gateways: Gateways)
         gateways.quotas[1].admit("t", LIMITS, 1)
 
 
-async def test_exchange__tokens_settled_below_the_estimate__are_given_back_everywhere(
+async def test_exchange__tokens_corrected_below_the_estimate__are_given_back_everywhere(
     gateways: Gateways,
 ) -> None:
     gateways.quotas[0].admit("t", LIMITS, 900)
@@ -66,7 +66,7 @@ async def test_exchange__tokens_settled_below_the_estimate__are_given_back_every
     await gateways.exchange()
     with pytest.raises(QuotaExceededError):
         gateways.quotas[1].admit("t", LIMITS, 100)
-    gateways.quotas[0].settle("t", 900, 5)
+    gateways.quotas[0].correct("t", 900, 5)
     await gateways.exchange()
     for quotas in gateways.quotas:
         assert quotas.usage("t").tokens.estimate(gateways.now) == 15
@@ -84,9 +84,9 @@ async def test_exchange__last_half_second_of_a_minute__counts_at_the_other_in_th
     gateways.now = 6_060.3
     assert gateways.room(1) == 9
     await gateways.exchange()
-    assert gateways.quotas[1].usage("t").requests.before == 10
+    assert gateways.quotas[1].usage("t").requests.previous_window == 10
     assert gateways.room(1) == 0
-    assert gateways.quotas[0].usage("t").requests.before == 10
+    assert gateways.quotas[0].usage("t").requests.previous_window == 10
 
 
 @pytest.mark.parametrize("now", [6_030.0, 6_061.0])

@@ -199,7 +199,7 @@ def test_credit__used_up_across_gateways__is_402_until_there_is_more(rig: Rig) -
     assert "'much' is not an amount of PRLX" in said
 
 
-def test_receipt__of_another_gateway__is_found_sealed_and_replayed(rig: Rig) -> None:
+def test_receipt__of_another_gateway__is_found_signed_and_replayed(rig: Rig) -> None:
     key = tenant(rig, "heidi")
     request_id = post(rig.url, key).headers["x-request-id"]
     other = rig.gateways[1].url

@@ -1,4 +1,4 @@
-"""A plugin (`pytest -p tests.support.gateway.native`): what the tests import of the gateway's hot path is native code."""
+"""A pytest plugin (`pytest -p tests.support.gateway.native`): tests import the gateway's hot path as native code."""
 
 from offchain.runtime import native_code
 

@@ -1,4 +1,13 @@
-"""Starts real gateways and stub nodes as processes, with real keys, over an index and a deployment file of their own."""
+"""Real gateways and stub nodes as child processes, with real keys, an index database and a deployment file of the test's own.
+
+Example::
+
+    rig = Rig(tmp_path)
+    gateway = rig.gateway()
+    rig.node(1)
+    HTTP.post(f"{gateway.url}/v1/chat/completions", json=..., headers=rig.auth)
+    rig.close()
+"""
 
 import json
 import os
@@ -20,6 +29,7 @@ from offchain.db.migrations import upgrade
 from offchain.db.models import Cursor
 from offchain.domain.eip712 import keccak256
 from offchain.gateway.tenants.api_keys import create_key
+from offchain.protocol import headers
 from tests.support.factories import make_node
 from tests.support.fakes.stub_node import Spec
 from tests.support.web_client import HTTP
@@ -34,7 +44,7 @@ CHAIN_ID = 31337
 
 
 def wait_for(check: Callable[[], Any], seconds: float = 60.0, what: str = "it") -> Any:
-    """Poll until `check` gives something true; returns that. Raises AssertionError when it never does."""
+    """Poll until `check` returns something true, and return it. Raises AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = check()
@@ -72,7 +82,7 @@ class Process:
 
     @property
     def resident_mib(self) -> float:
-        """Resident memory."""
+        """Resident memory in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
@@ -109,17 +119,17 @@ class StubProcess(Process):
         )
 
     def set(self, **changes: Any) -> None:
-        """Change its behaviour."""
+        """Change fields of the running node's `Spec`."""
         HTTP.post(f"{self.url}/stub", json=changes).raise_for_status()
 
     def state(self) -> dict[str, Any]:
-        """What it is doing."""
+        """The node's state, as its `/stub` shows it."""
         state: dict[str, Any] = HTTP.get(f"{self.url}/stub").json()
         return state
 
 
 class Rig:
-    """A gateway (or several) and its nodes."""
+    """One or more gateways and their nodes; node ids are 1 to `nodes`."""
 
     def __init__(self, folder: Path, nodes: int = 8) -> None:
         self.folder = folder
@@ -159,7 +169,7 @@ class Rig:
         return self.gateways[0].url
 
     def gateway(self, **settings: Any) -> Process:
-        """Start a gateway."""
+        """Start a gateway; `settings` are fields of `GatewaySettings`."""
         number = len(self.gateways)
         fields = {
             "data_dir": str(self.folder / f"gateway-{number}"),
@@ -184,7 +194,7 @@ class Rig:
         return process
 
     def node(self, node_id: int, *, wait: bool = True, **changes: Any) -> StubProcess:
-        """Start a stub node, and wait until the first gateway knows it."""
+        """Start a stub node and wait until the first gateway routes to it; `changes` are fields of `Spec`."""
         fields: dict[str, Any] = {
             "fronts": [g.url for g in self.gateways],
             "key": self.node_keys[node_id].hex(),
@@ -201,11 +211,11 @@ class Rig:
         return process
 
     def sees(self, node: StubProcess) -> bool:
-        """Whether the first gateway can pin a request to a node."""
+        """Whether a request that is pinned to this node is answered by the first gateway."""
         answer = HTTP.post(
             f"{self.url}/v1/chat/completions",
             json={"model": node.spec.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
-            headers={**self.auth, "X-Parallelix-Node": str(node.spec.node_id)},
+            headers={**self.auth, headers.NODE: str(node.spec.node_id)},
         )
         return answer.status_code == 200
 
@@ -223,7 +233,7 @@ class Rig:
         return {"Authorization": f"Bearer {self.api_key}"}
 
     def close(self) -> None:
-        """Kill everything that was started."""
+        """Kill every gateway and node."""
         for process in self.processes:
             process.signal(signal.SIGCONT)
             process.kill()

@@ -1,4 +1,4 @@
-"""The engine over scripted nodes: rescue, hedging, cancellation, and that no slot is ever kept."""
+"""The dispatcher over scripted nodes: rescue, hedging, cancellation; and no slot stays taken."""
 
 import asyncio
 import itertools
@@ -114,7 +114,7 @@ class EchoTask:
         self.sent += fresh
         return fresh
 
-    def settled(self) -> bytes | None:
+    def rest_if_complete(self) -> bytes | None:
         return None
 
     def end(self) -> bytes:
@@ -158,191 +158,195 @@ def hear(fleet: Fleet, node_id: int, slots: int = 1) -> None:
 
 
 async def run(
-    engine: Dispatcher, task: EchoTask | None = None, number: int = 1
+    dispatcher: Dispatcher, task: EchoTask | None = None, number: int = 1
 ) -> tuple[bytes, RequestTrace]:
-    out, trail = Out(), RequestTrace(number.to_bytes(32, "big"))
-    unit = WorkUnit(trail.request_id, Requirements("m"), "t", cost=10, timing_class="c")
-    await engine.run(unit, task or EchoTask(), out, trail)
-    return out.data, trail
+    out, trace = Out(), RequestTrace(number.to_bytes(32, "big"))
+    unit = WorkUnit(trace.request_id, Requirements("m"), "t", cost=10, timing_class="c")
+    await dispatcher.run(unit, task or EchoTask(), out, trace)
+    return out.data, trace
 
 
-def idle(engine: Dispatcher, fleet: Fleet) -> bool:
-    return not any(node.leases for node in fleet) and len(engine.router.leases) == 0 and engine.running == 0
+def idle(dispatcher: Dispatcher, fleet: Fleet) -> bool:
+    return (
+        not any(node.leases for node in fleet)
+        and len(dispatcher.router.leases) == 0
+        and dispatcher.running == 0
+    )
 
 
 @pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.SERVER_ERROR, FaultKind.BAD_ANSWER])
-async def test_engine__node_fails_at_once_or_midway__next_continues(kind: FaultKind) -> None:
+async def test_dispatcher__node_fails_at_once_or_midway__next_continues(kind: FaultKind) -> None:
     for pieces in ((), (b"a",)):
-        engine, _, fleet = world({1: [Script(pieces=pieces, fault=kind)], 2: [Script()]})
-        data, trail = await run(engine)
+        dispatcher, _, fleet = world({1: [Script(pieces=pieces, fault=kind)], 2: [Script()]})
+        data, trace = await run(dispatcher)
         assert data == b"ab"
-        assert [(a.node_id, a.outcome, a.reason) for a in trail.attempts] == [
+        assert [(a.node_id, a.outcome, a.reason) for a in trace.attempts] == [
             (1, "failed", kind),
             (2, "ok", ""),
         ]
-        assert idle(engine, fleet)
+        assert idle(dispatcher, fleet)
 
 
-async def test_engine__everybody_fails__says_so_and_keeps_no_slot() -> None:
-    engine, _, fleet = world({1: [Script(pieces=(), fault=FaultKind.RESET)], 2: [Script(status=500)]})
+async def test_dispatcher__everybody_fails__says_so_and_keeps_no_slot() -> None:
+    dispatcher, _, fleet = world({1: [Script(pieces=(), fault=FaultKind.RESET)], 2: [Script(status=500)]})
     with pytest.raises(NoCapacityError) as caught:
-        await run(engine)
+        await run(dispatcher)
     assert caught.value.reason == "failed"
-    assert idle(engine, fleet)
+    assert idle(dispatcher, fleet)
 
 
 @pytest.mark.parametrize("pieces", [(), (b"a",)])
-async def test_engine__only_node_is_cut_and_comes_back__the_unit_is_answered(
+async def test_dispatcher__only_node_is_cut_and_comes_back__the_unit_is_answered(
     pieces: tuple[bytes, ...],
 ) -> None:
     limits = RouterLimits(queue_seconds=5, absence_seconds=5)
-    engine, _, fleet = world({1: [Script(pieces=pieces, fault=FaultKind.RESET), Script()]}, limits=limits)
-    running = asyncio.create_task(run(engine))
+    dispatcher, _, fleet = world({1: [Script(pieces=pieces, fault=FaultKind.RESET), Script()]}, limits=limits)
+    running = asyncio.create_task(run(dispatcher))
     for _ in range(20):
         await asyncio.sleep(0)
-    assert engine.router.waiting == 1
+    assert dispatcher.router.waiting == 1
     hear(fleet, 1)
-    data, trail = await running
+    data, trace = await running
     assert data == b"ab"
-    assert [(a.node_id, a.reason) for a in trail.attempts] == [(1, "connection_lost"), (1, "")]
-    assert trail.queue_ms > 0
-    assert idle(engine, fleet)
+    assert [(a.node_id, a.reason) for a in trace.attempts] == [(1, "connection_lost"), (1, "")]
+    assert trace.queue_ms > 0
+    assert idle(dispatcher, fleet)
 
 
-async def test_engine__caller_leaves_while_no_node_is_there__nobody_waits_any_more() -> None:
-    engine, _, fleet = world({1: [Script()]}, limits=RouterLimits(queue_seconds=5, absence_seconds=5))
+async def test_dispatcher__caller_leaves_while_no_node_is_there__nobody_waits_any_more() -> None:
+    dispatcher, _, fleet = world({1: [Script()]}, limits=RouterLimits(queue_seconds=5, absence_seconds=5))
     fleet.remove(NodeId(1))
-    running = asyncio.create_task(run(engine))
+    running = asyncio.create_task(run(dispatcher))
     for _ in range(20):
         await asyncio.sleep(0)
-    assert engine.router.waiting == 1
+    assert dispatcher.router.waiting == 1
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert engine.router.waiting == 0
-    assert idle(engine, fleet)
+    assert dispatcher.router.waiting == 0
+    assert idle(dispatcher, fleet)
 
 
-async def test_engine__callers_fault__goes_straight_back() -> None:
-    engine, nodes, fleet = world({1: [Script(status=400)], 2: [Script()]})
+async def test_dispatcher__callers_fault__goes_straight_back() -> None:
+    dispatcher, nodes, fleet = world({1: [Script(status=400)], 2: [Script()]})
     with pytest.raises(CallerError):
-        await run(engine)
+        await run(dispatcher)
     assert len(nodes.opened) == 1
-    assert idle(engine, fleet)
+    assert idle(dispatcher, fleet)
 
 
-async def test_engine__no_byte_in_time__is_taken_elsewhere() -> None:
-    engine, _, fleet = world({1: [Script(delay=30)], 2: [Script()]})
+async def test_dispatcher__no_byte_in_time__is_taken_elsewhere() -> None:
+    dispatcher, _, fleet = world({1: [Script(delay=30)], 2: [Script()]})
     task = EchoTask()
     task.initial_patience_seconds = 0.05
-    data, trail = await run(engine, task)
+    data, trace = await run(dispatcher, task)
     assert data == b"ab"
-    assert trail.attempts[0].reason == FaultKind.FIRST_BYTE_TIMEOUT
-    assert trail.attempts[0].ms < 500
-    assert idle(engine, fleet)
+    assert trace.attempts[0].reason == FaultKind.FIRST_BYTE_TIMEOUT
+    assert trace.attempts[0].ms < 500
+    assert idle(dispatcher, fleet)
 
 
-async def test_engine__caller_leaves__exchange_closed_and_slot_free() -> None:
+async def test_dispatcher__caller_leaves__exchange_closed_and_slot_free() -> None:
     for queued in (False, True):
-        engine, nodes, fleet = world({1: [Script(delay=30)]})
-        first = asyncio.create_task(run(engine))
+        dispatcher, nodes, fleet = world({1: [Script(delay=30)]})
+        first = asyncio.create_task(run(dispatcher))
         await asyncio.sleep(0.01)
         tasks = [first]
         if queued:
-            tasks.append(asyncio.create_task(run(engine, number=2)))
+            tasks.append(asyncio.create_task(run(dispatcher, number=2)))
             await asyncio.sleep(0.01)
-            assert engine.router.waiting == 1
+            assert dispatcher.router.waiting == 1
             tasks.reverse()
         for task in tasks:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert all(exchange.closed for _, exchange in nodes.opened)
-        assert engine.router.waiting == 0
-        assert idle(engine, fleet)
+        assert dispatcher.router.waiting == 0
+        assert idle(dispatcher, fleet)
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_engine__lease_ended_before_the_answer__counts_for_nobody(ended: bool) -> None:
-    engine, _, fleet = world({1: [Script()]})
-    trail = RequestTrace(bytes(32))
+async def test_dispatcher__lease_ended_before_the_answer__counts_for_nobody(ended: bool) -> None:
+    dispatcher, _, fleet = world({1: [Script()]})
+    trace = RequestTrace(bytes(32))
 
     class Ending(Out):
         def write(self, data: bytes) -> bool:
-            if ended and engine.router.leases.release(trail.request_id, 0) is not None:
+            if ended and dispatcher.router.leases.release(trace.request_id, 0) is not None:
                 fleet.released(next(iter(fleet)))
             return super().write(data)
 
     out = Ending()
-    await engine.run(WorkUnit(trail.request_id, Requirements("m"), "t"), EchoTask(), out, trail)
+    await dispatcher.run(WorkUnit(trace.request_id, Requirements("m"), "t"), EchoTask(), out, trace)
     assert out.data == b"ab"
     assert [node.succeeded for node in fleet] == [0 if ended else 1]
-    assert idle(engine, fleet)
+    assert idle(dispatcher, fleet)
 
 
-async def test_engine__placed_and_cancelled_at_the_same_moment__keeps_no_slot() -> None:
-    engine, _, fleet = world({1: [Script(delay=30)]})
-    first = asyncio.create_task(run(engine))
+async def test_dispatcher__placed_and_cancelled_at_the_same_moment__keeps_no_slot() -> None:
+    dispatcher, _, fleet = world({1: [Script(delay=30)]})
+    first = asyncio.create_task(run(dispatcher))
     await asyncio.sleep(0.01)
-    second = asyncio.create_task(run(engine, number=2))
+    second = asyncio.create_task(run(dispatcher, number=2))
     await asyncio.sleep(0.01)
     second.cancel()
     first.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
-    assert idle(engine, fleet)
+    assert idle(dispatcher, fleet)
 
 
-def warm(engine: Dispatcher, seconds: float) -> None:
+def warm(dispatcher: Dispatcher, seconds: float) -> None:
     for _ in range(30):
-        engine.router.timings.observe("c", seconds)
+        dispatcher.router.timings.observe("c", seconds)
 
 
 async def test_hedge__first_node_slow__second_answers_and_the_first_is_cut() -> None:
-    engine, nodes, fleet = world({1: [Script(delay=20)], 2: [Script()]}, hedge_share=1.0)
-    engine.hedging.budget = 1000
-    warm(engine, 0.02)
+    dispatcher, nodes, fleet = world({1: [Script(delay=20)], 2: [Script()]}, hedge_share=1.0)
+    dispatcher.hedging.budget = 1000
+    warm(dispatcher, 0.02)
     began = time.monotonic()
-    data, trail = await run(engine)
+    data, trace = await run(dispatcher)
     assert data == b"ab"
     assert time.monotonic() - began < 0.5
-    assert [(a.node_id, a.outcome, a.reason) for a in trail.attempts] == [
+    assert [(a.node_id, a.outcome, a.reason) for a in trace.attempts] == [
         (1, "failed", "hedge_lost"),
         (2, "ok", ""),
     ]
     assert all(exchange.closed for _, exchange in nodes.opened)
-    assert idle(engine, fleet)
+    assert idle(dispatcher, fleet)
     assert fleet.at(NodeId(1)).breaker.faults == 0
 
 
 async def test_hedge__first_node_answers_after_all__second_is_called_off() -> None:
-    engine, nodes, fleet = world({1: [Script(delay=0.12)], 2: [Script(delay=20)]}, hedge_share=1.0)
-    engine.hedging.budget = 1000
-    warm(engine, 0.02)
-    data, trail = await run(engine)
+    dispatcher, nodes, fleet = world({1: [Script(delay=0.12)], 2: [Script(delay=20)]}, hedge_share=1.0)
+    dispatcher.hedging.budget = 1000
+    warm(dispatcher, 0.02)
+    data, trace = await run(dispatcher)
     assert data == b"ab"
-    assert [a.node_id for a in trail.attempts] == [1]
+    assert [a.node_id for a in trace.attempts] == [1]
     assert [node for node, _ in nodes.opened] == [1, 2]
     assert all(exchange.closed for _, exchange in nodes.opened)
     await asyncio.sleep(0)
-    assert idle(engine, fleet)
+    assert idle(dispatcher, fleet)
 
 
 @pytest.mark.parametrize(("share", "budget"), [(0.0, 1000.0), (0.01, 0.0)])
 async def test_hedge__off_or_no_budget__nothing_is_started(share: float, budget: float) -> None:
-    engine, nodes, fleet = world({1: [Script(delay=0.12)], 2: [Script()]}, hedge_share=share)
-    engine.hedging.budget = budget
-    warm(engine, 0.02)
-    await run(engine)
+    dispatcher, nodes, fleet = world({1: [Script(delay=0.12)], 2: [Script()]}, hedge_share=share)
+    dispatcher.hedging.budget = budget
+    warm(dispatcher, 0.02)
+    await run(dispatcher)
     assert [node for node, _ in nodes.opened] == [1]
-    assert idle(engine, fleet)
+    assert idle(dispatcher, fleet)
 
 
 async def test_hedge__both_fail__is_rescued_or_told() -> None:
     slow_reset = Script(delay=0.1, pieces=(), fault=FaultKind.RESET)
-    engine, _, fleet = world({1: [slow_reset], 2: [Script(status=500)], 3: [Script()]}, hedge_share=1.0)
-    engine.hedging.budget = 1000
-    warm(engine, 0.02)
-    data, trail = await run(engine)
+    dispatcher, _, fleet = world({1: [slow_reset], 2: [Script(status=500)], 3: [Script()]}, hedge_share=1.0)
+    dispatcher.hedging.budget = 1000
+    warm(dispatcher, 0.02)
+    data, trace = await run(dispatcher)
     assert data == b"ab"
-    assert trail.attempts[-1].outcome == "ok"
-    assert idle(engine, fleet)
+    assert trace.attempts[-1].outcome == "ok"
+    assert idle(dispatcher, fleet)

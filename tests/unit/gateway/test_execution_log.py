@@ -62,13 +62,13 @@ class World:
         made = [answered(number, self.now) for number in numbers]
         for one in made:
             self.log.add(one)
-        self.log.step()
+        step(self.log)
         return made
 
     def end_epoch(self) -> None:
         """Move to two seconds after the end of the present epoch, and let the gateway work."""
         self.now = CLOCK.end(CLOCK.epoch_at(self.now)) + 2
-        self.log.step()
+        step(self.log)
 
     def counts(self) -> dict[int, int]:
         """Records in each batch."""
@@ -118,12 +118,18 @@ def test_close__epoch_is_over__every_request_is_found_and_proven(world: World, c
     assert world.log.find(bytes(32)) is None
 
 
+def step(log: ExecutionLog) -> None:
+    """What `run` does again and again, once."""
+    log.write_new()
+    log.close_over()
+
+
 def test_close__again_and_after_a_restart__is_one_batch(world: World) -> None:
     made = world.serve(1, 2)
     world.end_epoch()
     before = world.log.listed(0)
-    world.log.step()
-    world.restarted().step()
+    step(world.log)
+    step(world.restarted())
     assert world.log.listed(0) == before
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
@@ -137,7 +143,7 @@ def test_close__nothing_was_served__makes_no_batch(world: World) -> None:
 def test_close__gateway_was_away_for_epochs__late_records_are_in_the_next_batch(world: World) -> None:
     first = world.serve(1)
     world.now = CLOCK.start(Epoch(9)) + 30
-    world.restarted().step()
+    step(world.restarted())
     second = world.serve(2)
     world.end_epoch()
     assert world.counts() == {9: 2}
@@ -148,8 +154,8 @@ def test_close__gateway_was_away_for_epochs__late_records_are_in_the_next_batch(
 def test_close__started_long_after_the_end__leaves_what_waits_to_the_next_batch(world: World) -> None:
     world.serve(1)
     assert world.counts() == {}
-    world.now = CLOCK.end(Epoch(5)) + execution_log.CLOSE_SECONDS
-    world.restarted().step()
+    world.now = CLOCK.end(Epoch(5)) + execution_log.CLOSE_UNTIL_SECONDS
+    step(world.restarted())
     assert world.counts() == {}
     world.end_epoch()
     assert world.counts() == {6: 1}
@@ -172,16 +178,16 @@ def test_close__killed_between_any_two_steps__same_batch_and_nothing_twice(
         with monkeypatch.context() as patch:
             patch.setattr(ExecutionBatchProcess, name, die)
             with pytest.raises(KilledError):
-                world.log.step()
+                step(world.log)
         world.restarted()
     assert world.counts() == {}
     with monkeypatch.context() as patch:
         patch.setattr(world.pending, "done", die)
         with pytest.raises(KilledError):
-            world.log.step()
+            step(world.log)
     world.restarted()
     world.now = CLOCK.end(Epoch(6)) + 2
-    world.log.step()
+    step(world.log)
     assert [(item["epoch"], item["root"]) for item in world.log.listed(0)] == [(5, "0x" + root.hex())]
     assert sorted(path.name for path in world.folder.iterdir()) == ["5.batch"]
 
@@ -237,7 +243,7 @@ def test_close__file_cannot_be_written__is_listed_when_signed_and_made_later(
     assert world.log.find(made[0].receipt.request_id) is None
     (world.folder / blocked).rmdir()
     world.now += execution_log.LOOK_SECONDS
-    world.log.step()
+    step(world.log)
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
 
@@ -263,7 +269,7 @@ def test_close__process_is_killed__is_said_and_the_batch_is_made_later(
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
     world.now += execution_log.LOOK_SECONDS
-    world.log.step()
+    step(world.log)
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
 
@@ -282,7 +288,7 @@ def test_stop__batch_in_the_making__is_given_up_at_once_and_made_by_the_next_sta
         patch.setattr(ExecutionBatchProcess, "draft", stopped)
         world.end_epoch()
         world.now += execution_log.LOOK_SECONDS
-        world.log.step()
+        step(world.log)
     assert logs == []
     assert world.counts() == {}
     world.pending.fails = True
@@ -290,7 +296,7 @@ def test_stop__batch_in_the_making__is_given_up_at_once_and_made_by_the_next_sta
     with structlog.testing.capture_logs() as logs:
         world.log.write_new()
     assert [entry["what"] for entry in logs] == ["write"], "what could not be written at the end is told"
-    world.restarted().step()
+    step(world.restarted())
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
 
@@ -317,7 +323,7 @@ def test_close__killed_after_the_rename_and_back_an_epoch_later__the_batch_is_ma
     made = world.serve(1)
     assert world.pending.take(5)
     world.now = CLOCK.end(Epoch(7)) + 2
-    world.restarted().step()
+    step(world.restarted())
     assert world.counts() == {5: 1}
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
@@ -382,7 +388,7 @@ def test_forget__thirty_days_later__files_are_gone(world: World) -> None:
     made = world.serve(1)
     world.end_epoch()
     world.now += execution_log.KEEP_SECONDS + 120
-    world.log.step()
+    step(world.log)
     assert world.counts() == {}
     assert world.log.find(made[0].receipt.request_id) is None
     assert list(world.folder.glob("*.batch")) == []

@@ -55,7 +55,7 @@ def test_heartbeat__right__gives_the_report_with_the_registered_tier() -> None:
     raw = body()
     report = verifier().verify(raw, header(raw))
     assert (report.node_id, report.url, report.tier, report.free_slots) == (7, "http://127.0.0.1:9000", 2, 3)
-    assert report.offers["m"].extent == 512
+    assert report.offers["m"].context_size == 512
     assert report.price_per_token_wei == 12
 
 

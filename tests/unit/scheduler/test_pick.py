@@ -1,4 +1,4 @@
-"""Draws, picks and their replay."""
+"""Weighted samples, picks and their replay."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from offchain.domain.types import NodeId
 from offchain.scheduler.fleet import Fleet, NodeReport, Offer
 from offchain.scheduler.pick import Decision, pick, replay
-from offchain.scheduler.weighted_pool import SplitMix64, WeightedPool, draw
+from offchain.scheduler.weighted_pool import SplitMix64, WeightedPool, sample
 from offchain.scheduler.work import Requirements
 
 
@@ -58,14 +58,14 @@ def test_weighted_pool__any_changes__totals_and_places_stay_true(
     assert seen == model
 
 
-def test_draw__many__follows_the_weights() -> None:
+def test_sample__many__follows_the_weights() -> None:
     pool = WeightedPool()
     weights = {1: 1, 2: 3, 3: 8, 4: 20, 5: 68}
     for member, weight in weights.items():
         pool.add(member, weight)
     random, counts, one = SplitMix64(7), Counter[int](), None
     while counts.total() < 20_000:
-        one = draw(pool, pool.shape(), pool.total, random, one)
+        one = sample(pool, pool.shape(), pool.total, random, one)
         if one.accepted:
             counts[one.member] += 1
             one = None
@@ -86,7 +86,7 @@ def test_pick__any_seed_and_fleet__replays_from_its_json(seed: int, size: int, b
         return
     recorded = Decision.from_json(json.loads(json.dumps(decision.to_json())))
     assert replay(recorded) == decision.chosen
-    if decision.draws:
+    if decision.samples:
         recorded.seed ^= 1
         with pytest.raises(ValueError, match="does not follow"):
             replay(recorded)
@@ -105,8 +105,8 @@ def test_pick__gates__leave_only_who_fits() -> None:
         return None if decision is None else decision.chosen
 
     assert chosen() == 1
-    assert chosen(extent=500) == 2
-    assert chosen(revision="r1", extent=500) == 4
+    assert chosen(context_size=500) == 2
+    assert chosen(revision="r1", context_size=500) == 4
     assert chosen(min_tier=3) == 4
     assert chosen(min_tier=3, max_price_wei=5) is None
 

@@ -141,7 +141,7 @@ def test_place__why_not__is_told_apart() -> None:
         world.router.place(world.unit(requirements=Requirements("never heard of")))
     assert unknown.value.reason == "unknown_capability"
     with pytest.raises(NoCapacityError, match="none with the size") as small:
-        world.router.place(world.unit(requirements=Requirements("m", extent=10_000)))
+        world.router.place(world.unit(requirements=Requirements("m", context_size=10_000)))
     assert small.value.reason == "no_capable_node"
     with pytest.raises(NoCapacityError) as pinned:
         world.router.place(world.unit(requirements=Requirements("m", node_id=NodeId(9))))
@@ -325,17 +325,17 @@ def test_quotas__window_slides__room_comes_back() -> None:
     quotas.admit("t", limits, 10)
 
 
-def test_quotas__settled_below_the_estimate__gives_back() -> None:
+def test_quotas__corrected_below_the_estimate__gives_back() -> None:
     quotas = Quotas(lambda: 6000.0)
     limits = TenantLimits(tokens_per_minute=100)
     quotas.admit("t", limits, 100)
     with pytest.raises(QuotaExceededError):
         quotas.admit("t", limits, 10)
-    quotas.settle("t", 100, 5)
+    quotas.correct("t", 100, 5)
     quotas.admit("t", limits, 95)
 
 
-def test_quotas__left_but_not_settled__place_is_free() -> None:
+def test_quotas__left_but_not_corrected__place_is_free() -> None:
     quotas = Quotas(lambda: 6000.0)
     limits = TenantLimits(max_concurrent=1)
     quotas.admit("t", limits, 100)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from offchain.domain.eip712 import SigningDomain
 from offchain.domain.types import NodeId
 from offchain.protocol.receipts import ReceiptVerifier
+from offchain.protocol.server_sent_events import DONE_EVENT
 from offchain.scheduler.work import NodeError, NotResumableError
 from offchain.workloads.inference.request import Kind, parse
 from offchain.workloads.inference.resume import TokenLedger, why_not
-from offchain.workloads.inference.stream import DONE, StreamTask, strip_ids
+from offchain.workloads.inference.stream import StreamTask, strip_ids
 from tests.support.fakes.stub_model import Generation, expected_text, prompt_ids
 
 NODE = NodeId(1)
@@ -81,18 +82,18 @@ def run_with_cuts(
         try:
             call = task.call(NODE)
         except NotResumableError:
-            rest = task.settled()
+            rest = task.rest_if_complete()
             assert rest is not None
             out += rest
             break
         events = events_of(orjson.loads(call.body), call.path == Kind.CHAT.value, sizes)
         out += b"".join(task.feed(event) for event in events[:cut])
         if cut >= len(events):
-            task.feed(DONE)
+            task.feed(DONE_EVENT)
             out += task.end()
             task.verdict()
             break
-        if (rest := task.settled()) is not None:
+        if (rest := task.rest_if_complete()) is not None:
             out += rest
             break
     text, finishes = text_of(out)
@@ -229,14 +230,14 @@ def test_stream__bare_done__is_truncation() -> None:
     task.call(NODE)
     for event in events_of(ASK, chat=True)[:5]:
         task.feed(event)
-    assert task.feed(DONE) == b""
+    assert task.feed(DONE_EVENT) == b""
     with pytest.raises(NodeError, match="finish_reason"):
         task.end()
 
 
 @given(st.integers(1, 40))
 def test_stream__split_anywhere__same_output(size: int) -> None:
-    raw = b"".join(events_of(ASK, chat=True)) + DONE
+    raw = b"".join(events_of(ASK, chat=True)) + DONE_EVENT
     body = orjson.dumps(ASK)
     outputs = []
     for step in (len(raw), size):

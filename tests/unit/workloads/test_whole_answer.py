@@ -91,7 +91,7 @@ class Exchange:
 
 
 class World:
-    """An engine over nodes 1, 2, ..., of which the smaller id is asked first. `events` tells what happened in which order."""
+    """An dispatcher over nodes 1, 2, ..., of which the smaller id is asked first. `events` tells what happened in which order."""
 
     def __init__(self, *nodes: Node) -> None:
         self.nodes = nodes
@@ -102,8 +102,8 @@ class World:
         for number in range(1, len(nodes) + 1):
             report = NodeReport(NodeId(number), "http://x", "eu", number, {"m": Offer("r", 9)}, 1, 1)
             self.fleet.update(report, time.monotonic())
-        self.engine = Dispatcher(Router(self.fleet, (), time.monotonic, lambda: next(seeds)), self)
-        self.engine.on_attempt = self._count
+        self.dispatcher = Dispatcher(Router(self.fleet, (), time.monotonic, lambda: next(seeds)), self)
+        self.dispatcher.on_attempt = self._count
         self.numbers = itertools.count(1)
 
     def _count(self, _unit: WorkUnit, attempt: Attempt) -> None:
@@ -129,18 +129,18 @@ class World:
         request_id = next(self.numbers).to_bytes(32, "big")
         verifier = ReceiptVerifier(MARKET, self.recover, lambda _: [KEY.address])
         task = PlainTask(parse(kind, body), body, request_id, verifier, proved=proved)
-        trail = RequestTrace(request_id)
-        await self.engine.run(WorkUnit(request_id, Requirements("m")), task, self, trail)
-        return task, trail
+        trace = RequestTrace(request_id)
+        await self.dispatcher.run(WorkUnit(request_id, Requirements("m")), task, self, trace)
+        return task, trace
 
 
 async def test_plain__right_proof__answer_is_given_before_its_receipt_is_checked() -> None:
     world = World(Node())
-    task, trail = await world.ask()
+    task, trace = await world.ask()
     assert world.events == ["given", "receipt checked"]
     assert task.receipt is not None
     assert (task.answer, task.usage) == (orjson.dumps(ANSWER), (1, 2))
-    assert [(one.outcome, one.reason) for one in trail.attempts] == [("ok", "")]
+    assert [(one.outcome, one.reason) for one in trace.attempts] == [("ok", "")]
     assert not any(node.leases or node.failed for node in world.fleet)
 
 
@@ -159,8 +159,8 @@ async def test_plain__no_proof_or_no_key_to_check_it__receipt_is_checked_first(p
 )  # fmt: skip
 async def test_plain__wrong_proof_or_receipt__next_node_answers(bad: Node) -> None:
     world = World(bad, Node())
-    task, trail = await world.ask()
-    assert [(one.outcome, one.reason) for one in trail.attempts] == [("failed", "bad_receipt"), ("ok", "")]
+    task, trace = await world.ask()
+    assert [(one.outcome, one.reason) for one in trace.attempts] == [("failed", "bad_receipt"), ("ok", "")]
     assert world.events[-2:] == ["given", "receipt checked"]
     assert task.receipt is not None
     assert task.receipt.receipt.node_id == 2
@@ -170,9 +170,9 @@ async def test_plain__right_proof_over_a_bad_receipt__answer_stands_and_the_node
     world = World(Node(signer=STRANGER))
     node = next(iter(world.fleet))
     for states in (BreakerState.CLOSED, BreakerState.OPEN):
-        task, trail = await world.ask()
+        task, trace = await world.ask()
         assert task.receipt is None
-        attempt = trail.attempts[0]
+        attempt = trace.attempts[0]
         assert (attempt.outcome, attempt.reason) == ("ok", "bad_receipt")
         assert "not by the node's key" in attempt.detail
         assert node.breaker.state is states
@@ -188,8 +188,8 @@ async def test_plain__right_proof_over_a_bad_receipt__answer_stands_and_the_node
 async def test_plain__right_proof_over_garbage__next_node_answers(broken: dict[str, object]) -> None:
     world = World(Node(), Node())
     world.nodes[0].answer = broken
-    _, trail = await world.ask()
-    assert [(one.outcome, one.reason) for one in trail.attempts] == [("failed", "bad_answer"), ("ok", "")]
+    _, trace = await world.ask()
+    assert [(one.outcome, one.reason) for one in trace.attempts] == [("failed", "bad_answer"), ("ok", "")]
 
 
 @pytest.mark.parametrize(

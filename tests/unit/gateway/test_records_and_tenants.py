@@ -1,4 +1,4 @@
-"""Keys, tenants, seals: the small parts."""
+"""API keys, tenants, the request log, route receipts and error answers."""
 
 import json
 import stat
@@ -29,35 +29,35 @@ from offchain.protocol.receipts import SignedReceipt
 from offchain.runtime.entropy import Entropy
 from offchain.scheduler.pick import Candidate, Decision
 from offchain.scheduler.quotas import TenantLimits
-from offchain.scheduler.weighted_pool import Draw
+from offchain.scheduler.weighted_pool import WeightedSample
 from offchain.scheduler.work import Attempt, NoCapacityError, Priority, RequestTrace
 
 KEY = Signer.from_key(b"\x03" * 32)
 
 
-def test_entry__packed__is_the_same_when_it_is_read() -> None:
+def test_record__packed__is_the_same_when_it_is_read() -> None:
     receipt = ServiceReceipt(
         b"\x05" * 32, NodeId(7), b"\1" * 32, b"\2" * 32, b"\3" * 32, b"\4" * 32, 1, 2, 3, 4, Wei(2**200)
     )
     signed = SignedReceipt(receipt, bytes(65), KEY.address)
     raw = orjson.dumps({**signed.to_json(), "of no use": 1})
-    trail = RequestTrace(b"\x05" * 32, 1.5)
-    trail.attempts += [
+    trace = RequestTrace(b"\x05" * 32, 1.5)
+    trace.attempts += [
         Attempt(NodeId(3), 0, 1e6 / 3, "failed", "connection_lost", "it broke", 0.1 + 0.2),
         Attempt(NodeId(7), 1, 5.0, "ok", first_byte_ms=1 / 3, resumed_from=4),
     ]
     candidate = Candidate(NodeId(7), 1, 8, 0.001, 0.0, 1000)
-    draw = Draw(8, 0, 7, 8, True)
-    trail.decisions.append(Decision(2**64 - 1, "eu", 2, [(8, 1, 8)], [draw], [candidate], NodeId(7)))
-    entry = RequestRecord(trail, "alice", "a model", 123, "answered", 4.5678, (1, 2), signed, raw, "r1")
+    sample = WeightedSample(8, 0, 7, 8, True)
+    trace.decisions.append(Decision(2**64 - 1, "eu", 2, [(8, 1, 8)], [sample], [candidate], NodeId(7)))
+    entry = RequestRecord(trace, "alice", "a model", 123, "answered", 4.5678, (1, 2), signed, raw, "r1")
     for known in (entry, RequestRecord(RequestTrace(bytes(32)), "bob", "a model", 1)):
-        again = RequestRecord.unpack(known.trail.request_id, known.pack())
+        again = RequestRecord.unpack(known.trace.request_id, known.pack())
         assert again.to_json() == known.to_json()
     book = RequestLog(limit=1)
     book.open(entry)
-    running = book.get(trail.request_id)
+    running = book.get(trace.request_id)
     book.close(entry)
-    assert book.get(trail.request_id) == running == entry.to_json()
+    assert book.get(trace.request_id) == running == entry.to_json()
     for other in (b"{}", b"[]", b"[1,2,3,4,5,6,7,8,9,10,11]", b"no JSON"):
         with pytest.raises(ValueError, match=r"entry|unpack|expected|unexpected|iterable"):
             RequestRecord.unpack(bytes(32), other)
@@ -173,10 +173,10 @@ def record(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_explain__sealed_record__holds_and_is_told() -> None:
-    sealed = RouteReceiptSigner(KEY.address, KEY.sign_digest)(record())
-    assert check(sealed) == []
-    told = "\n".join(explain(sealed))
+def test_explain__signed_record__holds_and_is_told() -> None:
+    signed_record = RouteReceiptSigner(KEY.address, KEY.sign_digest)(record())
+    assert check(signed_record) == []
+    told = "\n".join(explain(signed_record))
     assert "* node 1" in told
     assert "attempt 1: node 1 ok" in told
 
@@ -186,14 +186,14 @@ def test_explain__pinned_to_a_suspended_node__is_told() -> None:
     decision = pinned["decisions"][0]
     suspended = {**decision["candidates"][0], "reputation_bps": 0, "cost_seconds": None}
     decision |= {"seed": "0", "region": "", "tier": 0, "pool": [], "candidates": [suspended]}
-    sealed = RouteReceiptSigner(KEY.address, KEY.sign_digest)(pinned)
-    assert check(sealed) == []
-    assert "* node 1: 0/4 busy, suspended" in "\n".join(explain(sealed))
+    signed_record = RouteReceiptSigner(KEY.address, KEY.sign_digest)(pinned)
+    assert check(signed_record) == []
+    assert "* node 1: 0/4 busy, suspended" in "\n".join(explain(signed_record))
 
 
 def test_explain__changed_record__is_found_out() -> None:
-    sealed = RouteReceiptSigner(KEY.address, KEY.sign_digest)(record())
-    assert "signed by" in check({**sealed, "total_ms": 1.0})[0]
+    signed_record = RouteReceiptSigner(KEY.address, KEY.sign_digest)(record())
+    assert "signed by" in check({**signed_record, "total_ms": 1.0})[0]
     other = record()
     other["decisions"][0]["chosen"] = 2
     found = check(RouteReceiptSigner(KEY.address, KEY.sign_digest)(other))

@@ -1,4 +1,4 @@
-"""What follows from an answer is settled shortly after it; nobody who reads it sees that."""
+"""An answer is verified and recorded shortly after it is out; a request that reads the record or a counter never sees the gap."""
 
 import json
 import re
