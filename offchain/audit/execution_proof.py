@@ -24,7 +24,7 @@ from offchain.domain.messages import ServiceReceipt
 from offchain.errors import UserError
 from offchain.evidence.execution_batches import ListedBatch
 from offchain.evidence.keeper_peers import get_small
-from offchain.evidence.signature_pool import account_of
+from offchain.evidence.signature_pool import recovered
 
 _SECONDS = 5.0
 """For one gateway's answer."""
@@ -129,7 +129,7 @@ def served_proof(audit: Audit, served: ServedRecord) -> RecordProof | None:
     if listed is None:
         return None
     receipt, struct_hash = served.execution.receipt, served.execution.receipt.struct_hash()
-    signer = account_of(audit.context.market.digest(struct_hash), served.execution.node_signature)
+    signer = recovered(audit.context.market.digest(struct_hash), served.execution.node_signature)
     if signer is None or signer not in audit.node_keys.get(receipt.node_id, frozenset()):
         raise UserError(f"the record is under the root, but node {receipt.node_id} did not sign it")
     proof = audit.verdict.executions.proof(said.struct_hash())

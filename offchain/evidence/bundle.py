@@ -25,7 +25,7 @@ from offchain.domain.uptime_tree import UptimeTree
 from offchain.evidence.document import Evidence
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
 from offchain.evidence.execution_batches import MAX_BATCHES, ListedBatch, check_batch
-from offchain.evidence.signature_pool import Recovery, Signed, account_of
+from offchain.evidence.signature_pool import Recovery, Signed, recovered
 
 VERSION = 1
 CLOCK_TOLERANCE_MS = 5_000
@@ -304,7 +304,7 @@ class Checker:
         if node is None:
             raise EvidenceError(f"{where}: the node has no weight in epoch {self._context.epoch}")
         struct_hash = receipt.struct_hash()
-        address = account_of(_digest(self._market, struct_hash), execution.node_signature)
+        address = recovered(_digest(self._market, struct_hash), execution.node_signature)
         if address not in node.keys:
             raise EvidenceError(f"{where}: the node did not sign it")
         return struct_hash
@@ -312,7 +312,7 @@ class Checker:
 
 def signed_by(address: bytes, digest: bytes, signature: bytes) -> bool:
     """Whether the account with these 20 bytes signed the digest."""
-    return account_of(digest, signature) == address
+    return recovered(digest, signature) == address
 
 
 def _digest(separator: bytes, struct_hash: bytes) -> bytes:

@@ -20,7 +20,7 @@ from offchain.domain.messages import ExecutionBatch
 from offchain.domain.types import Epoch
 from offchain.evidence.epoch_context import LATE_EPOCHS, EpochContext
 from offchain.evidence.keeper_peers import get_small
-from offchain.evidence.signature_pool import account_of
+from offchain.evidence.signature_pool import recovered
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ def check_batch(context: EpochContext, batch: SignedExecutionBatch) -> ListedBat
         raise EvidenceError(
             f"a batch of {said.count} records in epoch {said.epoch} is not for epoch {context.epoch}"
         )
-    gateway = account_of(context.attestation.digest(said.struct_hash()), batch.signature)
+    gateway = recovered(context.attestation.digest(said.struct_hash()), batch.signature)
     if gateway is None or gateway not in context.gateways:
         who = "nobody" if gateway is None else "0x" + gateway.hex()
         raise EvidenceError(

@@ -7,7 +7,7 @@ from offchain.domain.eip712 import address_bytes
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
-from offchain.evidence.signature_pool import account_of
+from offchain.evidence.signature_pool import recovered
 
 
 def report_json(report: EpochReport) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def differences(own: EpochReport, other: EpochReport) -> dict[str, dict[str, Any
 
 def signer_of(context: EpochContext, report: EpochReport, signature: bytes) -> KeeperInfo | None:
     """The keeper of the epoch's set that signed this report, None when no keeper of the set did."""
-    found = account_of(context.attestation.digest(report.struct_hash()), signature)
+    found = recovered(context.attestation.digest(report.struct_hash()), signature)
     return None if found is None else context.by_signer.get(found)
 
 

@@ -104,8 +104,8 @@ def signers_of(
         found += b"".join(
             (
                 struct_hash,
-                account_of(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY,
-                account_of(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY,
+                recovered(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY,
+                recovered(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY,
                 raw[:40],
                 raw[_TIMES],
                 due_ms.to_bytes(8, "big"),
@@ -114,7 +114,7 @@ def signers_of(
     return bytes(found)
 
 
-def account_of(digest: bytes, signature: bytes) -> bytes | None:
+def recovered(digest: bytes, signature: bytes) -> bytes | None:
     """The 20 bytes of the account that signed a digest; None for a signature that `recover_key` refuses."""
     try:
         return keccak256(recover_key(digest, signature))[12:]

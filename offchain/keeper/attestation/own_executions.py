@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from offchain.domain.evidence_entries import Execution
 from offchain.domain.messages import ServiceReceipt
 from offchain.evidence.epoch_context import EpochContext
-from offchain.evidence.signature_pool import account_of
+from offchain.evidence.signature_pool import recovered
 from offchain.keeper import store
 
 FULFIL = "fulfil"
@@ -26,7 +26,7 @@ def executions_of(session: Session, context: EpochContext) -> list[str]:
         receipt = execution.receipt
         node = context.nodes.get(receipt.node_id)
         in_time = clock.start(epoch) * 1000 <= receipt.finished_at_ms < clock.end(epoch) * 1000
-        signer = account_of(context.market.digest(receipt.struct_hash()), execution.node_signature)
+        signer = recovered(context.market.digest(receipt.struct_hash()), execution.node_signature)
         if in_time and node is not None and signer in node.keys:
             found.add(execution.pack())
     return sorted(found)
