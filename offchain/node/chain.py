@@ -3,7 +3,7 @@
 from offchain.chain.deployment import Deployment
 from offchain.chain.reader import ChainReader, PinnedReads
 from offchain.chain.rpc import DEFAULT_TIMEOUT_SECONDS, Rpc
-from offchain.errors import TransientError
+from offchain.errors import ParallelixError, TransientError
 from offchain.node.settings import NodeSettings
 
 
@@ -22,8 +22,11 @@ def open_chain(settings: NodeSettings, timeout_seconds: float = DEFAULT_TIMEOUT_
     chain = ChainReader(rpc, Deployment.load(settings.deployment))
     try:
         chain.check()
-    except TransientError as error:
-        raise TransientError(f"{error}; check rpc_url, or try again when the endpoint is back") from None
+    except ParallelixError as error:
+        rpc.close()
+        if isinstance(error, TransientError):
+            raise TransientError(f"{error}; check rpc_url, or try again when the endpoint is back") from None
+        raise
     return chain
 
 

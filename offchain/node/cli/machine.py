@@ -160,7 +160,7 @@ def _verify(settings: "NodeSettings", given: dict[str, Any], *, tell: bool) -> d
             mark = click.style(_MARKS[finding.verdict], fg=_COLOURS[finding.verdict])
             remedy = f"\n{'':18}-> {finding.remedy}" if finding.remedy else ""
             click.echo(f"{mark} {finding.name:<13}{finding.reason}{remedy}")
-    expected = _forecast(settings, preflight, given, stake)
+    expected = _forecast(settings, given, stake) if preflight.chain is not None else None
     if tell and expected is not None:
         _tell_forecast(expected)
     return {
@@ -170,16 +170,13 @@ def _verify(settings: "NodeSettings", given: dict[str, Any], *, tell: bool) -> d
     }
 
 
-def _forecast(
-    settings: "NodeSettings", preflight: Any, given: dict[str, Any], stake: int | None
-) -> "Forecast | None":
+def _forecast(settings: "NodeSettings", given: dict[str, Any], stake: int | None) -> "Forecast":
     from offchain.domain.tiers import Tier
     from offchain.domain.types import Bps, Epoch, Wei
+    from offchain.node.chain import open_chain
     from offchain.node.owner.forecast import forecast
 
-    chain = preflight.chain
-    if chain is None:
-        return None
+    chain = open_chain(settings)
     reads = chain.at(chain.head_block())
     following = Epoch(reads.current_epoch() + 1)
     return forecast(

@@ -50,7 +50,7 @@ class MachinePreflight:
         stake_wei: what the owner wants to lock, or None for the minimum.
         run: runs a program, see `hardware.Run`.
         wall: Unix seconds of this machine.
-        chain: set by `findings` once the chain could be read.
+        chain: set by `findings` once the chain could be read, and closed when the findings end.
     """
 
     settings: NodeSettings
@@ -62,16 +62,20 @@ class MachinePreflight:
 
     def findings(self) -> Iterator[MachineFinding]:
         """All findings, each as soon as its check has ended."""
-        yield self._key()
-        yield from self._chain()
-        yield from self._clock()
-        yield self._port()
-        yield self._way()
-        yield from self._machine()
-        yield from self._model()
-        yield self._engine()
-        yield from self._receivers()
-        yield from self._stake()
+        try:
+            yield self._key()
+            yield from self._chain()
+            yield from self._clock()
+            yield self._port()
+            yield self._way()
+            yield from self._machine()
+            yield from self._model()
+            yield self._engine()
+            yield from self._receivers()
+            yield from self._stake()
+        finally:
+            if self.chain is not None:
+                self.chain.rpc.close()
 
     def _key(self) -> MachineFinding:
         try:
