@@ -1,4 +1,7 @@
-"""Registration of a node: weight and reward that a stake in a tier would have, and whether a node key is free."""
+"""Registration of a node: weight and reward that a stake in a tier would have, and whether a node key is free.
+
+The chain is read at its newest block, where the transaction will run: the index may not know yet that a key was taken.
+"""
 
 import re
 from collections.abc import Sequence
@@ -100,7 +103,7 @@ class RegisterPageBuilder:
                 preview = self.preview(status, Tier(tier), Wei(stake))
             if key_address is not None:
                 key_node = self._sources.chain.read(
-                    [Read("NodeRegistryLocker", "nodeOfKey", (key_address,))], status.ref
+                    [Read("NodeRegistryLocker", "nodeOfKey", (key_address,))]
                 )[0]
         except ChainUnavailableError as failure:
             chain_error = str(failure)
@@ -133,8 +136,7 @@ class RegisterPageBuilder:
             [
                 Read("RewardDistributor", "poolOf", (epoch,)),
                 Read("NodeRegistryLocker", "totalWeightAt", (epoch,)),
-            ],
-            status.ref,
+            ]
         )
         if pool is None or total is None:
             return None
