@@ -57,6 +57,7 @@ def _answered(rig: Rig, url: str) -> dict[str, object] | None:
     return answer.json() if answer.status_code == 200 else None
 
 
+@pytest.mark.timeout(600)  # nine suites in one test: half a minute of CPU, more beside other work
 def test_unit_tests__on_native_code__hold(tmp_path: Path) -> None:
     rooms = sorted({module.split(".")[1] for module in MODULES})
     suites = [f"tests/unit/{room}" for room in rooms]
