@@ -155,7 +155,11 @@ def _limits(function: Any) -> Any:
         click.option("--requests-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option("--tokens-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option(
-            "--most-concurrent", type=click.IntRange(0), help="Requests at the same time; 0: no limit."
+            "--max-concurrent",
+            "--most-concurrent",  # its name until 0.1
+            "max_concurrent",
+            type=click.IntRange(0),
+            help="Requests at the same time; 0: no limit.",
         ),
         click.option(
             "--credit",

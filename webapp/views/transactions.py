@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from offchain.chain.abi import MalformedDataError
+from offchain.chain.abi import MalformedDataError, signature
 from offchain.chain.rpc import RpcError
 from offchain.domain.eip712 import keccak256
 from offchain.errors import TransientError
@@ -141,9 +141,7 @@ class TransactionReader:
 def revert_words(chain: ChainSource, data: bytes | None) -> str:
     """What a contract's refusal means, in sentences; the only place in the dashboard that words a revert."""
     revert = chain.reader.errors.decode(data)
-    # PLACEHOLDER: `decode` gives text in this branch, and `offchain.chain.revert_words.Revert` (code, words) after the
-    # merge; then this line is `revert.words or f"The contract refuses: {revert.code}."`.
-    return getattr(revert, "words", "") or f"The contract refuses: {revert}."
+    return revert.words or f"The contract refuses: {revert.code}."
 
 
 def selectors(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -151,13 +149,5 @@ def selectors(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     found = {}
     for entry in entries:
         if entry.get("type") == "function":
-            signature = f"{entry['name']}({','.join(_type(item) for item in entry['inputs'])})"
-            found["0x" + keccak256(signature.encode())[:4].hex()] = str(entry["name"])
+            found["0x" + keccak256(signature(entry).encode())[:4].hex()] = str(entry["name"])
     return found
-
-
-def _type(entry: Mapping[str, Any]) -> str:
-    kind = str(entry["type"])
-    if not kind.startswith("tuple"):
-        return kind
-    return f"({','.join(_type(item) for item in entry['components'])}){kind.removeprefix('tuple')}"

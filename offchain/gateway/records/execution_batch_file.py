@@ -91,7 +91,12 @@ def write(folder: Path, made: Draft, signed: SignedExecutionBatch) -> None:
 
 
 def stored(folder: Path) -> dict[Epoch, SignedExecutionBatch]:
-    """The commitments of all files in a folder, by epoch."""
+    """The commitments of all files in a folder, by epoch. Call it before anything writes there.
+
+    Removes what killed writers left: a batch of 300,000 records is some 87 MB, and each left file has another name.
+    """
+    for left in folder.glob(f".*{_SUFFIX}.*"):
+        left.unlink(missing_ok=True)
     found = {}
     for path in folder.glob("*" + _SUFFIX):
         with path.open("rb") as file:

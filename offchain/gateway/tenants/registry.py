@@ -48,6 +48,8 @@ class Tenant:
     def from_json(cls, data: dict[str, Any]) -> "Tenant":
         """Inverse of `to_json`. Raises ValueError when it is malformed."""
         try:
+            if "most_concurrent" in data:  # stored by version 0.1
+                data = {"max_concurrent": data["most_concurrent"], **data}
             numbers = {name: None if data.get(name) is None else int(data[name]) for name in _NUMBERS}
             limits = TenantLimits(Priority[data["priority"].upper()], **numbers)
             return cls(str(data["name"]), limits, bool(data["disabled"]), int(data["created_ms"]))

@@ -137,7 +137,7 @@ def test_quota__tokens_per_minute__count_what_was_used(rig: Rig) -> None:
 
 
 def test_quota__concurrency__second_at_once_is_429(rig: Rig) -> None:
-    key = tenant(rig, "frank", "--most-concurrent", "1")
+    key = tenant(rig, "frank", "--max-concurrent", "1")
     with HTTP.stream(
         "POST",
         f"{rig.url}/v1/chat/completions",
@@ -151,7 +151,7 @@ def test_quota__concurrency__second_at_once_is_429(rig: Rig) -> None:
 
 
 def test_quota__concurrency__refused_requests_hold_no_place(rig: Rig) -> None:
-    key = tenant(rig, "fiona", "--most-concurrent", "1")
+    key = tenant(rig, "fiona", "--max-concurrent", "1")
     headers = {"Authorization": f"Bearer {key}", "X-Parallelix-Node": "no number"}
     for _ in range(2):
         assert HTTP.post(f"{rig.url}/v1/chat/completions", json=ASK, headers=headers).status_code == 400

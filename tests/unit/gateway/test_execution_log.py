@@ -218,7 +218,7 @@ def test_write__a_batch_is_being_made__does_not_wait_for_it(
 
 
 @pytest.mark.parametrize(
-    ("blocked", "shown"), [("5.raw", [(True, {})]), ("5.new", [(True, {}), (False, {5: 2})])]
+    ("blocked", "shown"), [("5.raw", [(True, {})]), ("5.batch", [(True, {}), (False, {5: 2})])]
 )
 def test_close__file_cannot_be_written__is_listed_when_signed_and_made_later(
     world: World, monkeypatch: pytest.MonkeyPatch, blocked: str, shown: list[tuple[bool, dict[int, int]]]
@@ -297,6 +297,16 @@ def test_stop__batch_in_the_making__is_given_up_at_once_and_made_by_the_next_sta
         world.log.write_new()
     assert [entry["what"] for entry in logs] == ["write"], "what could not be written at the end is told"
     step(world.restarted())
+    assert holds(world.log.find(made[0].receipt.request_id), made[0])
+
+
+def test_stored__writer_was_killed__what_it_left_is_removed(world: World) -> None:
+    made = world.serve(1)
+    world.end_epoch()
+    left = world.folder / ".5.batch.k1ll3d"  # as `runtime.files.replacing` names it
+    left.write_bytes(b"half a batch")
+    world.restarted()
+    assert not left.exists()
     assert holds(world.log.find(made[0].receipt.request_id), made[0])
 
 
