@@ -84,6 +84,11 @@ screenshots: web-assets ## Take the dashboard's screenshots again, into docs/scr
 	@tools/setup.sh python
 	@python -m tests.support.webapp.screenshots $(or $(OUT),docs/screenshots) $(if $(SMOKE),--smoke)
 
+.PHONY: pictures
+pictures: ## Draw docs/pictures again, from the code's own imports and queues
+	@tools/setup.sh python
+	@python -m tools.docs.draw
+
 .PHONY: lock
 lock: ## Resolve all dependencies again, within pyproject.toml and package.json (ARGS=--check only compares)
 	@tools/setup.sh python

@@ -16,6 +16,7 @@ PART_OF_ANOTHER = {
     "test-fast": "the first suite of test",
     "audit": "test runs what its suites do not; the rest is for whoever audits",
     "web-assets": "a step of setup",
+    "pictures": "the unit tests draw them again and compare",
 }
 """Commands that CI runs as a part of others."""
 
