@@ -90,14 +90,7 @@ class UptimeTree:
             raise ValueError(f"node {node} is not in 1..{self.node_count}")
 
 
-def verify(
-    root: bytes,
-    epoch: Epoch,
-    node_count: int,
-    node: NodeId,
-    leaf: bytes,
-    proof: list[bytes],
-) -> bool:
+def verify(root: bytes, epoch: Epoch, node_count: int, node: NodeId, leaf: bytes, proof: list[bytes]) -> bool:
     """Whether `leaf` stands at the place of `node` under `root`; the same walk as the contract's."""
     if len(proof) != DEPTH or len(leaf) != 32 or not 1 <= node <= node_count <= MAX_NODES:
         return False

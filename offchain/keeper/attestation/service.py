@@ -59,18 +59,6 @@ class AttestService:
         self.open_epochs = OpenEpochs(database, view, context_reader, clock, signer.address, peer_urls)
         self.own_document = OwnDocument(database, self.open_epochs, signer, clock, batches)
         self.ballot = Ballot(database, signer, clock)
-        self.follower = Follower(
-            database, self.open_epochs, self.own_document, self.ballot, clock, peers, reached
-        )
-        self.leader = Leader(
-            database,
-            self.open_epochs,
-            self.own_document,
-            self.ballot,
-            self.follower,
-            signer,
-            clock,
-            peers,
-            submitter,
-            reached,
-        )
+        shared = database, self.open_epochs, self.own_document, self.ballot
+        self.follower = Follower(*shared, clock, peers, reached)
+        self.leader = Leader(*shared, self.follower, signer, clock, peers, submitter, reached)

@@ -31,7 +31,6 @@ from offchain.protocol.tickets import SignMessage, TicketSigner
 from offchain.scheduler.fleet import Fleet, NodeReport
 from offchain.scheduler.router import Router, RouterLimits
 from offchain.scheduler.work import (
-    Attempt,
     FaultKind,
     NodeError,
     Priority,
@@ -48,29 +47,22 @@ class DispatchedAnswer:
     """A whole answer.
 
     Attributes:
-        body: the node's JSON document.
         result: the bytes that the receipt binds (`messages.result_bytes`); what `InferenceMarket.fulfil` wants.
         receipt: verified: of this node, this request, these bytes, the node's current key.
         node_id: the node that answered.
-        attempts: all of them, the last one good.
     """
 
-    body: bytes
     result: bytes
     receipt: SignedReceipt
     node_id: NodeId
-    attempts: tuple[Attempt, ...]
 
 
-def chat_unit(
-    request_id: bytes, payload: bytes, *, max_price_wei: int | None = None, tenant: str = "chain"
-) -> WorkUnit:
+def chat_unit(request_id: bytes, payload: bytes) -> WorkUnit:
     """Work unit of a chat request.
 
     Args:
         request_id: 32 bytes.
         payload: UTF-8 JSON body of an OpenAI chat request, not streamed.
-        max_price_wei: highest accepted price per token.
 
     Raises:
         SkipError: the payload is no such request, so that no node could ever serve it.
@@ -78,14 +70,8 @@ def chat_unit(
     request = parse(Kind.CHAT, payload)
     if request.stream:
         raise InvalidRequestError("an on-chain request cannot be streamed", "stream")
-    return WorkUnit(
-        request_id,
-        Requirements(request.model, max_price_wei=max_price_wei),
-        tenant,
-        Priority.STANDARD,
-        request.cost,
-        request.timing_class,
-    )
+    wants, cost = Requirements(request.model), request.cost
+    return WorkUnit(request_id, wants, "chain", Priority.STANDARD, cost, request.timing_class)
 
 
 class _NoSink:
@@ -142,9 +128,7 @@ class BlockingDispatcher:
         self._worker: threading.Thread | None = None
         self._pid = 0
 
-    def dispatch(
-        self, unit: WorkUnit, payload: bytes, kind: Kind = Kind.CHAT, timeout_seconds: float = 120.0
-    ) -> DispatchedAnswer:
+    def dispatch(self, unit: WorkUnit, payload: bytes, timeout_seconds: float = 120.0) -> DispatchedAnswer:
         """Get an answer from some capable node.
 
         Raises:
@@ -154,7 +138,7 @@ class BlockingDispatcher:
             TimeoutError: no answer in time.
             redis.RedisError: the fleet cannot be read.
         """
-        request = parse(kind, payload)
+        request = parse(Kind.CHAT, payload)
         nodes = self._store.read_all()
         task = PlainTask(request, payload, unit.request_id, self._verifier)
         trace = RequestTrace(unit.request_id)
@@ -165,9 +149,7 @@ class BlockingDispatcher:
         future.result(timeout_seconds + 5)
         if task.receipt is None or trace.node_id is None:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
-        return DispatchedAnswer(
-            task.answer, task.result(), task.receipt, trace.node_id, tuple(trace.attempts)
-        )
+        return DispatchedAnswer(task.result(), task.receipt, trace.node_id)
 
     async def _run(
         self,
