@@ -300,8 +300,7 @@ def _statement_text(found: "Statement") -> str:
         if line.slot in node.missed:
             lines.append(f"  slot {line.slot} lost:")
             lines += [
-                f"    missed at {said.at_ms} ms, seen by {said.keeper} ({said.region}): "
-                f"{said.reason.name.lower() if said.reason else 'answered'}"
+                f"    missed at {said.at_ms} ms, seen by {said.keeper} ({said.region}): {said.miss or 'answered'}"
                 for said in line.testimonies
             ]
     return "\n".join(lines)

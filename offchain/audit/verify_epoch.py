@@ -189,7 +189,7 @@ def signed_report(context: EpochContext, on_chain: OnChainReport, accepted: Repo
         keeper_set_digest=context.set_digest,
     )
     digest = context.attestation.digest(report.struct_hash())
-    if digest[: len(on_chain.digest)] != on_chain.digest:
+    if digest[: len(on_chain.digest)] != on_chain.digest:  # the contract keeps the first 14 bytes
         raise MismatchError(
             f"the event's report hashes to 0x{digest.hex()}, the contract keeps 0x{on_chain.digest.hex()}"
         )

@@ -220,6 +220,7 @@ def _decode(text: str, size: int, what: str) -> bytes:
         raw = b64decode(text, validate=True)
     except ValueError:
         raise EvidenceError(f"the {what} is not base64") from None
+    # Base64 has several texts for the same bytes; an entry must have one, else one document has several hashes.
     if len(raw) != size or b64encode(raw).decode() != text:
         raise EvidenceError(f"the {what} has {len(raw)} bytes instead of {size}, or an odd encoding")
     return raw

@@ -47,6 +47,7 @@ class UptimeTree:
         self._levels, self._empty = self._build()
 
     def _build(self) -> tuple[list[list[bytes]], list[bytes]]:
+        # The first byte keeps leaf, inner node and root apart: none of them can be passed off as another.
         tag = b"\x00" + self.epoch.to_bytes(4, "big")
         level = [keccak256(tag + leaf) for leaf in self._packed]
         levels, empty = [level], [keccak256(tag + bytes(32))]

@@ -78,6 +78,7 @@ class HttpPeers:
 
     answer_seconds: float = 20.0
     document_seconds: float = DOCUMENT_SECONDS
+    # Shared by all clients: each one would read the certificate store anew.
     _ssl: ssl.SSLContext = field(default_factory=httpx.create_ssl_context, init=False)
 
     def evidence(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:

@@ -91,15 +91,11 @@ def lease_due_probes(
     """
     query = (
         select(Probe)
-        .where(
-            Probe.outcome.is_(None),
-            Probe.due_at_ms <= now_ms,
-            Probe.due_at_ms >= oldest_due_ms,
-            Probe.lease_until_ms <= now_ms,
-        )
+        .where(Probe.outcome.is_(None), Probe.lease_until_ms <= now_ms)
+        .where(Probe.due_at_ms <= now_ms, Probe.due_at_ms >= oldest_due_ms)
         .order_by(Probe.due_at_ms)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True)  # two workers of one keeper lease different probes
     )
     found = []
     for row in session.scalars(query):

@@ -12,6 +12,7 @@ from offchain.outbox import Outbox
 @dataclass(eq=False)
 class Intents:
     """Writes intents in the caller's database transaction; an intent whose key exists already stays as it is.
+    Services get it through their constructors, and tests give them one that only collects.
 
     Reports and receipts have their fields in the order of the contracts' structs.
     """

@@ -1,15 +1,12 @@
 """Leading: in its turn a keeper proposes a report to the others until a quorum has signed, then enqueues its submission."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
-from sqlalchemy.orm import Session
 
 from offchain.db.database import Database
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.messages import EpochReport
-from offchain.domain.types import Epoch
 from offchain.evidence.bundle import Checker, assemble, conclude
 from offchain.evidence.document import Evidence, MessageSigner
 from offchain.evidence.epoch_context_reader import NotReadyError
@@ -27,6 +24,7 @@ from offchain.keeper.attestation.follower import Follower
 from offchain.keeper.attestation.lease import Fence
 from offchain.keeper.attestation.open_epochs import OpenEpoch, OpenEpochs
 from offchain.keeper.attestation.own_document import OwnDocument
+from offchain.keeper.transactions import Intents
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -34,15 +32,6 @@ log = structlog.get_logger(__name__)
 
 _MAX_KEEPERS = 256
 """Signatures read from one peer's answer; the contract's bitmap has 256 bits."""
-
-
-class Submitter(Protocol):
-    """How a report reaches the outbox."""
-
-    def submit_report(
-        self, session: Session, epoch: Epoch, report: EpochReport, bitmap: int, signatures: bytes
-    ) -> None:
-        """Write the intent `attest:<epoch>` in the caller's transaction; a second call changes nothing."""
 
 
 @dataclass(eq=False)
@@ -57,7 +46,7 @@ class Leader:
     signer: MessageSigner
     clock: Clock
     peers: Peers
-    submitter: Submitter
+    submitter: Intents
     reached: CrashPoint = nowhere
 
     def step(self, fence: Fence) -> None:

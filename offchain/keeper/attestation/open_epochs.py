@@ -73,20 +73,18 @@ class OpenEpochs:
     def awaiting_report(self) -> list[Epoch]:
         """Recent epochs that are over, whose evidence is frozen and for which the chain still takes a report."""
         epochs, now = self.context_reader.clock, seconds(self.clock)
+        frozen = [epoch for epoch in self.unsettled() if now >= frozen_at(epochs, epoch)]
+        return [epoch for epoch in frozen if self.view.status(epoch) is EpochStatus.OPEN]
+
+    def unsettled(self) -> list[Epoch]:
+        """The last `EPOCHS_BACK` epochs that are over, without those that this keeper has settled."""
+        epochs, now = self.context_reader.clock, seconds(self.clock)
         if now < epochs.genesis:
             return []
         last = epochs.epoch_at(now) - 1
-        return [
-            Epoch(number)
-            for number in range(max(1, last - EPOCHS_BACK + 1), last + 1)
-            if now >= frozen_at(epochs, Epoch(number))
-            and not self._over(Epoch(number))
-            and self.view.status(Epoch(number)) is EpochStatus.OPEN
-        ]
-
-    def _over(self, epoch: Epoch) -> bool:
+        recent = [Epoch(number) for number in range(max(1, last - EPOCHS_BACK + 1), last + 1)]
         with self.database.read() as session:
-            return store.is_marked(session, "closed", str(epoch))
+            return [epoch for epoch in recent if not store.is_marked(session, "closed", str(epoch))]
 
     def of(self, epoch: Epoch) -> OpenEpoch | None:
         """A finished epoch; None when this keeper is not in its set or no node had weight.

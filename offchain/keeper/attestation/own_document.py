@@ -60,7 +60,7 @@ class OwnDocument:
             regions={region: tuple(ids) for region, ids in regions.items()},
             batches=tuple(batches),
         ).sign(self.signer)
-        self._own = {context.epoch: document}
+        self._own = {context.epoch: document}  # only the newest: a large network's has 100 MB
         return document
 
     def _frozen_batches(self, context: EpochContext) -> list[str]:

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import structlog
-from sqlalchemy.orm import Session
 
 from offchain.db.database import Database
 from offchain.db.models import Report
@@ -13,12 +11,12 @@ from offchain.db.rewards import report as accepted_report
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.types import Epoch
 from offchain.evidence.chain_view import ChainView, EpochStatus
-from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError
+from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.execution_batches import equivocations
 from offchain.keeper import store
 from offchain.keeper.attestation.ballot import BallotRefusedError
-from offchain.keeper.attestation.open_epochs import EPOCHS_BACK
 from offchain.keeper.attestation.service import AttestService
+from offchain.keeper.transactions import Intents
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -30,42 +28,26 @@ PROBES_KEPT_EPOCHS = 7
 """Probes of older epochs are deleted: their bundles hold all that counts."""
 
 
-class RollOver(Protocol):
-    """How a rollover reaches the outbox."""
-
-    def roll_over(self, session: Session, epoch: Epoch) -> None:
-        """Write the intent `rollover:<epoch>` in the caller's transaction; a second call changes nothing."""
-
-
 @dataclass(eq=False)
 class EpochSettlement:
     """Settles each epoch that is over, once: records what its report says, or rolls its pool over."""
 
     database: Database
     view: ChainView
-    context_reader: EpochContextReader
     attest: AttestService
-    outbox: RollOver
+    outbox: Intents
     clock: Clock
     peer_urls: Sequence[str] = ()
     reached: CrashPoint = nowhere
 
     def step(self) -> None:
-        """Look at the last `EPOCHS_BACK` epochs and settle those that can be. Safe to run twice."""
-        epochs, now = self.context_reader.clock, seconds(self.clock)
-        if now < epochs.genesis:
-            return
-        last = epochs.epoch_at(now) - 1
-        for number in range(max(1, last - EPOCHS_BACK + 1), last + 1):
-            epoch = Epoch(number)
-            with self.database.read() as session:
-                if store.is_marked(session, "closed", str(epoch)):
-                    continue
+        """Settle those of the last epochs that can be. Safe to run twice."""
+        for epoch in self.attest.open_epochs.unsettled():
             status = self.view.status(epoch)
             if status in (EpochStatus.PENDING, EpochStatus.FINAL):
                 self._record(epoch, final=status is EpochStatus.FINAL)
             elif status is EpochStatus.LAPSED:
-                self._lapse(epoch, now)
+                self._lapse(epoch, seconds(self.clock))
 
     def _record(self, epoch: Epoch, *, final: bool) -> None:
         with self.database.read() as session:

@@ -97,8 +97,6 @@ class ValidateService:
         for request_id in due:
             self._work(request_id)
 
-    # ------------------------------------------------------------------------------------------------------- drawing
-
     def _draw(self) -> None:
         with self.database.read() as session:
             final = position(session, "finalized")
@@ -189,8 +187,6 @@ class ValidateService:
         body = self.body(DueProbe(Epoch(epoch), slot, NodeId(node), row.due_at_ms))
         return ServedRequest(ref, NodeId(node), body, str(text).encode())
 
-    # ------------------------------------------------------------------------------------------------------- running
-
     def _work(self, request_id: str) -> None:
         now = seconds(self.clock)
         with self.database.write() as session:
@@ -200,19 +196,18 @@ class ValidateService:
         self.reached("validation-leased")
         served = self._served(request_id)
         if served is None:
-            self._end(request_id, attempt, "the request is gone")
+            with self.database.write() as session:
+                jobs.fail(session, VALIDATE, request_id, attempt, "the request is gone")
             return
         finding = asyncio.run(self._compare(served))
         self.reached("validation-compared")
         if finding is None:
-            if attempt >= MAX_ATTEMPTS:
-                self._end(request_id, attempt, "no independent node could answer")
-                return
+            why, retry_at = "no independent node could answer", seconds(self.clock) + RETRY_SECONDS
             with self.database.write() as session:
-                retry_at = seconds(self.clock) + RETRY_SECONDS
-                jobs.release(
-                    session, VALIDATE, request_id, attempt, "no independent node could answer", retry_at
-                )
+                if attempt >= MAX_ATTEMPTS:
+                    jobs.fail(session, VALIDATE, request_id, attempt, why)
+                else:
+                    jobs.release(session, VALIDATE, request_id, attempt, why, retry_at)
             return
         result = {
             "outcome": finding.outcome.value,
@@ -244,10 +239,6 @@ class ValidateService:
                 if finding is not None:
                     return finding
         return None
-
-    def _end(self, request_id: str, attempt: int, reason: str) -> None:
-        with self.database.write() as session:
-            jobs.fail(session, VALIDATE, request_id, attempt, reason)
 
 
 def comparable(payload: bytes) -> bool:

@@ -41,6 +41,8 @@ from offchain.scheduler.work import (
 from offchain.workloads.inference.request import InvalidRequestError, Kind, parse
 from offchain.workloads.inference.whole_answer import PlainTask
 
+MAX_ATTEMPTS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class DispatchedAnswer:
@@ -99,7 +101,6 @@ class BlockingDispatcher:
         market_domain: SigningDomain,
         now_ms: Callable[[], int],
         regions: Sequence[str] = (),
-        max_attempts: int = 4,
         queue_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[], int] = lambda: secrets.randbits(64),
@@ -115,7 +116,6 @@ class BlockingDispatcher:
         self._verifier = ReceiptVerifier(
             market_domain, recover, lambda node_id: [key for key in (key_of(node_id),) if key is not None]
         )
-        self._max_attempts = max_attempts
         self._clock = clock
         self._fleet = Fleet(silence_seconds=10.0)
         self._router = Router(
@@ -143,31 +143,25 @@ class BlockingDispatcher:
         task = PlainTask(request, payload, unit.request_id, self._verifier)
         trace = RequestTrace(unit.request_id)
         loop, dispatcher = self._running_loop()
-        future = asyncio.run_coroutine_threadsafe(
-            self._run(dispatcher, unit, task, trace, nodes, timeout_seconds), loop
-        )
-        future.result(timeout_seconds + 5)
+
+        async def run() -> None:
+            self._refresh(nodes)
+            async with asyncio.timeout(timeout_seconds):
+                await dispatcher.run(unit, task, _NoSink(), trace)
+
+        # The timeout inside ends the attempts in order; the one outside only guards against a loop that stands still.
+        asyncio.run_coroutine_threadsafe(run(), loop).result(timeout_seconds + 5)
         if task.receipt is None or trace.node_id is None:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
         return DispatchedAnswer(task.result(), task.receipt, trace.node_id)
 
-    async def _run(
-        self,
-        dispatcher: Dispatcher,
-        unit: WorkUnit,
-        task: PlainTask,
-        trace: RequestTrace,
-        nodes: list[tuple[NodeReport, float]],
-        seconds: float,
-    ) -> None:
+    def _refresh(self, nodes: list[tuple[NodeReport, float]]) -> None:
         now = self._clock()
         for report, age in nodes:
             known = self._fleet.get(report.node_id)
             if known is None or now - age > known.seen_at + 0.05:
                 self._fleet.update(report, now - age)
         self._fleet.expire(now)
-        async with asyncio.timeout(seconds):
-            await dispatcher.run(unit, task, _NoSink(), trace)
 
     def _running_loop(self) -> tuple[asyncio.AbstractEventLoop, Dispatcher]:
         """The event loop and the dispatcher in it, in a thread of this process; made anew after a fork."""
@@ -177,7 +171,7 @@ class BlockingDispatcher:
                 self._loop = asyncio.new_event_loop()
                 self._upstream = HttpUpstream(self._ticket)
                 self._dispatcher = Dispatcher(
-                    self._router, self._upstream, max_attempts=self._max_attempts, record_decisions=False
+                    self._router, self._upstream, max_attempts=MAX_ATTEMPTS, record_decisions=False
                 )
                 self._worker = threading.Thread(target=self._loop.run_forever, name="dispatch", daemon=True)
                 self._worker.start()

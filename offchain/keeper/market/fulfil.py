@@ -12,11 +12,9 @@ renews the lease meanwhile; the sweep sends a new message for every job that no 
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Protocol
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from offchain.db import jobs, market
 from offchain.db.cursors import position
@@ -26,6 +24,7 @@ from offchain.errors import SkipError, TransientError
 from offchain.keeper.attestation.lease import renewed
 from offchain.keeper.attestation.own_executions import FULFIL
 from offchain.keeper.market.dispatcher import DispatchedAnswer
+from offchain.keeper.transactions import Intents
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -47,15 +46,6 @@ Raises TransientError, or SkipError for a request that no node can ever serve.
 """
 
 
-class Fulfiller(Protocol):
-    """How an answer reaches the outbox."""
-
-    def fulfil(
-        self, session: Session, request_id: str, receipt: Any, signature: bytes, result: bytes
-    ) -> None:
-        """Write the intent `fulfil:<id>` in the caller's transaction; a second call changes nothing."""
-
-
 @dataclass(eq=False)
 class FulfilService:
     """One keeper's work on on-chain requests.
@@ -67,7 +57,7 @@ class FulfilService:
 
     database: Database
     dispatch: Dispatch
-    outbox: Fulfiller
+    outbox: Intents
     clock: Clock
     _: KW_ONLY
     depth: int
@@ -77,6 +67,7 @@ class FulfilService:
     def scan(self) -> int:
         """Make a job of every open request for which this keeper's time has come. Returns how many are new."""
         now, new = seconds(self.clock), 0
+        # The head and not the final block: a requester waits. A reorganised request costs the keeper an answer, no more.
         with self.database.read() as session:
             head = position(session, "head")
             if head is None:

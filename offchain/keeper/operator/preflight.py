@@ -68,8 +68,6 @@ class KeeperPreflight:
         self._peers()
         return self.findings
 
-    # --------------------------------------------------------------------------------------------------------- checks
-
     def _chain(self, deployment: Deployment, signer: TransactionSigner | None) -> None:
         reader = ChainReader(
             Rpc(self.settings.rpc_url), deployment, confirmations=self.settings.confirmations
@@ -198,8 +196,6 @@ class KeeperPreflight:
             except httpx.HTTPError as error:
                 level, text = Level.WARNING, f"does not answer: {type(error).__name__}"
             self._note(level, "peer", f"{url} {text}")
-
-    # --------------------------------------------------------------------------------------------------------- inside
 
     def _try(self, check: str, call: Callable[[], _T]) -> _T | None:
         try:

@@ -143,6 +143,7 @@ async def _fetch_all(reports: Sequence[NodeReport]) -> list[bytes | None]:
             for check in checks or (True,):  # a node that rotates its certificate announces both pins
                 try:
                     where = f"{bare}/manifest"
+                    # No redirects: a node must not send this keeper to other hosts.
                     async with limit, session.get(where, ssl=check, allow_redirects=False) as response:
                         return await read_body(response) if response.status == 200 else None
                 except (aiohttp.ClientError, TimeoutError, OSError, ValueError):

@@ -82,6 +82,7 @@ class GatewayClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        # No timeout here: each request has its own, which covers all of the exchange.
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128))
         return self
 

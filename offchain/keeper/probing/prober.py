@@ -115,13 +115,8 @@ def _check_tokens_and_times(receipt: ServiceReceipt, began_ms: int, now_ms: int)
     """Raise ReceiptError unless a receipt tells of a probe's tokens and of the time in which we waited for it."""
     if not 0 < receipt.completion_tokens <= MAX_COMPLETION_TOKENS:
         raise ReceiptError(f"{receipt.completion_tokens} tokens are no answer to a probe")
-    times = (
-        began_ms - CLOCK_TOLERANCE_MS,
-        receipt.started_at_ms,
-        receipt.finished_at_ms,
-        now_ms + CLOCK_TOLERANCE_MS,
-    )
-    if list(times) != sorted(times):
+    earliest, latest = began_ms - CLOCK_TOLERANCE_MS, now_ms + CLOCK_TOLERANCE_MS
+    if not earliest <= receipt.started_at_ms <= receipt.finished_at_ms <= latest:
         raise ReceiptError("it is from another time")
 
 
@@ -249,15 +244,9 @@ class ProbeService:
         with self.database.write() as session:
             store.record_probe(session, probe, outcome, kept, reply.elapsed_ms)
         self.reached("probe-recorded")
+        where = {"epoch": probe.epoch, "slot": probe.slot, "node": probe.node_id, "outcome": outcome}
         log.info(
-            "probe_finished",
-            epoch=probe.epoch,
-            slot=probe.slot,
-            node=probe.node_id,
-            outcome=outcome,
-            reason=None if found.miss is None else found.miss.name.lower(),
-            why=found.why or None,
-            ms=reply.elapsed_ms,
+            "probe_finished", **where, reason=kept.get("reason"), why=found.why or None, ms=reply.elapsed_ms
         )
 
     def _abstain(self, probe: DueProbe, why: str, now_ms: int) -> None:
@@ -268,13 +257,14 @@ class ProbeService:
 
     def _answer(self, probe: DueProbe, receipt: ServiceReceipt, node_signature: bytes) -> AnswerEntry:
         struct = SlotReceipt(probe.epoch, probe.slot, probe.node_id, receipt.struct_hash())
-        signature = self.signer.sign(self.attestation.message(struct.struct_hash()))
-        return AnswerEntry(probe.slot, receipt, node_signature, signature)
+        return AnswerEntry(probe.slot, receipt, node_signature, self._sign(struct))
 
     def _miss(self, probe: DueProbe, reason: MissReason, now_ms: int) -> Miss:
         struct = SlotMiss(probe.epoch, probe.slot, probe.node_id, now_ms, reason)
-        signature = self.signer.sign(self.attestation.message(struct.struct_hash()))
-        return Miss(probe.slot, probe.node_id, now_ms, reason, signature)
+        return Miss(probe.slot, probe.node_id, now_ms, reason, self._sign(struct))
+
+    def _sign(self, struct: SlotReceipt | SlotMiss) -> bytes:
+        return self.signer.sign(self.attestation.message(struct.struct_hash()))
 
     def _slot_end(self, probe: DueProbe) -> int:
         return self.epochs.slot_bounds_ms(probe.epoch, probe.slot)[1]

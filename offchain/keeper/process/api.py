@@ -102,7 +102,7 @@ class KeeperApi:
         try:
             document = await asyncio.to_thread(self.attest.own_document.frozen, epoch)
         except NotReadyError as waiting:
-            return _json({"error": str(waiting)}, status=425)
+            return _json({"error": str(waiting)}, status=425)  # Too Early, RFC 8470
         body = await asyncio.to_thread(lambda: canonical(document.to_json()))
         return web.Response(body=body, content_type="application/json")
 
@@ -139,8 +139,6 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _json({"error": str(error)}, status=503)
     except web.HTTPException as error:
         return _json({"error": error.reason}, status=error.status)
-    except asyncio.CancelledError:
-        raise
     except Exception:
         log.exception("request_failed", path=request.path)
         return _json({"error": "internal error; see the keeper's log"}, status=500)

@@ -24,7 +24,9 @@ class StepAges:
     def ran(self, name: str) -> None:
         """Note that a step ran well, now."""
         with _broker_errors():
-            self.client.set(_PREFIX + name, self.clock.now_ms(), ex=_KEPT_SECONDS)
+            self.client.set(
+                _PREFIX + name, self.clock.now_ms(), ex=_KEPT_SECONDS
+            )  # of removed steps nothing stays
 
     def first(self, name: str, seconds: int) -> bool:
         """Whether this is the first call with this name within `seconds`, in all processes of this keeper."""

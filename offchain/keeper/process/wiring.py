@@ -217,7 +217,6 @@ class KeeperWiring:
         return EpochSettlement(
             self.database,
             self.view,
-            self.context_reader,
             self.attest,
             self.intents,
             self.clock,
