@@ -264,10 +264,10 @@ def _table(audit: "Audit") -> str:
         )
     lines += [
         "",
-        f"{'paid':>12} {account.paid:>30} wei",
-        f"{'claimable':>12} {account.claimable:>30} wei",
-        f"{'carried':>12} {account.carried:>30} wei",
-        f"{'funded':>12} {account.funded:>30} wei",
+        *(
+            f"{name:>12} {getattr(account, name):>30} wei"
+            for name in ("paid", "claimable", "carried", "funded")
+        ),
         "paid + claimable + carried = funded: holds to the wei",
     ]
     return "\n".join(lines)

@@ -85,7 +85,6 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """For machines; amounts are decimal text in wei."""
-        account = self.account
         return {
             "epoch": int(self.epoch),
             "ok": True,
@@ -116,12 +115,7 @@ class Audit:
                 }
                 for node in self.nodes
             ],
-            "account": {
-                "fundedWei": str(account.funded),
-                "paidWei": str(account.paid),
-                "claimableWei": str(account.claimable),
-                "carriedWei": str(account.carried),
-            },
+            "account": {f"{name}Wei": str(amount) for name, amount in asdict(self.account).items()},
         }
 
 

@@ -66,13 +66,9 @@ class Ballot:
         disagreement = error.disagreement if isinstance(error, BallotRefusedError) else {}
         log.error("report_refused", epoch=epoch, reason=str(error), disagreement=disagreement)
         with self.database.write() as session:
-            store.mark(
-                session,
-                store.REFUSAL,
-                f"{epoch}:0x{report.bundle_hash.hex()}",
-                seconds(self.clock),
-                {"reason": str(error), "report": report_json(report), "disagreement": disagreement},
-            )
+            ref = f"{epoch}:0x{report.bundle_hash.hex()}"
+            why = {"reason": str(error), "report": report_json(report), "disagreement": disagreement}
+            store.mark(session, store.REFUSAL, ref, seconds(self.clock), why)
 
     def keep(
         self, context: EpochContext, report: EpochReport, signatures: Sequence[bytes]

@@ -77,8 +77,9 @@ class EpochSettlement:
             log.error("accepted_root_differs", epoch=epoch, root=report.uptime_root)
             self._mark(epoch, "differs")
             return False
-        if verdict.suspended:
-            log.warning("network_event", epoch=epoch, where=[asdict(event) for event in verdict.suspended])
+        events = [asdict(event) for event in verdict.suspended]
+        if events:
+            log.warning("network_event", epoch=epoch, where=events)
         now = seconds(self.clock)
         with self.database.write() as session:
             for gateway, of in equivocations(verdict.batches):
@@ -86,16 +87,9 @@ class EpochSettlement:
                 store.mark(session, store.TWO_BATCHES, f"0x{gateway.hex()}:{of}", now)
             store.save_bundle(session, epoch, bundle.hash, bundle.raw)
             store.save_slots(session, epoch, verdict.table)
-            store.mark(
-                session,
-                "slots",
-                f"{epoch}:{report.bundle_hash}",
-                now,
-                {
-                    "networkEvents": [asdict(event) for event in verdict.suspended],
-                    "batches": ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches],
-                },
-            )
+            hashes = ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches]
+            found = {"networkEvents": events, "batches": hashes}
+            store.mark(session, "slots", f"{epoch}:{report.bundle_hash}", now, found)
         self.reached("slots-saved")
         return True
 
