@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from offchain.domain.eip712 import hex_bytes
 from offchain.domain.types import FULL_BPS, Epoch, NodeId, Wei
 from offchain.errors import UserError
 
@@ -25,30 +26,23 @@ EPOCHS_SEARCHED = 30
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command of the group has: where chain, deployment and bundle are."""
-    for option in (
-        click.option(
-            "--keeper-url",
-            multiple=True,
-            help="Base URL of a keeper to ask for the bundle; default: all keepers of the registry.",
-        ),
-        click.option(
-            "--bundle",
-            default=None,
-            help="File or URL of the evidence bundle; default: keepers are asked for it.",
-        ),
-        click.option(
-            "--deployment",
-            type=click.Path(path_type=Path),
-            required=True,
-            help="deployments/<chain_id>.json of the network.",
-        ),
+    keepers = "Base URL of a keeper to ask for the bundle; default: all keepers of the registry."
+    bundle = "File or URL of the evidence bundle; default: keepers are asked for it."
+    deployment = "deployments/<chain_id>.json of the network."
+    for option in (  # click lists them in the opposite order
+        click.option("--keeper-url", multiple=True, help=keepers),
+        click.option("--bundle", help=bundle),
+        click.option("--deployment", type=_PATH, required=True, help=deployment),
         click.option("--rpc", "rpc_url", required=True, help="JSON-RPC endpoint of the chain."),
     ):
         command = option(command)
     return command
 
 
-_EPOCH = click.argument("epoch", type=click.IntRange(0, 2**32 - 1))
+_PATH = click.Path(path_type=Path)
+_EPOCHS = click.IntRange(0, 2**32 - 1)
+_EPOCH = click.argument("epoch", type=_EPOCHS)
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
@@ -59,7 +53,7 @@ def cli() -> None:
 @cli.command()
 @_EPOCH
 @_common
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_AS_JSON
 def verify(epoch: int, *, as_json: bool, **where: Any) -> None:
     """Rebuild every leaf and payout of an epoch and balance its account to the wei.
 
@@ -100,8 +94,7 @@ def statement(node: int, epoch: int, form: str, **where: Any) -> None:
 @_common
 @click.option(
     "--epoch",
-    type=click.IntRange(0, 2**32 - 1),
-    default=None,
+    type=_EPOCHS,
     help="Epoch whose report holds the record; default: the newest epochs are searched.",
 )
 @click.option(
@@ -111,11 +104,10 @@ def statement(node: int, epoch: int, form: str, **where: Any) -> None:
 )
 @click.option(
     "--record",
-    type=click.Path(path_type=Path),
-    default=None,
+    type=_PATH,
     help="File with the gateway's answer to GET /v1/executions/<request>; default: the gateway is asked.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_AS_JSON
 def proof(
     request_id: str,
     epoch: int | None,
@@ -146,12 +138,9 @@ def proof(
 
 def _request_id(text: str) -> bytes:
     try:
-        wanted = bytes.fromhex(text.removeprefix("0x"))
+        return hex_bytes(text, 32)
     except ValueError:
-        wanted = b""
-    if len(wanted) != 32:
-        raise UserError(f"{text} is not a request id; it is 32 bytes of hex")
-    return wanted
+        raise UserError(f"{text} is not a request id; it is 32 bytes of hex") from None
 
 
 def _first_proof(
@@ -275,10 +264,10 @@ def _table(audit: "Audit") -> str:
         )
     lines += [
         "",
-        f"{'paid':>12} {account.paid:>30} wei",
-        f"{'claimable':>12} {account.claimable:>30} wei",
-        f"{'carried':>12} {account.carried:>30} wei",
-        f"{'funded':>12} {account.funded:>30} wei",
+        *(
+            f"{name:>12} {getattr(account, name):>30} wei"
+            for name in ("paid", "claimable", "carried", "funded")
+        ),
         "paid + claimable + carried = funded: holds to the wei",
     ]
     return "\n".join(lines)
@@ -311,8 +300,7 @@ def _statement_text(found: "Statement") -> str:
         if line.slot in node.missed:
             lines.append(f"  slot {line.slot} lost:")
             lines += [
-                f"    missed at {said.at_ms} ms, seen by {said.keeper} ({said.region}): "
-                f"{said.reason.name.lower() if said.reason else 'answered'}"
+                f"    missed at {said.at_ms} ms, seen by {said.keeper} ({said.region}): {said.miss or 'answered'}"
                 for said in line.testimonies
             ]
     return "\n".join(lines)

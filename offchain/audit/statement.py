@@ -29,6 +29,11 @@ class Testimony:
     at_ms: int
     reason: MissReason | None
 
+    @property
+    def miss(self) -> str:
+        """The reason in words, empty for an answer."""
+        return "" if self.reason is None else self.reason.name.lower()
+
 
 @dataclass(frozen=True, slots=True)
 class SlotLine:
@@ -81,7 +86,7 @@ class Statement:
                             "keeper": said.keeper,
                             "region": said.region,
                             "atMs": said.at_ms,
-                            "miss": None if said.reason is None else said.reason.name.lower(),
+                            "miss": said.miss or None,
                         }
                         for said in line.testimonies
                     ],
@@ -98,8 +103,7 @@ class Statement:
         for line in self.slots:
             head = [int(self.audit.epoch), int(self.node.node_id), line.slot, line.state.value]
             for said in line.testimonies:
-                reason = "" if said.reason is None else said.reason.name.lower()
-                writer.writerow([*head, said.keeper, said.region, said.at_ms, reason])
+                writer.writerow([*head, said.keeper, said.region, said.at_ms, said.miss])
             if not line.testimonies:
                 writer.writerow([*head, "", "", "", ""])
         return out.getvalue()

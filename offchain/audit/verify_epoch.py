@@ -37,7 +37,7 @@ from offchain.evidence.epoch_context import EpochContext
 from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError, node_histories
 from offchain.evidence.execution_batches import equivocations
 from offchain.evidence.keeper_peers import HttpPeers
-from offchain.evidence.report import signer_of
+from offchain.evidence.report import report_json, signer_of
 
 # Arguments of UptimeAttestation.submit: report, signer bitmap, packed signatures.
 _SUBMIT = "((uint32,bytes32,uint32,bytes32,bytes32,bytes32),uint256,bytes)"
@@ -85,7 +85,6 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """For machines; amounts are decimal text in wei."""
-        account = self.account
         return {
             "epoch": int(self.epoch),
             "ok": True,
@@ -116,12 +115,7 @@ class Audit:
                 }
                 for node in self.nodes
             ],
-            "account": {
-                "fundedWei": str(account.funded),
-                "paidWei": str(account.paid),
-                "claimableWei": str(account.claimable),
-                "carriedWei": str(account.carried),
-            },
+            "account": {f"{name}Wei": str(amount) for name, amount in asdict(self.account).items()},
         }
 
 
@@ -189,7 +183,7 @@ def signed_report(context: EpochContext, on_chain: OnChainReport, accepted: Repo
         keeper_set_digest=context.set_digest,
     )
     digest = context.attestation.digest(report.struct_hash())
-    if digest[: len(on_chain.digest)] != on_chain.digest:
+    if digest[: len(on_chain.digest)] != on_chain.digest:  # the contract keeps the first 14 bytes
         raise MismatchError(
             f"the event's report hashes to 0x{digest.hex()}, the contract keeps 0x{on_chain.digest.hex()}"
         )
@@ -209,26 +203,22 @@ def check_report(
         verdict = verify_bundle(context, bundle)
     except EvidenceError as error:
         raise MismatchError(f"the bundle does not hold: {error}") from None
-    for what, computed, reported in (
-        ("node count", verdict.report.node_count, report.node_count),
-        ("uptime root", verdict.report.uptime_root.hex(), report.uptime_root.hex()),
-        ("execution root", verdict.report.execution_root.hex(), report.execution_root.hex()),
+    computed, reported = report_json(verdict.report), report_json(report)
+    for field, what in (
+        ("nodeCount", "node count"),
+        ("uptimeRoot", "uptime root"),
+        ("executionRoot", "execution root"),
     ):
-        if computed != reported:
-            raise MismatchError(
-                f"the {what} follows as {computed} from the evidence, the report has {reported}"
-            )
+        if computed[field] != reported[field]:
+            follows = f"the {what} follows as {computed[field]} from the evidence"
+            raise MismatchError(f"{follows}, the report has {reported[field]}")
     if not verdict.table.covered():
         raise MismatchError("fewer than two thirds of the slots were probed: nobody should have signed")
     return bundle, verdict
 
 
 def _check_signatures(
-    reader: ChainReader,
-    context: EpochContext,
-    report: EpochReport,
-    on_chain: OnChainReport,
-    tx_hash: str,
+    reader: ChainReader, context: EpochContext, report: EpochReport, on_chain: OnChainReport, tx_hash: str
 ) -> tuple[str, ...]:
     """The signers by the bitmap. Their signatures are checked in the call data, if the call went straight to the contract."""
     signers = tuple(keeper.signer for keeper in context.keepers if on_chain.signer_bitmap >> keeper.index & 1)
@@ -319,32 +309,32 @@ def _overrides(events: Sequence[Event], block: BlockRef) -> dict[NodeId, Bps]:
     }
 
 
+@dataclass(frozen=True, slots=True)
 class BundleSource:
     """Fetches a bundle from a file, a URL, given keepers, or the keepers of the registry.
 
-    Args:
+    Attributes:
         place: path or URL of the bundle itself.
         keeper_urls: base URLs of keepers to ask; empty means those of the registry.
     """
 
-    def __init__(self, place: str | None = None, keeper_urls: Sequence[str] = ()) -> None:
-        self._place = place
-        self._keeper_urls = tuple(url.rstrip("/") for url in keeper_urls)
+    place: str | None = None
+    keeper_urls: Sequence[str] = ()
 
     def fetch(self, bundle_hash: str, context: EpochContext) -> bytes:
         """The bundle's bytes; the caller checks their hash. Raises UserError when no source has them."""
-        if self._place is not None and "://" not in self._place:
+        if self.place is not None and "://" not in self.place:
             try:
-                return Path(self._place).read_bytes()
+                return Path(self.place).read_bytes()
             except OSError as error:
-                raise UserError(f"bundle {self._place} cannot be read: {error.strerror}") from None
-        if self._place is not None:
-            raw = HttpPeers().fetch(self._place)
+                raise UserError(f"bundle {self.place} cannot be read: {error.strerror}") from None
+        if self.place is not None:
+            raw = HttpPeers().fetch(self.place)
             if raw is None:
-                raise UserError(f"there is no bundle at {self._place}")
+                raise UserError(f"there is no bundle at {self.place}")
             return raw
-        urls = self._keeper_urls or tuple(k.url.rstrip("/") for k in context.keepers if k.url)
-        raw = HttpPeers().bundle(urls, bundle_hash)
+        urls = self.keeper_urls or [keeper.url for keeper in context.keepers if keeper.url]
+        raw = HttpPeers().bundle([url.rstrip("/") for url in urls], bundle_hash)
         if raw is None:
             raise UserError(
                 f"no keeper gives bundle {bundle_hash}; name one with --keeper-url or a file with --bundle"

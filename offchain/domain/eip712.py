@@ -18,12 +18,17 @@ def word(value: int) -> bytes:
     return value.to_bytes(32, "big")
 
 
+def hex_bytes(text: str, size: int) -> bytes:
+    """`size` bytes of hex text, with or without 0x. Raises ValueError."""
+    raw = bytes.fromhex(text.removeprefix("0x"))
+    if len(raw) != size:
+        raise ValueError(f"{text!r} is not {size} bytes of hex")
+    return raw
+
+
 def address_bytes(address: str) -> bytes:
     """20 bytes of 0x-hex address text. Raises ValueError when it is not 20 bytes of hex."""
-    raw = bytes.fromhex(address.removeprefix("0x"))
-    if len(raw) != 20:
-        raise ValueError(f"{address!r} is not a 20-byte address")
-    return raw
+    return hex_bytes(address, 20)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offchain.domain.eip712 import keccak256
+from offchain.domain.eip712 import hex_bytes, keccak256
 from offchain.domain.messages import (
     SERVICE_RECEIPT_TYPEHASH,
     ExecutionBatch,
@@ -29,7 +29,7 @@ from offchain.domain.messages import (
     SlotMiss,
     SlotReceipt,
 )
-from offchain.domain.types import Epoch, NodeId, Wei
+from offchain.domain.types import Epoch, NodeId
 
 _PLACE = struct.Struct(">II")
 _RECEIPT = struct.Struct(">32s32s32s32s32sIIQQ32s")
@@ -101,9 +101,8 @@ class Miss:
         try:
             return cls(slot, NodeId(node), observed, MissReason(reason), signature)
         except ValueError:
-            raise EvidenceError(
-                f"miss of node {node} in slot {slot} has the unknown reason {reason}"
-            ) from None
+            where = f"miss of node {node} in slot {slot}"
+            raise EvidenceError(f"{where} has the unknown reason {reason}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,26 +160,17 @@ class SignedExecutionBatch:
 
     def to_json(self) -> dict[str, object]:
         """As gateways serve it."""
-        said = self.commitment
-        return {
-            "epoch": int(said.epoch),
-            "count": said.count,
-            "root": "0x" + said.root.hex(),
-            "signature": "0x" + self.signature.hex(),
-        }
+        return {**self.commitment.to_json(), "signature": "0x" + self.signature.hex()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "SignedExecutionBatch":
         """Inverse of `to_json`; other fields do not matter. Raises EvidenceError when malformed."""
         try:
             epoch, count = data["epoch"], data["count"]
-            root = bytes.fromhex(data["root"].removeprefix("0x"))
-            signature = bytes.fromhex(data["signature"].removeprefix("0x"))
+            root, signature = hex_bytes(data["root"], 32), hex_bytes(data["signature"], _SIGNATURE)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise EvidenceError("a batch is malformed") from None
-        if (len(root), len(signature)) != (32, _SIGNATURE) or not all(
-            isinstance(number, int) and 0 <= number < 2**32 for number in (epoch, count)
-        ):
+        if not all(isinstance(number, int) and 0 <= number < 2**32 for number in (epoch, count)):
             raise EvidenceError("a batch is malformed")
         return cls(ExecutionBatch(Epoch(epoch), count, root), signature)
 
@@ -204,25 +194,10 @@ def receipt_hash(raw: bytes) -> bytes:
 
     Those of an execution lack the slot before them: `bytes(4) + raw`.
     """
-    return keccak256(
-        b"".join(
-            (
-                SERVICE_RECEIPT_TYPEHASH,
-                raw[8:40],
-                _PAD28,
-                raw[4:8],
-                raw[40:168],
-                _PAD28,
-                raw[168:172],
-                _PAD28,
-                raw[172:176],
-                _PAD24,
-                raw[176:184],
-                _PAD24,
-                raw[184:224],
-            )
-        )
-    )
+    request_id, node, hashes = raw[8:40], raw[4:8], raw[40:168]
+    head = SERVICE_RECEIPT_TYPEHASH + request_id + _PAD28 + node + hashes
+    counts = _PAD28 + raw[168:172] + _PAD28 + raw[172:176]
+    return keccak256(head + counts + _PAD24 + raw[176:184] + _PAD24 + raw[184:224])
 
 
 def answer_bytes(text: str) -> bytes:
@@ -231,37 +206,13 @@ def answer_bytes(text: str) -> bytes:
 
 
 def _pack_receipt(receipt: ServiceReceipt) -> bytes:
-    return _RECEIPT.pack(
-        receipt.request_id,
-        receipt.request_hash,
-        receipt.result_hash,
-        receipt.poe,
-        receipt.model_revision,
-        receipt.prompt_tokens,
-        receipt.completion_tokens,
-        receipt.started_at_ms,
-        receipt.finished_at_ms,
-        receipt.price_wei.to_bytes(32, "big"),
-    )
+    request_id, _node, *fields, price = receipt
+    return _RECEIPT.pack(request_id, *fields, price.to_bytes(32, "big"))
 
 
 def _unpack_receipt(node: int, raw: bytes, offset: int) -> ServiceReceipt:
-    request, body, result, poe, revision, prompt, completion, started, finished, price = _RECEIPT.unpack_from(
-        raw, offset
-    )
-    return ServiceReceipt(
-        request_id=request,
-        node_id=NodeId(node),
-        request_hash=body,
-        result_hash=result,
-        poe=poe,
-        model_revision=revision,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        started_at_ms=started,
-        finished_at_ms=finished,
-        price_wei=Wei(int.from_bytes(price, "big")),
-    )
+    request_id, *fields, price = _RECEIPT.unpack_from(raw, offset)
+    return ServiceReceipt._make((request_id, node, *fields, int.from_bytes(price, "big")))
 
 
 def _decode(text: str, size: int, what: str) -> bytes:
@@ -269,6 +220,7 @@ def _decode(text: str, size: int, what: str) -> bytes:
         raw = b64decode(text, validate=True)
     except ValueError:
         raise EvidenceError(f"the {what} is not base64") from None
+    # Base64 has several texts for the same bytes; an entry must have one, else one document has several hashes.
     if len(raw) != size or b64encode(raw).decode() != text:
         raise EvidenceError(f"the {what} has {len(raw)} bytes instead of {size}, or an odd encoding")
     return raw

@@ -70,6 +70,7 @@ class ExecutionTree:
     @property
     def root(self) -> bytes:
         """The 32 bytes that a report carries; an epoch without records has a root of its own."""
+        # `count` under the root: without it a proof could be read against a tree of another width.
         top = self._levels[-1] if self._hashes else bytes(32)
         return _root(self.epoch, len(self._hashes), top)
 
@@ -99,7 +100,7 @@ def beside(index: int, count: int) -> Iterator[tuple[int, int]]:
     """Positions of a record's Merkle proof in the tree, as (level, index in the level), bottom up."""
     level, place, width = 0, index, count
     while width > 1:
-        if place ^ 1 < width:
+        if place ^ 1 < width:  # else the last of an odd level: it goes up without a partner
             yield level, place ^ 1
         level, place, width = level + 1, place >> 1, (width + 1) >> 1
 

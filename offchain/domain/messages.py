@@ -5,7 +5,7 @@ Verifying contract of each: `EpochReport`, `SlotReceipt`, `SlotMiss`, `Execution
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from operator import itemgetter
@@ -70,7 +70,7 @@ class ServiceReceipt(NamedTuple):
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(
             _RECEIPT_WORDS.pack(
-                SERVICE_RECEIPT_TYPEHASH,
+                SERVICE_RECEIPT_TYPEHASH,  # not `*self`: native code would build a list and a tuple first
                 self.request_id,
                 self.node_id,
                 self.request_hash,
@@ -107,6 +107,7 @@ class ServiceReceipt(NamedTuple):
         try:
             request_id, request_hash, result_hash, poe, revision, *numbers, price = _RECEIPT_FIELDS(data)
             words = _words(request_id, request_hash, result_hash, poe, revision)
+            # Packing refuses what is no integer of the field's size.
             node_id, prompt, completion, start, end = _RECEIPT_NUMBERS.unpack(_RECEIPT_NUMBERS.pack(*numbers))
         except KeyError as missing:
             raise ValueError(f"receipt lacks {missing}") from None
@@ -142,8 +143,7 @@ EPOCH_REPORT_TYPEHASH = typehash(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EpochReport:
+class EpochReport(NamedTuple):
     """What a quorum of keepers signs about an epoch."""
 
     epoch: Epoch
@@ -155,15 +155,7 @@ class EpochReport:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(
-            EPOCH_REPORT_TYPEHASH
-            + word(self.epoch)
-            + self.uptime_root
-            + word(self.node_count)
-            + self.execution_root
-            + self.bundle_hash
-            + self.keeper_set_digest
-        )
+        return _struct_hash(EPOCH_REPORT_TYPEHASH, self)
 
 
 SLOT_RECEIPT_TYPEHASH = typehash(
@@ -171,8 +163,7 @@ SLOT_RECEIPT_TYPEHASH = typehash(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SlotReceipt:
+class SlotReceipt(NamedTuple):
     """A keeper's signature under a node's receipt: "this answer came in this slot". The pair is dual-signed."""
 
     epoch: Epoch
@@ -182,13 +173,7 @@ class SlotReceipt:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(
-            SLOT_RECEIPT_TYPEHASH
-            + word(self.epoch)
-            + word(self.slot)
-            + word(self.node_id)
-            + self.receipt_struct_hash
-        )
+        return _struct_hash(SLOT_RECEIPT_TYPEHASH, self)
 
 
 class MissReason(IntEnum):
@@ -208,8 +193,7 @@ SLOT_MISS_TYPEHASH = typehash(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SlotMiss:
+class SlotMiss(NamedTuple):
     """A keeper's signed statement that a node did not answer its probe in a slot."""
 
     epoch: Epoch
@@ -220,14 +204,7 @@ class SlotMiss:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
-        return keccak256(
-            SLOT_MISS_TYPEHASH
-            + word(self.epoch)
-            + word(self.slot)
-            + word(self.node_id)
-            + word(self.observed_at_ms)
-            + word(self.reason)
-        )
+        return _struct_hash(SLOT_MISS_TYPEHASH, self)
 
 
 EXECUTION_BATCH_TYPEHASH = typehash("ExecutionBatch(uint32 epoch,uint32 count,bytes32 root)")
@@ -250,6 +227,10 @@ class ExecutionBatch:
     def struct_hash(self) -> bytes:
         """EIP-712 hashStruct, 32 bytes."""
         return keccak256(EXECUTION_BATCH_TYPEHASH + word(self.epoch) + word(self.count) + self.root)
+
+    def to_json(self) -> dict[str, object]:
+        """The batch with the contract's field names."""
+        return {"epoch": int(self.epoch), "count": self.count, "root": _hex(self.root)}
 
 
 TICKET_TYPEHASH = typehash(
@@ -301,6 +282,11 @@ class Heartbeat:
         return keccak256(HEARTBEAT_TYPEHASH + word(self.node_id) + self.body_hash + word(self.sent_at_ms))
 
 
+def _struct_hash(type_hash: bytes, fields: Iterable[bytes | int]) -> bytes:
+    # Words of any size, not Struct: a stranger's epoch over 32 bits must give a wrong signature, not an error.
+    return keccak256(type_hash + b"".join(item if isinstance(item, bytes) else word(item) for item in fields))
+
+
 def _hex(data: bytes) -> str:
     return "0x" + data.hex()
 
@@ -309,11 +295,8 @@ def _words(*values: str) -> bytes:
     """Words of 0x-hex as bytes, all at once. Raises ValueError, and TypeError for what is no text."""
     text, count = "".join(values), len(values)
     raw = bytes.fromhex(text.replace("0x", ""))  # passes over blanks
-    if (
-        len(text) != 66 * count
-        or len(raw) != 32 * count
-        or text[::66] + text[1::66] != "0" * count + "x" * count
-    ):
+    heads = text[::66] + text[1::66]
+    if len(text) != 66 * count or len(raw) != 32 * count or heads != "0" * count + "x" * count:
         raise ValueError(f"{values!r} are not 32 bytes of 0x-hex each")
     return raw
 

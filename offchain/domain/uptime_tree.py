@@ -47,6 +47,7 @@ class UptimeTree:
         self._levels, self._empty = self._build()
 
     def _build(self) -> tuple[list[list[bytes]], list[bytes]]:
+        # The first byte keeps leaf, inner node and root apart: none of them can be passed off as another.
         tag = b"\x00" + self.epoch.to_bytes(4, "big")
         level = [keccak256(tag + leaf) for leaf in self._packed]
         levels, empty = [level], [keccak256(tag + bytes(32))]
@@ -90,14 +91,7 @@ class UptimeTree:
             raise ValueError(f"node {node} is not in 1..{self.node_count}")
 
 
-def verify(
-    root: bytes,
-    epoch: Epoch,
-    node_count: int,
-    node: NodeId,
-    leaf: bytes,
-    proof: list[bytes],
-) -> bool:
+def verify(root: bytes, epoch: Epoch, node_count: int, node: NodeId, leaf: bytes, proof: list[bytes]) -> bool:
     """Whether `leaf` stands at the place of `node` under `root`; the same walk as the contract's."""
     if len(proof) != DEPTH or len(leaf) != 32 or not 1 <= node <= node_count <= MAX_NODES:
         return False

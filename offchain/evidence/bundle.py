@@ -294,19 +294,12 @@ class Checker:
         return {check_batch(self._context, SignedExecutionBatch.unpack(text)) for text in texts}
 
     def _execution(self, execution: Execution) -> None:
-        where = f"execution on node {execution.receipt.node_id}"
+        receipt = execution.receipt
+        where = f"execution on node {receipt.node_id}"
         start_ms = self._context.clock.start(self._context.epoch) * 1000
         end_ms = self._context.clock.end(self._context.epoch) * 1000
-        if (
-            not start_ms - CLOCK_TOLERANCE_MS
-            <= execution.receipt.finished_at_ms
-            < end_ms + CLOCK_TOLERANCE_MS
-        ):
+        if not start_ms - CLOCK_TOLERANCE_MS <= receipt.finished_at_ms < end_ms + CLOCK_TOLERANCE_MS:
             raise EvidenceError(f"{where}: it ended outside the epoch")
-        self._pending_records.append(self._receipt(where, execution))
-
-    def _receipt(self, where: str, execution: Execution) -> bytes:
-        receipt = execution.receipt
         node = self._context.nodes.get(receipt.node_id)
         if node is None:
             raise EvidenceError(f"{where}: the node has no weight in epoch {self._context.epoch}")
@@ -316,7 +309,7 @@ class Checker:
             )
         except ReceiptError:
             raise EvidenceError(f"{where}: the node did not sign it") from None
-        return receipt.struct_hash()
+        self._pending_records.append(receipt.struct_hash())
 
 
 def signed_by(address: bytes, digest: bytes, signature: bytes) -> bool:

@@ -1,5 +1,6 @@
 """The chain reads of keeper services, as a seam: `ReaderView` reads pinned blocks through `ChainReader`; tests script it."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from offchain.chain.reader import ChainReader, EpochStatus, KeeperSet
@@ -30,11 +31,11 @@ class ChainView(Protocol):
         """The epoch's reward pool now."""
 
 
+@dataclass(frozen=True)
 class ReaderView:
     """`ChainView` over a `ChainReader`."""
 
-    def __init__(self, reader: ChainReader) -> None:
-        self.reader = reader
+    reader: ChainReader
 
     def latest(self) -> BlockRef:
         return self.reader.head_block()

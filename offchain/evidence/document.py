@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from offchain.domain.canonical_json import canonical
-from offchain.domain.eip712 import SigningDomain, keccak256
+from offchain.domain.eip712 import SigningDomain, hex_bytes, keccak256
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.types import Address, Epoch
 from offchain.evidence.epoch_context import SeedBlock
@@ -119,7 +119,7 @@ class Evidence:
             raise EvidenceError(f"evidence lacks {missing}") from None
         except (TypeError, AttributeError):
             raise EvidenceError("evidence is malformed") from None
-        if found.to_json() != data:
+        if found.to_json() != data:  # the signature is over `to_json`: it would not cover other fields
             raise EvidenceError("evidence holds fields that it must not")
         return found
 
@@ -131,14 +131,12 @@ def _natural(value: Any) -> int:
 
 
 def _hex(value: Any, size: int) -> str:
-    if not isinstance(value, str) or len(value) != 2 + 2 * size or not value.startswith("0x"):
-        raise EvidenceError(f"{value!r} is not {size} bytes of 0x-hex")
     try:
-        if value != "0x" + bytes.fromhex(value[2:]).hex():
-            raise EvidenceError(f"{value!r} is not lower-case hex")
+        if isinstance(value, str) and value == "0x" + hex_bytes(value, size).hex():
+            return value
     except ValueError:
-        raise EvidenceError(f"{value!r} is not hex") from None
-    return value
+        pass
+    raise EvidenceError(f"{value!r} is not {size} bytes of lower-case 0x-hex")
 
 
 def _regions(value: Any) -> dict[str, tuple[int, ...]]:

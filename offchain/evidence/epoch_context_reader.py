@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import select
@@ -11,6 +12,7 @@ from offchain.chain.deployment import Deployment
 from offchain.db.database import Database
 from offchain.db.models import Event
 from offchain.domain.eip712 import address_bytes
+from offchain.domain.epochs import EpochClock
 from offchain.domain.types import Address, BlockRef, Epoch, KeeperId, NodeId, Wei
 from offchain.errors import TransientError
 from offchain.evidence.chain_view import ChainView, last_block_until
@@ -50,31 +52,31 @@ class _NodeHistory:
         return any(begin <= epoch < end for begin, end in self.intervals)
 
     def keys_between(self, start: int, end: int) -> frozenset[bytes]:
-        found = set()
-        for (since, key), until in zip(
-            self.keys, [*(since for since, _ in self.keys[1:]), _NO_END], strict=True
-        ):
-            if since < end and until >= start:
-                found.add(key)
-        return frozenset(found)
+        ends = [*(since for since, _ in self.keys[1:]), _NO_END]
+        spans = zip(self.keys, ends, strict=True)
+        # A rotation in the epoch's first second leaves the old key valid: blocks are no finer than seconds.
+        return frozenset(key for (since, key), until in spans if since < end and until >= start)
 
 
+@dataclass(eq=False)
 class EpochContextReader:
     """Reads the contexts of epochs.
 
-    Args:
+    Attributes:
         database: a keeper's index, or an auditor's own scan.
         view: the chain.
         deployment: addresses, for the signing domains.
     """
 
-    def __init__(self, database: Database, view: ChainView, deployment: Deployment) -> None:
-        self._database = database
-        self._view = view
-        self.clock = deployment.clock()
-        self._attestation = deployment.signing_domain("UptimeAttestation")
-        self._market = deployment.signing_domain("InferenceMarket")
-        self._known: dict[Epoch, EpochContext] = {}
+    database: Database
+    view: ChainView
+    deployment: Deployment
+    _known: dict[Epoch, EpochContext] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def clock(self) -> EpochClock:
+        """The network's epochs."""
+        return self.deployment.clock()
 
     def read(self, epoch: Epoch, indexed: BlockRef, *, until: int | None = None) -> EpochContext:
         """The context of `epoch` as of block `indexed`, which must be final and indexed.
@@ -94,20 +96,15 @@ class EpochContextReader:
         if indexed.timestamp < horizon:
             raise NotReadyError(f"final blocks reach {indexed.timestamp}, epoch {epoch} needs {horizon}")
         seed = self.seed_block(epoch, indexed)
-        chosen = self._view.keeper_set(epoch, indexed)
-        with self._database.read() as session:
+        chosen = self.view.keeper_set(epoch, indexed)
+        with self.database.read() as session:
             histories = node_histories(session, clock.end(epoch), indexed.number)
             joined = keeper_directory(session, indexed.number)
             since = clock.start(Epoch(max(0, epoch - LATE_EPOCHS)))
             gateways = listed_gateways(session, since, clock.end(epoch), indexed.number)
+        start, end = clock.start(epoch), clock.end(epoch)
         nodes = {
-            node: NodeInfo(
-                node,
-                seen.owner,
-                seen.tier,
-                seen.keys_between(clock.start(epoch), clock.end(epoch)),
-                seen.stake,
-            )
+            node: NodeInfo(node, seen.owner, seen.tier, seen.keys_between(start, end), seen.stake)
             for node, seen in histories.items()
             if seen.active(epoch)
         }
@@ -120,8 +117,8 @@ class EpochContextReader:
             quorum=chosen.quorum,
             set_digest=chosen.digest,
             seed_block=seed,
-            attestation=self._attestation,
-            market=self._market,
+            attestation=self.deployment.signing_domain("UptimeAttestation"),
+            market=self.deployment.signing_domain("InferenceMarket"),
             gateways=gateways,
         )
         if until is None:  # a whole epoch in final blocks never changes again
@@ -132,7 +129,7 @@ class EpochContextReader:
 
     def seed_block(self, epoch: Epoch, finalized: BlockRef) -> SeedBlock:
         """The epoch's seed block. Raises NotReadyError while it is not final."""
-        found = last_block_until(self._view, seed_time(self.clock, epoch), finalized)
+        found = last_block_until(self.view, seed_time(self.clock, epoch), finalized)
         if found is None:
             raise NotReadyError(f"the seed block of epoch {epoch} is not final yet")
         return SeedBlock(found.number, found.hash)

@@ -49,21 +49,15 @@ class ListedBatch:
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
-        return {
-            "gateway": "0x" + self.gateway.hex(),
-            "epoch": int(self.commitment.epoch),
-            "count": self.commitment.count,
-            "root": "0x" + self.commitment.root.hex(),
-        }
+        return {"gateway": "0x" + self.gateway.hex(), **self.commitment.to_json()}
 
 
 def check_batch(context: EpochContext, batch: SignedExecutionBatch) -> ListedBatch:
     """The batch, if the epoch's report may hold it. Raises EvidenceError."""
     said = batch.commitment
     if not context.epoch - LATE_EPOCHS <= said.epoch <= context.epoch or not said.count:
-        raise EvidenceError(
-            f"a batch of {said.count} records in epoch {said.epoch} is not for epoch {context.epoch}"
-        )
+        what = f"a batch of {said.count} records in epoch {said.epoch}"
+        raise EvidenceError(f"{what} is not for epoch {context.epoch}")
     gateway = account_of(context.attestation.digest(said.struct_hash()), batch.signature)
     if gateway is None or gateway not in context.gateways:
         who = "nobody" if gateway is None else "0x" + gateway.hex()

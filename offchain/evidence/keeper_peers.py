@@ -1,8 +1,9 @@
 """The other keepers, over HTTP. Their answers are not trusted: callers check signatures and content hashes."""
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import httpx
@@ -17,6 +18,7 @@ log = structlog.get_logger(__name__)
 MAX_BUNDLE_BYTES = 1 << 30
 MAX_ANSWER_BYTES = 1 << 20
 """Of all answers but documents and bundles, unpacked."""
+CONNECT_SECONDS = 2.0
 DOCUMENT_SECONDS = 120.0
 """For one evidence document, epoch summary or bundle, which may have 100 MB."""
 _T = TypeVar("_T")
@@ -65,26 +67,19 @@ def get_small(url: str, seconds: float) -> bytes:
     return asyncio.run(get()).raise_for_status().content
 
 
+@dataclass(eq=False)
 class HttpPeers:
     """`Peers` over HTTP. All peers are asked at once; each exchange has one time limit and one size limit.
 
-    Args:
+    Attributes:
         answer_seconds: for a reply to a proposal.
         document_seconds: for each other answer.
-        connect_seconds: for reaching a peer.
     """
 
-    def __init__(
-        self,
-        *,
-        answer_seconds: float = 20.0,
-        document_seconds: float = DOCUMENT_SECONDS,
-        connect_seconds: float = 2.0,
-    ) -> None:
-        self._answer_seconds = answer_seconds
-        self._document_seconds = document_seconds
-        self._timeout = httpx.Timeout(answer_seconds, connect=connect_seconds)
-        self._ssl = httpx.create_ssl_context()
+    answer_seconds: float = 20.0
+    document_seconds: float = DOCUMENT_SECONDS
+    # Shared by all clients: each one would read the certificate store anew.
+    _ssl: ssl.SSLContext = field(default_factory=httpx.create_ssl_context, init=False)
 
     def evidence(self, urls: Sequence[str], epoch: Epoch) -> dict[str, Any]:
         return self._documents(urls, f"/v1/epochs/{epoch}/evidence")
@@ -110,9 +105,7 @@ class HttpPeers:
         async def one(client: httpx.AsyncClient, url: str) -> ProposalReply:
             place = f"{url}/v1/epochs/{epoch}/proposal"
             try:
-                response = await _exchange(
-                    client, "POST", place, MAX_ANSWER_BYTES, self._answer_seconds, body
-                )
+                response = await _exchange(client, "POST", place, MAX_ANSWER_BYTES, self.answer_seconds, body)
                 data = orjson.loads(response.content)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 return ProposalReply(url, None, type(error).__name__)
@@ -137,7 +130,7 @@ class HttpPeers:
 
         async def one(client: httpx.AsyncClient, url: str) -> bytes | None:
             try:
-                response = await _exchange(client, "GET", url, MAX_BUNDLE_BYTES, self._document_seconds)
+                response = await _exchange(client, "GET", url, MAX_BUNDLE_BYTES, self.document_seconds)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 log.debug("peer_unreachable", url=url, error=type(error).__name__)
                 return None
@@ -149,7 +142,8 @@ class HttpPeers:
         self, urls: Sequence[str], call: Callable[[httpx.AsyncClient, str], Coroutine[Any, Any, _T]]
     ) -> list[_T]:
         async def run() -> list[_T]:
-            async with httpx.AsyncClient(timeout=self._timeout, verify=self._ssl) as client:
+            timeout = httpx.Timeout(self.answer_seconds, connect=CONNECT_SECONDS)
+            async with httpx.AsyncClient(timeout=timeout, verify=self._ssl) as client:
                 return await asyncio.gather(*(call(client, url) for url in urls))
 
         return asyncio.run(run())

@@ -3,23 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from offchain.domain.eip712 import address_bytes
+from offchain.domain.eip712 import address_bytes, hex_bytes
 from offchain.domain.messages import EpochReport
 from offchain.domain.types import Epoch
 from offchain.evidence.epoch_context import EpochContext, KeeperInfo
 from offchain.evidence.signature_pool import account_of
 
+_FIELDS = ("epoch", "uptimeRoot", "nodeCount", "executionRoot", "bundleHash", "keeperSetDigest")
+"""The contract's names, in the order of `EpochReport`."""
+
 
 def report_json(report: EpochReport) -> dict[str, Any]:
     """The report with the contract's field names."""
-    return {
-        "epoch": int(report.epoch),
-        "uptimeRoot": "0x" + report.uptime_root.hex(),
-        "nodeCount": report.node_count,
-        "executionRoot": "0x" + report.execution_root.hex(),
-        "bundleHash": "0x" + report.bundle_hash.hex(),
-        "keeperSetDigest": "0x" + report.keeper_set_digest.hex(),
-    }
+    named = zip(_FIELDS, report, strict=True)
+    return {name: "0x" + value.hex() if isinstance(value, bytes) else value for name, value in named}
 
 
 def report_from_json(data: Any) -> EpochReport:
@@ -27,14 +24,9 @@ def report_from_json(data: Any) -> EpochReport:
     if not isinstance(data, dict):
         raise ValueError("a report is an object")  # noqa: TRY004 - the caller catches one kind
     try:
-        report = EpochReport(
-            epoch=Epoch(int(data["epoch"])),
-            uptime_root=_word(data["uptimeRoot"]),
-            node_count=int(data["nodeCount"]),
-            execution_root=_word(data["executionRoot"]),
-            bundle_hash=_word(data["bundleHash"]),
-            keeper_set_digest=_word(data["keeperSetDigest"]),
-        )
+        epoch, root, count, *hashes = (data[name] for name in _FIELDS)
+        words = (hex_bytes(value, 32) for value in hashes)
+        report = EpochReport(Epoch(int(epoch)), hex_bytes(root, 32), int(count), *words)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the report is malformed: {error}") from None
     if report.epoch < 0 or report.node_count < 0 or report_json(report) != data:
@@ -45,9 +37,8 @@ def report_from_json(data: Any) -> EpochReport:
 def differences(own: EpochReport, other: EpochReport) -> dict[str, dict[str, Any]]:
     """Fields in which two reports differ, with both values. A keeper publishes this when it does not sign."""
     ours, theirs = report_json(own), report_json(other)
-    return {
-        name: {"own": ours[name], "proposed": theirs[name]} for name in ours if ours[name] != theirs[name]
-    }
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    return {name: {"own": ours[name], "proposed": theirs[name]} for name in differing}
 
 
 def signer_of(context: EpochContext, report: EpochReport, signature: bytes) -> KeeperInfo | None:
@@ -64,6 +55,7 @@ def pack_signatures(context: EpochContext, signatures: Mapping[str, bytes]) -> t
     """
     by_address = {address_bytes(signer): signature for signer, signature in signatures.items()}
     bitmap, packed = 0, b""
+    # The contract walks the bitmap upwards and takes the next 65 bytes for each set bit.
     for keeper in context.keepers:
         signature = by_address.get(address_bytes(keeper.signer))
         if signature is not None:
@@ -76,14 +68,4 @@ def signature_bytes(text: Any) -> bytes:
     """65 bytes of 0x-hex. Raises ValueError."""
     if not isinstance(text, str) or not text.startswith("0x"):
         raise ValueError("a signature is 0x-hex")
-    raw = bytes.fromhex(text[2:])
-    if len(raw) != 65:
-        raise ValueError("a signature has 65 bytes")
-    return raw
-
-
-def _word(text: Any) -> bytes:
-    raw = bytes.fromhex(text.removeprefix("0x"))
-    if len(raw) != 32:
-        raise ValueError(f"{text!r} is not 32 bytes")
-    return raw
+    return hex_bytes(text, 65)

@@ -101,15 +101,10 @@ def signers_of(
         due_ms = schedule.due_ms(NodeId(int.from_bytes(node, "big")), number) if known else 0
         struct_hash = receipt_hash(raw)
         slot_hash = keccak256(slot_head + _PAD28 + slot + _PAD28 + node + struct_hash)
-        found += b"".join(
-            (
-                struct_hash,
-                account_of(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY,
-                account_of(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY,
-                raw[:40],
-                raw[_TIMES],
-                due_ms.to_bytes(8, "big"),
-            )
+        node_signer = account_of(keccak256(market_head + struct_hash), raw[-130:-65]) or _NOBODY
+        keeper_signer = account_of(keccak256(attestation_head + slot_hash), raw[-65:]) or _NOBODY
+        found += (
+            struct_hash + node_signer + keeper_signer + raw[:40] + raw[_TIMES] + due_ms.to_bytes(8, "big")
         )
     return bytes(found)
 

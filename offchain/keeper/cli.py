@@ -9,13 +9,9 @@ import click
 from offchain.domain.types import Wei
 from offchain.keeper.settings import KeeperSettings
 
-_CONFIG = click.option(
-    "--config",
-    "config",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="TOML file with the keeper's settings.",
-)
+_PATH = click.Path(path_type=Path)
+_CONFIG = click.option("--config", type=_PATH, required=True, help="TOML file with the keeper's settings.")
+_JSON_WHEN_READY = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
 
 
 @click.group()
@@ -28,7 +24,7 @@ def cli() -> None:
 @click.option(
     "--port", type=int, help="Port of the HTTP API, instead of the settings' `port`; 0 takes a free one."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
+@_JSON_WHEN_READY
 def start(config: Path, port: int | None, *, as_json: bool) -> None:
     """Run a whole keeper until SIGTERM: workers, schedule, HTTP API and, without redis_url, the broker."""
     from offchain.keeper.process.start import start as run  # noqa: PLC0415 - `--help` must not load the workers
@@ -42,15 +38,10 @@ def start(config: Path, port: int | None, *, as_json: bool) -> None:
 @cli.command()
 @_CONFIG
 @click.option(
-    "--queues",
-    default=None,
-    help="Queues to work on, comma-separated, e.g. uptime.probe,inference.dispatch; default: all.",
+    "--queues", help="Queues to work on, comma-separated, e.g. uptime.probe,inference.dispatch; default: all."
 )
 @click.option(
-    "--concurrency",
-    type=int,
-    default=None,
-    help="Number of threads; default: worker_concurrency of the settings.",
+    "--concurrency", type=int, help="Number of threads; default: worker_concurrency of the settings."
 )
 @click.option(
     "--name",
@@ -77,7 +68,7 @@ def beat(config: Path) -> None:
 
 @cli.command()
 @_CONFIG
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready.")
+@_JSON_WHEN_READY
 def api(config: Path, *, as_json: bool) -> None:
     """Run only the HTTP API, for a keeper that was started elsewhere with the same database and broker."""
     from offchain.keeper.process.roles import run_single_api  # noqa: PLC0415 - as above
@@ -107,10 +98,10 @@ def verify(config: Path, *, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--keystore", type=click.Path(path_type=Path), required=True, help="Keystore file to write.")
+@click.option("--keystore", type=_PATH, required=True, help="Keystore file to write.")
 @click.option(
     "--password-file",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     required=True,
     help="File with the password; created with a random password when it does not exist.",
 )
@@ -125,17 +116,14 @@ def key(keystore: Path, password_file: Path) -> None:
 @_CONFIG
 @click.option(
     "--operator-keystore",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     required=True,
     help="Keystore of the account that owns the bond; it pays the gas of joining.",
 )
 @click.option(
-    "--operator-password-file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="File with that keystore's password.",
+    "--operator-password-file", type=_PATH, required=True, help="File with that keystore's password."
 )
-@click.option("--bond", type=int, default=None, help="Bond in whole PRLX; default: the registry's minimum.")
+@click.option("--bond", type=int, help="Bond in whole PRLX; default: the registry's minimum.")
 @click.option(
     "--url",
     required=True,

@@ -1,6 +1,7 @@
 """Small reads of the index, the fleet and the chain that several services of a keeper share."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from sqlalchemy import select
 
@@ -15,67 +16,59 @@ from offchain.protocol.heartbeats import NodeRecord
 from offchain.runtime.clock import Clock, seconds
 
 
+@dataclass(eq=False)
 class Lookups:
     """Reads about single nodes and requests, for one keeper.
 
-    Args:
+    Attributes:
         me: this keeper's signer.
         model: name of the model that is probed.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        fleet: FleetStore,
-        view: ChainView,
-        epochs: EpochClock,
-        clock: Clock,
-        me: str,
-        model: str,
-    ) -> None:
-        self._database = database
-        self._fleet = fleet
-        self._view = view
-        self._epochs = epochs
-        self._clock = clock
-        self._me = me.lower()
-        self._model = model
+    database: Database
+    fleet: FleetStore
+    view: ChainView
+    epochs: EpochClock
+    clock: Clock
+    me: str
+    model: str
 
     def serving(self) -> list[tuple[NodeId, bytes]]:
         """Nodes alive now that serve the probed model, each with the hash of its model revision."""
-        model = self._model
+        model = self.model
         return [
             (report.node_id, keccak256(report.offers[model].revision.encode()))
-            for report, _age in self._fleet.read_all()
+            for report, _age in self.fleet.read_all()
             if model in report.offers
         ]
 
     def key_of(self, node_id: NodeId) -> str | None:
         """Address of a node's key; None for an unknown node."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.get(Node, node_id)
             return None if row is None else row.key_address
 
     def record_of(self, node_id: NodeId) -> NodeRecord | None:
         """The index's record of a node, which its heartbeats must match; None for an unknown node."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.get(Node, node_id)
         if row is None:
             return None
-        now = seconds(self._clock)
-        ended = row.active_until is not None and now >= self._epochs.start(Epoch(row.active_until))
+        now = seconds(self.clock)
+        ended = row.active_until is not None and now >= self.epochs.start(Epoch(row.active_until))
         return NodeRecord(node_id, row.key_address, row.tier, routable=not (row.withdrawn or ended))
 
     def rank(self, request_id: str) -> int:
         """This keeper's place in the queue for an on-chain request (0x-hex id), 0 for the first; the id decides the order."""
-        now = seconds(self._clock)
-        if now < self._epochs.genesis:
+        now = seconds(self.clock)
+        if now < self.epochs.genesis:
             return 0
-        block = self._view.latest()
-        signers = [item.lower() for item in self._view.keeper_set(self._epochs.epoch_at(now), block).signers]
-        if self._me not in signers:
+        block = self.view.latest()
+        signers = [item.lower() for item in self.view.keeper_set(self.epochs.epoch_at(now), block).signers]
+        me = self.me.lower()
+        if me not in signers:
             return len(signers)
-        return (signers.index(self._me) - int(request_id, 16)) % len(signers)
+        return (signers.index(me) - int(request_id, 16)) % len(signers)
 
 
 def independent_nodes(

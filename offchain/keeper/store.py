@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, Update, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from offchain.db.models import Bundle, Job, Probe, ReportSignature, SlotRecord
 from offchain.db.upsert import insert_or_ignore, upsert
-from offchain.domain.measurement.uptime import SlotState, UptimeTable
+from offchain.domain.measurement.uptime import UptimeTable
 from offchain.domain.types import Epoch, NodeId
 
 _BATCH = 5_000
+_PLANNED = ("epoch", "slot", "node_id", "due_at_ms")
 BATCHES = "batches"
 REFUSAL = "refusal"
 """Kind of the mark that this keeper did not sign a report."""
@@ -22,12 +23,7 @@ TWO_BATCHES = "two-batches"
 """Kind of the mark that a gateway committed twice to the records of an epoch."""
 ALERTED = (REFUSAL, TWO_BATCHES)
 REGION, REGIONS = "region", "regions"
-STATE_LETTERS = {
-    SlotState.UP: "u",
-    SlotState.MISSED: "m",
-    SlotState.UNCONFIRMED: "n",
-    SlotState.ABSTAINED: "a",
-}
+STATE_LETTERS = {"up": "u", "missed": "m", "unconfirmed": "n", "abstained": "a"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +42,8 @@ def plan_probes(session: Session, rows: Iterable[DueProbe]) -> int:
     statement = dialect.insert(Probe).on_conflict_do_nothing()
     left, count = iter(rows), 0
     while batch := [
-        {
-            "epoch": p.epoch,
-            "slot": p.slot,
-            "node_id": p.node_id,
-            "due_at_ms": p.due_at_ms,
-            "lease_until_ms": 0,
-        }
-        for p in islice(left, _BATCH)
+        {name: getattr(probe, name) for name in _PLANNED} | {"lease_until_ms": 0}
+        for probe in islice(left, _BATCH)
     ]:
         session.execute(statement, batch)
         count += len(batch)
@@ -66,18 +56,21 @@ def is_marked(session: Session, kind: str, ref: str) -> bool:
     return row is not None and row.status == "done"
 
 
+def result_of(session: Session, kind: str, ref: str) -> dict[str, Any]:
+    """What was noted with a mark or a finished job; empty when there is none."""
+    row = session.get(Job, (kind, ref))
+    return dict((row.result if row is not None else None) or {})
+
+
 def mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, Any] | None = None) -> None:
     """Note at a Unix second that a step which is done once is done. A second call changes nothing."""
-    row = {
-        "kind": kind,
-        "ref": ref,
+    done = {
         "status": "done",
         "lease_until": 0,
         "attempts": 1,
-        "created_at": now,
         "result": None if result is None else dict(result),
     }
-    insert_or_ignore(session, Job, row)
+    insert_or_ignore(session, Job, {"kind": kind, "ref": ref, "created_at": now, **done})
 
 
 def replace_mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, Any]) -> None:
@@ -98,15 +91,11 @@ def lease_due_probes(
     """
     query = (
         select(Probe)
-        .where(
-            Probe.outcome.is_(None),
-            Probe.due_at_ms <= now_ms,
-            Probe.due_at_ms >= oldest_due_ms,
-            Probe.lease_until_ms <= now_ms,
-        )
+        .where(Probe.outcome.is_(None), Probe.lease_until_ms <= now_ms)
+        .where(Probe.due_at_ms <= now_ms, Probe.due_at_ms >= oldest_due_ms)
         .order_by(Probe.due_at_ms)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True)  # two workers of one keeper lease different probes
     )
     found = []
     for row in session.scalars(query):
@@ -118,33 +107,20 @@ def lease_due_probes(
 def release_probes(session: Session, probes: Iterable[DueProbe], retry_at_ms: int) -> None:
     """Give unfinished probes back; they are due again at `retry_at_ms`, Unix milliseconds."""
     for probe in probes:
-        session.execute(
-            update(Probe)
-            .where(
-                Probe.epoch == probe.epoch,
-                Probe.slot == probe.slot,
-                Probe.node_id == probe.node_id,
-                Probe.outcome.is_(None),
-            )
-            .values(lease_until_ms=retry_at_ms)
-        )
+        session.execute(_unfinished(probe).values(lease_until_ms=retry_at_ms))
 
 
 def record_probe(
     session: Session, probe: DueProbe, outcome: str, evidence: Mapping[str, Any], latency_ms: int | None
 ) -> bool:
     """Write a probe's result once; a second result of the same probe is dropped. Returns whether it was written."""
-    statement = (
-        update(Probe)
-        .where(
-            Probe.epoch == probe.epoch,
-            Probe.slot == probe.slot,
-            Probe.node_id == probe.node_id,
-            Probe.outcome.is_(None),
-        )
-        .values(outcome=outcome, evidence=dict(evidence), latency_ms=latency_ms)
-    )
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
+    values = {"outcome": outcome, "evidence": dict(evidence), "latency_ms": latency_ms}
+    return cast("CursorResult[Any]", session.execute(_unfinished(probe).values(values))).rowcount == 1
+
+
+def _unfinished(probe: DueProbe) -> Update:
+    place = Probe.epoch == probe.epoch, Probe.slot == probe.slot, Probe.node_id == probe.node_id
+    return update(Probe).where(*place, Probe.outcome.is_(None))
 
 
 def finished_probes(session: Session, epoch: Epoch, outcome: str) -> list[str]:
@@ -171,22 +147,20 @@ def frozen_regions(
     session: Session, epoch: Epoch, nodes: Container[NodeId], now: int
 ) -> dict[str, list[int]]:
     """Nodes of an epoch by region, as they were at the first call for that epoch; ids ascend."""
-    row = session.get(Job, (REGIONS, str(epoch)))
-    if row is None:
+    if session.get(Job, (REGIONS, str(epoch))) is None:
         found: dict[str, list[int]] = {}
         for ref, result in session.execute(select(Job.ref, Job.result).where(Job.kind == REGION)):
             if NodeId(int(ref)) in nodes:
                 found.setdefault(result["region"], []).append(int(ref))
         ordered = {region: sorted(ids) for region, ids in sorted(found.items())}
         mark(session, REGIONS, str(epoch), now, ordered)
-        row = session.get_one(Job, (REGIONS, str(epoch)))
-    return dict(row.result or {})
+    return result_of(session, REGIONS, str(epoch))
 
 
 def frozen_batches(session: Session, epoch: Epoch) -> list[str] | None:
     """Packed batches of gateways in this keeper's document of an epoch, None before they are frozen."""
-    row = session.get(Job, (BATCHES, str(epoch)))
-    return None if row is None else list((row.result or {})["entries"])
+    entries = result_of(session, BATCHES, str(epoch)).get("entries")
+    return None if entries is None else list(entries)
 
 
 def freeze_batches(session: Session, epoch: Epoch, entries: Sequence[str], now: int) -> list[str]:
@@ -239,15 +213,10 @@ def signatures(session: Session, epoch: Epoch) -> Sequence[ReportSignature]:
 
 def save_slots(session: Session, epoch: Epoch, table: UptimeTable) -> None:
     """Store the slot states of an attested epoch; dashboards show them."""
-    rows = [
-        {
-            "epoch": epoch,
-            "node_id": node,
-            "states": "".join(STATE_LETTERS[state] for state in states),
-            "uptime_bps": table.uptime(node),
-        }
-        for node, states in table.states.items()
-    ]
+    rows = []
+    for node, states in table.states.items():
+        letters = "".join(STATE_LETTERS[state] for state in states)
+        rows.append({"epoch": epoch, "node_id": node, "states": letters, "uptime_bps": table.uptime(node)})
     for start in range(0, len(rows), _BATCH):
         upsert(session, SlotRecord, rows[start : start + _BATCH])
 

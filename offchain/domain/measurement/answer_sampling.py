@@ -27,6 +27,7 @@ def rate(recent: int, disagreed: int) -> Bps:
 
 def drawn(request_id: bytes, block_hash: bytes, rate_bps: Bps) -> bool:
     """Whether this answer is run again."""
+    # 64 bits: the bias of the remainder is below 10^-15.
     return int.from_bytes(keccak256(_TAG + request_id + block_hash)[:8], "big") % FULL_BPS < rate_bps
 
 

@@ -109,9 +109,7 @@ def network_events(
 
 
 def without(
-    seen: Mapping[int, Sequence[Observation]],
-    events: Collection[NetworkEvent],
-    regions: Mapping[NodeId, str],
+    seen: Mapping[int, Sequence[Observation]], events: Collection[NetworkEvent], regions: Mapping[NodeId, str]
 ) -> list[Observation]:
     """All observations, with the misses that an event suspends cut to those of one region."""
     suspended = set(events)

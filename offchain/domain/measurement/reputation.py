@@ -93,12 +93,7 @@ class Record:
 
 
 def _band(share: Bps) -> Band:
-    for floor, band in (
-        (9_901, Band.EXCELLENT),
-        (9_500, Band.GOOD),
-        (9_000, Band.FAIR),
-        (8_000, Band.POOR),
-    ):
+    for floor, band in ((9_901, Band.EXCELLENT), (9_500, Band.GOOD), (9_000, Band.FAIR), (8_000, Band.POOR)):
         if share >= floor:
             return band
     return Band.SUSPENDED

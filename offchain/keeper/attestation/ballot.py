@@ -1,6 +1,7 @@
 """The signatures of keepers under reports: each keeper signs one report an epoch, ever."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -27,18 +28,18 @@ class BallotRefusedError(Exception):
         self.disagreement = dict(disagreement or {})
 
 
+@dataclass(eq=False)
 class Ballot:
     """Signs for one keeper, and stores its own signatures and refusals and the other keepers' signatures."""
 
-    def __init__(self, database: Database, signer: MessageSigner, clock: Clock) -> None:
-        self._database = database
-        self._signer = signer
-        self._clock = clock
+    database: Database
+    signer: MessageSigner
+    clock: Clock
 
     def own(self, epoch: Epoch) -> tuple[EpochReport, str] | None:
         """The report of an epoch that this keeper has signed, and its signature as 0x-hex."""
-        with self._database.read() as session:
-            found = store.own_report(session, epoch, self._signer.address)
+        with self.database.read() as session:
+            found = store.own_report(session, epoch, self.signer.address)
         return None if found is None else (report_from_json(found[0]), found[1])
 
     def sign(self, context: EpochContext, report: EpochReport, bundle: EvidenceBundle, fence: Fence) -> str:
@@ -48,12 +49,12 @@ class Ballot:
             BallotRefusedError: this keeper has signed another report of the epoch.
             LeaseLostError: `fence` found that another process leads now.
         """
-        signature = "0x" + self._signer.sign(context.attestation.message(report.struct_hash())).hex()
-        with self._database.write() as session:
+        signature = "0x" + self.signer.sign(context.attestation.message(report.struct_hash())).hex()
+        with self.database.write() as session:
             fence(session)
             store.save_bundle(session, context.epoch, bundle.hash, bundle.raw)
             kept = store.add_signature(
-                session, context.epoch, self._signer.address, report_json(report), signature
+                session, context.epoch, self.signer.address, report_json(report), signature
             )
             if not kept:
                 raise BallotRefusedError("this keeper has signed another report of the epoch")
@@ -64,14 +65,10 @@ class Ballot:
         """Store a refusal so that everybody can read it under GET /v1/epochs/<e>."""
         disagreement = error.disagreement if isinstance(error, BallotRefusedError) else {}
         log.error("report_refused", epoch=epoch, reason=str(error), disagreement=disagreement)
-        with self._database.write() as session:
-            store.mark(
-                session,
-                store.REFUSAL,
-                f"{epoch}:0x{report.bundle_hash.hex()}",
-                seconds(self._clock),
-                {"reason": str(error), "report": report_json(report), "disagreement": disagreement},
-            )
+        with self.database.write() as session:
+            ref = f"{epoch}:0x{report.bundle_hash.hex()}"
+            why = {"reason": str(error), "report": report_json(report), "disagreement": disagreement}
+            store.mark(session, store.REFUSAL, ref, seconds(self.clock), why)
 
     def keep(
         self, context: EpochContext, report: EpochReport, signatures: Sequence[bytes]
@@ -84,7 +81,7 @@ class Ballot:
                 continue
             found[keeper.signer.lower()] = signature
             text = "0x" + signature.hex()
-            with self._database.write() as session:
+            with self.database.write() as session:
                 if not store.add_signature(session, context.epoch, keeper.signer, report_json(report), text):
                     log.error("keeper_signed_two_reports", epoch=context.epoch, keeper=keeper.signer)
         return found

@@ -23,14 +23,13 @@ def epoch_summary(database: Database, epoch: Epoch, me: Address) -> dict[str, An
         refusals = session.scalars(
             select(Job).where(Job.kind == store.REFUSAL, Job.ref.startswith(f"{epoch}:")).order_by(Job.ref)
         ).all()
-        closed = session.get(Job, ("closed", str(epoch)))
-        recorded = (
-            None if accepted is None else session.get(Job, ("slots", f"{epoch}:{accepted.bundle_hash}"))
-        )
+        outcome = store.result_of(session, "closed", str(epoch)).get("outcome")
+        named = "" if accepted is None else accepted.bundle_hash
+        events = store.result_of(session, "slots", f"{epoch}:{named}").get("networkEvents", [])
     return {
         "epoch": int(epoch),
         "keeper": me,
-        "status": _status(accepted is not None, closed),
+        "status": str(outcome or ("open" if accepted is None else "pending")),
         "report": None
         if accepted is None
         else {
@@ -54,12 +53,6 @@ def epoch_summary(database: Database, epoch: Epoch, me: Address) -> dict[str, An
             for row in signatures
         ],
         "nodes": [{"nodeId": row.node_id, "uptimeBps": row.uptime_bps, "slots": row.states} for row in slots],
-        "networkEvents": (recorded.result or {}).get("networkEvents", []) if recorded is not None else [],
+        "networkEvents": events,
         "disagreements": [row.result for row in refusals],
     }
-
-
-def _status(accepted: bool, closed: Job | None) -> str:
-    if closed is not None and closed.result:
-        return str(closed.result.get("outcome"))
-    return "pending" if accepted else "open"

@@ -1,6 +1,7 @@
 """Following: a keeper checks a leader's proposal against its bundle and against what it saw itself, and then signs it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from offchain.db.database import Database
@@ -21,26 +22,17 @@ from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
 
+@dataclass(eq=False)
 class Follower:
     """One keeper's answers to the leaders of turns."""
 
-    def __init__(
-        self,
-        database: Database,
-        open_epochs: OpenEpochs,
-        own_document: OwnDocument,
-        ballot: Ballot,
-        clock: Clock,
-        peers: Peers,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._database = database
-        self._open_epochs = open_epochs
-        self._own_document = own_document
-        self._ballot = ballot
-        self._clock = clock
-        self._peers = peers
-        self._reached = reached
+    database: Database
+    open_epochs: OpenEpochs
+    own_document: OwnDocument
+    ballot: Ballot
+    clock: Clock
+    peers: Peers
+    reached: CrashPoint = nowhere
 
     def answer_proposal(self, epoch: Epoch, data: Any) -> str:
         """Verify a leader's proposal and sign it.
@@ -52,12 +44,12 @@ class Follower:
             BallotRefusedError: this keeper does not agree, or it is too early.
         """
         try:
-            open_epoch = self._open_epochs.of(epoch)
+            open_epoch = self.open_epochs.of(epoch)
         except NotReadyError as waiting:
             raise BallotRefusedError(str(waiting)) from None
         if open_epoch is None:
             raise BallotRefusedError("this keeper is not in the epoch's set")
-        now = seconds(self._clock)
+        now = seconds(self.clock)
         if now < open_epoch.frozen_at:
             raise BallotRefusedError("the epoch's evidence is not frozen yet")
         try:
@@ -77,11 +69,11 @@ class Follower:
         except NotReadyError as waiting:
             raise BallotRefusedError(str(waiting)) from None
         except (BallotRefusedError, EvidenceError) as error:
-            self._ballot.publish(epoch, report, error)
+            self.ballot.publish(epoch, report, error)
             if isinstance(error, BallotRefusedError):
                 raise
             raise BallotRefusedError(str(error)) from error
-        self._ballot.keep(open_epoch.context, report, [signature])
+        self.ballot.keep(open_epoch.context, report, [signature])
         return own
 
     def endorse(self, open_epoch: OpenEpoch, report: EpochReport, urls: Sequence[str], fence: Fence) -> str:
@@ -92,7 +84,7 @@ class Follower:
             NotReadyError: this keeper's own document cannot be made yet.
         """
         context = open_epoch.context
-        earlier = self._ballot.own(context.epoch)
+        earlier = self.ballot.own(context.epoch)
         if earlier is not None:
             signed, signature = earlier
             if signed == report:
@@ -101,7 +93,7 @@ class Follower:
                 "this keeper has signed another report of the epoch", differences(signed, report)
             )
         bundle, verdict = self.verified_bundle(context, "0x" + report.bundle_hash.hex(), urls)
-        own = self._own_document.of(context)
+        own = self.own_document.of(context)
         included = [item for item in bundle.evidence if item.signer.lower() == own.signer.lower()]
         # A keeper that observed nothing may be left out of the bundle.
         if included != [own] and (own.answers or own.misses or included):
@@ -112,18 +104,18 @@ class Follower:
             )
         if not verdict.table.covered():
             raise BallotRefusedError("fewer than two thirds of the slots were probed")
-        signature = self._ballot.sign(context, report, bundle, fence)
-        self._reached("report-endorsed")
+        signature = self.ballot.sign(context, report, bundle, fence)
+        self.reached("report-endorsed")
         return signature
 
     def verified_bundle(
         self, context: EpochContext, bundle_hash: str, urls: Sequence[str]
     ) -> tuple[EvidenceBundle, BundleVerdict]:
         """A bundle from this keeper's database or from peers, verified. Raises BallotRefusedError or EvidenceError."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             raw = store.load_bundle(session, bundle_hash)
         if raw is None:
-            raw = self._peers.bundle([url for url in dict.fromkeys(urls) if url], bundle_hash)
+            raw = self.peers.bundle([url for url in dict.fromkeys(urls) if url], bundle_hash)
         if raw is None:
             raise BallotRefusedError("the bundle cannot be had from anybody")
         bundle = read(raw, context)

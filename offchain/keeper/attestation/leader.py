@@ -1,14 +1,12 @@
 """Leading: in its turn a keeper proposes a report to the others until a quorum has signed, then enqueues its submission."""
 
-from typing import Protocol
+from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.orm import Session
 
 from offchain.db.database import Database
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.messages import EpochReport
-from offchain.domain.types import Epoch
 from offchain.evidence.bundle import Checker, assemble, conclude
 from offchain.evidence.document import Evidence, MessageSigner
 from offchain.evidence.epoch_context_reader import NotReadyError
@@ -26,6 +24,7 @@ from offchain.keeper.attestation.follower import Follower
 from offchain.keeper.attestation.lease import Fence
 from offchain.keeper.attestation.open_epochs import OpenEpoch, OpenEpochs
 from offchain.keeper.attestation.own_document import OwnDocument
+from offchain.keeper.transactions import Intents
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -35,41 +34,20 @@ _MAX_KEEPERS = 256
 """Signatures read from one peer's answer; the contract's bitmap has 256 bits."""
 
 
-class Submitter(Protocol):
-    """How a report reaches the outbox."""
-
-    def submit_report(
-        self, session: Session, epoch: Epoch, report: EpochReport, bitmap: int, signatures: bytes
-    ) -> None:
-        """Write the intent `attest:<epoch>` in the caller's transaction; a second call changes nothing."""
-
-
+@dataclass(eq=False)
 class Leader:
     """What a keeper does in the turns in which it leads."""
 
-    def __init__(
-        self,
-        database: Database,
-        open_epochs: OpenEpochs,
-        own_document: OwnDocument,
-        ballot: Ballot,
-        follower: Follower,
-        signer: MessageSigner,
-        clock: Clock,
-        peers: Peers,
-        submitter: Submitter,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._database = database
-        self._open_epochs = open_epochs
-        self._own_document = own_document
-        self._ballot = ballot
-        self._follower = follower
-        self._signer = signer
-        self._clock = clock
-        self._peers = peers
-        self._submitter = submitter
-        self._reached = reached
+    database: Database
+    open_epochs: OpenEpochs
+    own_document: OwnDocument
+    ballot: Ballot
+    follower: Follower
+    signer: MessageSigner
+    clock: Clock
+    peers: Peers
+    submitter: Intents
+    reached: CrashPoint = nowhere
 
     def step(self, fence: Fence) -> None:
         """Lead every recent epoch that still needs a report and in which it is this keeper's turn. Safe to run twice.
@@ -77,12 +55,12 @@ class Leader:
         Raises:
             LeaseLostError: `fence` found that another process of this keeper leads now.
         """
-        for epoch in self._open_epochs.awaiting_report():
+        for epoch in self.open_epochs.awaiting_report():
             try:
-                open_epoch = self._open_epochs.of(epoch)
+                open_epoch = self.open_epochs.of(epoch)
                 if open_epoch is None:
                     continue
-                now = seconds(self._clock)
+                now = seconds(self.clock)
                 turn = open_epoch.turn(now)
                 if open_epoch.leader(turn) == open_epoch.me:
                     self._lead(open_epoch, now - open_epoch.frozen_at - turn * open_epoch.turn_seconds, fence)
@@ -92,7 +70,7 @@ class Leader:
     def _lead(self, open_epoch: OpenEpoch, into_turn_seconds: int, fence: Fence) -> None:
         """Propose a report and enqueue its submission once the quorum has signed it."""
         context = open_epoch.context
-        own = self._ballot.own(context.epoch)
+        own = self.ballot.own(context.epoch)
         report = own[0] if own is not None else self._signed_elsewhere(open_epoch, fence)
         if report is None:
             report = self._fresh(open_epoch, into_turn_seconds, fence)
@@ -100,13 +78,13 @@ class Leader:
             return
         signatures = self._gather(open_epoch, report)
         log.info("report_proposed", epoch=context.epoch, signatures=len(signatures), quorum=context.quorum)
-        self._reached("signatures-kept")
+        self.reached("signatures-kept")
         if len(signatures) >= context.quorum:
             bitmap, packed = pack_signatures(context, signatures)
-            with self._database.write() as session:
+            with self.database.write() as session:
                 fence(session)
-                self._submitter.submit_report(session, context.epoch, report, bitmap, packed)
-            self._reached("report-enqueued")
+                self.submitter.submit_report(session, context.epoch, report, bitmap, packed)
+            self.reached("report-enqueued")
 
     def _signed_elsewhere(self, open_epoch: OpenEpoch, fence: Fence) -> EpochReport | None:
         """The report that most peers have signed and that holds, which this keeper then signs too; None when there is none.
@@ -115,7 +93,7 @@ class Leader:
         """
         context, votes = open_epoch.context, dict[EpochReport, list[str]]()
         seen: list[bytes] = []
-        for url, data in self._peers.epoch(open_epoch.urls, context.epoch).items():
+        for url, data in self.peers.epoch(open_epoch.urls, context.epoch).items():
             try:
                 report = report_from_json(data["signed"]["report"])
                 signature = signature_bytes(data["signed"]["signature"])
@@ -126,11 +104,11 @@ class Leader:
                 votes.setdefault(report, []).append(url)
         for report in sorted(votes, key=lambda item: (-len(votes[item]), item.bundle_hash)):
             try:
-                self._follower.endorse(open_epoch, report, votes[report], fence)
+                self.follower.endorse(open_epoch, report, votes[report], fence)
             except (BallotRefusedError, EvidenceError) as error:
-                self._ballot.publish(context.epoch, report, error)
+                self.ballot.publish(context.epoch, report, error)
                 continue
-            self._ballot.keep(context, report, seen)
+            self.ballot.keep(context, report, seen)
             return report
         return None
 
@@ -138,9 +116,9 @@ class Leader:
         """The report of a new bundle of all documents to be had. Waits half a turn for keepers that do not answer."""
         context, documents = open_epoch.context, list[Evidence]()
         # An invalid document is left out as a whole: one bad peer must not stop the epoch.
-        peers = self._peers.evidence(open_epoch.urls, context.epoch)
+        peers = self.peers.evidence(open_epoch.urls, context.epoch)
         with Checker(context) as checker:
-            for url, data in [("", self._own_document.of(context).to_json()), *peers.items()]:
+            for url, data in [("", self.own_document.of(context).to_json()), *peers.items()]:
                 try:
                     document = Evidence.from_json(data, context.attestation)
                     if any(document.signer.lower() == known.signer.lower() for known in documents):
@@ -159,36 +137,36 @@ class Leader:
         if not verdict.table.covered():
             log.error("coverage_too_low", epoch=context.epoch)
             return None
-        self._ballot.sign(context, verdict.report, bundle, fence)
-        self._reached("report-signed")
+        self.ballot.sign(context, verdict.report, bundle, fence)
+        self.reached("report-signed")
         return verdict.report
 
     def _gather(self, open_epoch: OpenEpoch, report: EpochReport) -> dict[str, bytes]:
         """Valid signatures under the report, by signer (lower-case): own, stored, and those that peers give now."""
         context = open_epoch.context
-        own = self._signer.sign(context.attestation.message(report.struct_hash()))
-        with self._database.read() as session:
+        own = self.signer.sign(context.attestation.message(report.struct_hash()))
+        with self.database.read() as session:
             known = {
                 row.signer: signature_bytes(row.signature)
                 for row in store.signatures(session, context.epoch)
                 if row.report == report_json(report)
             }
-        known[self._signer.address.lower()] = own
+        known[self.signer.address.lower()] = own
         if len(known) >= len(context.keepers):
             return known
         proposal = {
             "report": report_json(report),
             "bundle_hash": "0x" + report.bundle_hash.hex(),
-            "leader": self._signer.address,
+            "leader": self.signer.address,
             "signature": "0x" + own.hex(),
         }
-        for reply in self._peers.propose(open_epoch.urls, context.epoch, proposal):
+        for reply in self.peers.propose(open_epoch.urls, context.epoch, proposal):
             try:
                 signature = signature_bytes(reply.signature)
             except ValueError:
                 log.warning("keeper_did_not_sign", epoch=context.epoch, url=reply.url, error=reply.error)
                 continue
-            kept = self._ballot.keep(context, report, [signature])
+            kept = self.ballot.keep(context, report, [signature])
             if not kept:
                 log.error("keeper_signature_invalid", epoch=context.epoch, url=reply.url)
             known.update(kept)

@@ -54,52 +54,37 @@ class OpenEpoch:
         return self.context.keepers[(self.context.epoch + turn) % len(self.context.keepers)]
 
 
+@dataclass(eq=False)
 class OpenEpochs:
     """Reads open epochs for one keeper.
 
-    Args:
+    Attributes:
         me: this keeper's signer.
         peer_urls: base URLs of the other keepers; empty means those that the registry names.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        view: ChainView,
-        context_reader: EpochContextReader,
-        clock: Clock,
-        me: Address,
-        peer_urls: Sequence[str] = (),
-    ) -> None:
-        self._database = database
-        self._view = view
-        self._context_reader = context_reader
-        self._clock = clock
-        self._me = me
-        self._peer_urls = tuple(url.rstrip("/") for url in peer_urls)
-
-    @property
-    def epochs(self) -> EpochClock:
-        """The network's epochs."""
-        return self._context_reader.clock
+    database: Database
+    view: ChainView
+    context_reader: EpochContextReader
+    clock: Clock
+    me: Address
+    peer_urls: Sequence[str] = ()
 
     def awaiting_report(self) -> list[Epoch]:
         """Recent epochs that are over, whose evidence is frozen and for which the chain still takes a report."""
-        epochs, now = self._context_reader.clock, seconds(self._clock)
+        epochs, now = self.context_reader.clock, seconds(self.clock)
+        frozen = [epoch for epoch in self.unsettled() if now >= frozen_at(epochs, epoch)]
+        return [epoch for epoch in frozen if self.view.status(epoch) is EpochStatus.OPEN]
+
+    def unsettled(self) -> list[Epoch]:
+        """The last `EPOCHS_BACK` epochs that are over, without those that this keeper has settled."""
+        epochs, now = self.context_reader.clock, seconds(self.clock)
         if now < epochs.genesis:
             return []
         last = epochs.epoch_at(now) - 1
-        return [
-            Epoch(number)
-            for number in range(max(1, last - EPOCHS_BACK + 1), last + 1)
-            if now >= frozen_at(epochs, Epoch(number))
-            and not self._over(Epoch(number))
-            and self._view.status(Epoch(number)) is EpochStatus.OPEN
-        ]
-
-    def _over(self, epoch: Epoch) -> bool:
-        with self._database.read() as session:
-            return store.is_marked(session, "closed", str(epoch))
+        recent = [Epoch(number) for number in range(max(1, last - EPOCHS_BACK + 1), last + 1)]
+        with self.database.read() as session:
+            return [epoch for epoch in recent if not store.is_marked(session, "closed", str(epoch))]
 
     def of(self, epoch: Epoch) -> OpenEpoch | None:
         """A finished epoch; None when this keeper is not in its set or no node had weight.
@@ -108,26 +93,25 @@ class OpenEpochs:
             NotReadyError: the epoch is not over in final blocks.
         """
         context = self.context(epoch)
-        me = context.keeper(self._me)
+        me = context.keeper(self.me)
         if me is None or not context.nodes:
             return None
-        urls = self._peer_urls or tuple(
-            keeper.url.rstrip("/") for keeper in context.keepers if keeper != me and keeper.url
-        )
+        named = [keeper.url for keeper in context.keepers if keeper != me and keeper.url]
+        urls = tuple(url.rstrip("/") for url in self.peer_urls or named)
         return OpenEpoch(context, me, urls, frozen_at(context.clock, epoch), self.turn_seconds(context))
 
     def turn_seconds(self, context: EpochContext) -> int:
         """Seconds for which a keeper leads before the next one does."""
-        window = self._view.submit_deadline(context.epoch) - context.clock.end(context.epoch)
+        window = self.view.submit_deadline(context.epoch) - context.clock.end(context.epoch)
         return min(max(MIN_TURN_SECONDS, window // (2 * len(context.keepers))), MAX_TURN_SECONDS)
 
     def context(self, epoch: Epoch) -> EpochContext:
         """The context of a finished epoch. Raises NotReadyError."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             indexed = position(session, "finalized")
         if indexed is None:
             raise NotReadyError("nothing is indexed yet")
-        return self._context_reader.read(epoch, indexed)
+        return self.context_reader.read(epoch, indexed)
 
 
 def frozen_at(clock: EpochClock, epoch: Epoch) -> int:

@@ -16,9 +16,10 @@ from offchain.evidence.execution_batches import BatchSource, GatewayAnswer
 from offchain.evidence.keeper_peers import Peers
 from offchain.keeper.attestation.ballot import Ballot
 from offchain.keeper.attestation.follower import Follower
-from offchain.keeper.attestation.leader import Leader, Submitter
+from offchain.keeper.attestation.leader import Leader
 from offchain.keeper.attestation.open_epochs import OpenEpochs
 from offchain.keeper.attestation.own_document import OwnDocument
+from offchain.keeper.transactions import Intents
 from offchain.runtime.clock import Clock
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -50,7 +51,7 @@ class AttestService:
         signer: MessageSigner,
         clock: Clock,
         peers: Peers,
-        submitter: Submitter,
+        submitter: Intents,
         peer_urls: Sequence[str] = (),
         *,
         batches: BatchSource = _no_gateway,
@@ -59,18 +60,6 @@ class AttestService:
         self.open_epochs = OpenEpochs(database, view, context_reader, clock, signer.address, peer_urls)
         self.own_document = OwnDocument(database, self.open_epochs, signer, clock, batches)
         self.ballot = Ballot(database, signer, clock)
-        self.follower = Follower(
-            database, self.open_epochs, self.own_document, self.ballot, clock, peers, reached
-        )
-        self.leader = Leader(
-            database,
-            self.open_epochs,
-            self.own_document,
-            self.ballot,
-            self.follower,
-            signer,
-            clock,
-            peers,
-            submitter,
-            reached,
-        )
+        shared = database, self.open_epochs, self.own_document, self.ballot
+        self.follower = Follower(*shared, clock, peers, reached)
+        self.leader = Leader(*shared, self.follower, signer, clock, peers, submitter, reached)

@@ -1,11 +1,9 @@
 """After the vote: an accepted report becomes slot records, and the pool of an epoch without a report rolls over."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Protocol
+from dataclasses import asdict, dataclass
 
 import structlog
-from sqlalchemy.orm import Session
 
 from offchain.db.database import Database
 from offchain.db.models import Report
@@ -13,12 +11,12 @@ from offchain.db.rewards import report as accepted_report
 from offchain.domain.evidence_entries import EvidenceError
 from offchain.domain.types import Epoch
 from offchain.evidence.chain_view import ChainView, EpochStatus
-from offchain.evidence.epoch_context_reader import EpochContextReader, NotReadyError
+from offchain.evidence.epoch_context_reader import NotReadyError
 from offchain.evidence.execution_batches import equivocations
 from offchain.keeper import store
 from offchain.keeper.attestation.ballot import BallotRefusedError
-from offchain.keeper.attestation.open_epochs import EPOCHS_BACK
 from offchain.keeper.attestation.service import AttestService
+from offchain.keeper.transactions import Intents
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -30,56 +28,29 @@ PROBES_KEPT_EPOCHS = 7
 """Probes of older epochs are deleted: their bundles hold all that counts."""
 
 
-class RollOver(Protocol):
-    """How a rollover reaches the outbox."""
-
-    def roll_over(self, session: Session, epoch: Epoch) -> None:
-        """Write the intent `rollover:<epoch>` in the caller's transaction; a second call changes nothing."""
-
-
+@dataclass(eq=False)
 class EpochSettlement:
     """Settles each epoch that is over, once: records what its report says, or rolls its pool over."""
 
-    def __init__(
-        self,
-        database: Database,
-        view: ChainView,
-        context_reader: EpochContextReader,
-        attest: AttestService,
-        outbox: RollOver,
-        clock: Clock,
-        peer_urls: Sequence[str] = (),
-        *,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._database = database
-        self._view = view
-        self._context_reader = context_reader
-        self._attest = attest
-        self._outbox = outbox
-        self._clock = clock
-        self._peer_urls = tuple(peer_urls)
-        self._reached = reached
+    database: Database
+    view: ChainView
+    attest: AttestService
+    outbox: Intents
+    clock: Clock
+    peer_urls: Sequence[str] = ()
+    reached: CrashPoint = nowhere
 
     def step(self) -> None:
-        """Look at the last `EPOCHS_BACK` epochs and settle those that can be. Safe to run twice."""
-        epochs, now = self._context_reader.clock, seconds(self._clock)
-        if now < epochs.genesis:
-            return
-        last = epochs.epoch_at(now) - 1
-        for number in range(max(1, last - EPOCHS_BACK + 1), last + 1):
-            epoch = Epoch(number)
-            with self._database.read() as session:
-                if store.is_marked(session, "closed", str(epoch)):
-                    continue
-            status = self._view.status(epoch)
+        """Settle those of the last epochs that can be. Safe to run twice."""
+        for epoch in self.attest.open_epochs.unsettled():
+            status = self.view.status(epoch)
             if status in (EpochStatus.PENDING, EpochStatus.FINAL):
                 self._record(epoch, final=status is EpochStatus.FINAL)
             elif status is EpochStatus.LAPSED:
-                self._lapse(epoch, now)
+                self._lapse(epoch, seconds(self.clock))
 
     def _record(self, epoch: Epoch, *, final: bool) -> None:
-        with self._database.read() as session:
+        with self.database.read() as session:
             report = accepted_report(session, epoch)
             if report is None:
                 return
@@ -92,9 +63,9 @@ class EpochSettlement:
     def _record_slots(self, epoch: Epoch, report: Report) -> bool:
         """Verify the accepted report's bundle and store its slots. Returns whether the report stands."""
         try:
-            context = self._attest.open_epochs.context(epoch)
-            urls = self._peer_urls or [keeper.url.rstrip("/") for keeper in context.keepers]
-            bundle, verdict = self._attest.follower.verified_bundle(context, report.bundle_hash, urls)
+            context = self.attest.open_epochs.context(epoch)
+            urls = self.peer_urls or [keeper.url.rstrip("/") for keeper in context.keepers]
+            bundle, verdict = self.attest.follower.verified_bundle(context, report.bundle_hash, urls)
         except (NotReadyError, BallotRefusedError) as waiting:
             log.info("close_waits", epoch=epoch, reason=str(waiting))
             return False
@@ -106,50 +77,44 @@ class EpochSettlement:
             log.error("accepted_root_differs", epoch=epoch, root=report.uptime_root)
             self._mark(epoch, "differs")
             return False
-        if verdict.suspended:
-            log.warning("network_event", epoch=epoch, where=[asdict(event) for event in verdict.suspended])
-        now = seconds(self._clock)
-        with self._database.write() as session:
+        events = [asdict(event) for event in verdict.suspended]
+        if events:
+            log.warning("network_event", epoch=epoch, where=events)
+        now = seconds(self.clock)
+        with self.database.write() as session:
             for gateway, of in equivocations(verdict.batches):
                 log.error("gateway_signed_two_batches", epoch=epoch, gateway="0x" + gateway.hex(), of=of)
                 store.mark(session, store.TWO_BATCHES, f"0x{gateway.hex()}:{of}", now)
             store.save_bundle(session, epoch, bundle.hash, bundle.raw)
             store.save_slots(session, epoch, verdict.table)
-            store.mark(
-                session,
-                "slots",
-                f"{epoch}:{report.bundle_hash}",
-                now,
-                {
-                    "networkEvents": [asdict(event) for event in verdict.suspended],
-                    "batches": ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches],
-                },
-            )
-        self._reached("slots-saved")
+            hashes = ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches]
+            found = {"networkEvents": events, "batches": hashes}
+            store.mark(session, "slots", f"{epoch}:{report.bundle_hash}", now, found)
+        self.reached("slots-saved")
         return True
 
     def _lapse(self, epoch: Epoch, now: int) -> None:
         """Roll the pool of an epoch without a report over, when it is this keeper's time to try."""
         try:
-            open_epoch = self._attest.open_epochs.of(epoch)
+            open_epoch = self.attest.open_epochs.of(epoch)
         except NotReadyError:
             return
         if open_epoch is not None:
             size = len(open_epoch.context.keepers)
             rank = (open_epoch.me.index - epoch) % size
-            deadline = self._view.submit_deadline(epoch)
+            deadline = self.view.submit_deadline(epoch)
             if now < deadline + rank * ROLLOVER_STAGGER_SECONDS:
                 return
-            if self._view.pool(epoch) > 0:
-                with self._database.write() as session:
-                    self._outbox.roll_over(session, epoch)
-                self._reached("rollover-enqueued")
+            if self.view.pool(epoch) > 0:
+                with self.database.write() as session:
+                    self.outbox.roll_over(session, epoch)
+                self.reached("rollover-enqueued")
         self._mark(epoch, "lapsed")
 
     def _mark(self, epoch: Epoch, outcome: str) -> None:
-        with self._database.write() as session:
-            store.mark(session, "closed", str(epoch), seconds(self._clock), {"outcome": outcome})
+        with self.database.write() as session:
+            store.mark(session, "closed", str(epoch), seconds(self.clock), {"outcome": outcome})
             store.drop_probes(session, Epoch(epoch - PROBES_KEPT_EPOCHS))
             store.drop_frozen(session, Epoch(epoch - PROBES_KEPT_EPOCHS))
-        self._reached("epoch-closed")
+        self.reached("epoch-closed")
         log.info("epoch_closed", epoch=epoch, outcome=outcome)

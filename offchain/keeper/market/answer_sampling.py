@@ -65,10 +65,11 @@ class ServedRequest:
     result: bytes
 
 
+@dataclass(eq=False)
 class ValidateService:
     """Draws answers and validates them.
 
-    Args:
+    Attributes:
         open_gateway: client for pinned requests.
         alive: ids of nodes that could answer now.
         is_own: whether this keeper checks a request (0x-hex id); one keeper checks each request.
@@ -76,53 +77,35 @@ class ValidateService:
         body: gives the request body of one of this keeper's probes.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        view: ChainView,
-        open_gateway: Callable[[], AbstractAsyncContextManager[Asker]],
-        alive: Callable[[], Sequence[NodeId]],
-        clock: Clock,
-        is_own: Callable[[str], bool],
-        epochs: EpochClock,
-        body: Callable[[DueProbe], bytes],
-        *,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._database = database
-        self._view = view
-        self._open_gateway = open_gateway
-        self._alive = alive
-        self._clock = clock
-        self._is_own = is_own
-        self._epochs = epochs
-        self._body = body
-        self._reached = reached
+    database: Database
+    view: ChainView
+    open_gateway: Callable[[], AbstractAsyncContextManager[Asker]]
+    alive: Callable[[], Sequence[NodeId]]
+    clock: Clock
+    is_own: Callable[[str], bool]
+    epochs: EpochClock
+    body: Callable[[DueProbe], bytes]
+    reached: CrashPoint = nowhere
 
     def step(self) -> None:
         """Draw from answers that became final, then validate one drawn answer. Safe to run twice."""
         self._draw()
         self._draw_probes()
-        self._reached("validation-drawn")
-        with self._database.read() as session:
-            due = jobs.due(session, VALIDATE, seconds(self._clock), limit=1)
+        self.reached("validation-drawn")
+        with self.database.read() as session:
+            due = jobs.due(session, VALIDATE, seconds(self.clock), limit=1)
         for request_id in due:
             self._work(request_id)
 
-    # ------------------------------------------------------------------------------------------------------- drawing
-
     def _draw(self) -> None:
-        with self._database.read() as session:
+        with self.database.read() as session:
             final = position(session, "finalized")
             if final is None:
                 return
             seen = set(session.scalars(select(Job.ref).where(Job.kind == VALIDATE)))
             events = session.scalars(
                 select(Event)
-                .where(
-                    Event.name == "InferenceFulfilled",
-                    Event.block_number + DRAW_DEPTH <= final.number,
-                )
+                .where(Event.name == "InferenceFulfilled", Event.block_number + DRAW_DEPTH <= final.number)
                 .order_by(Event.block_number.desc())
                 .limit(LOOKED_AT)
             ).all()
@@ -131,16 +114,16 @@ class ValidateService:
             request_id = str(event.args["requestId"])
             if request_id in seen:
                 continue
-            block_hash = bytes.fromhex(self._view.block(event.block_number + DRAW_DEPTH).hash[2:])
+            block_hash = bytes.fromhex(self.view.block(event.block_number + DRAW_DEPTH).hash[2:])
             served = self._served(request_id)
             chosen = (
                 served is not None
                 and comparable(served.payload)
-                and self._is_own(request_id)
+                and self.is_own(request_id)
                 and drawn(bytes.fromhex(request_id[2:]), block_hash, share)
             )
-            now = seconds(self._clock)
-            with self._database.write() as session:
+            now = seconds(self.clock)
+            with self.database.write() as session:
                 if chosen:
                     jobs.enqueue(session, VALIDATE, request_id, now)
                 else:
@@ -148,14 +131,14 @@ class ValidateService:
 
     def _draw_probes(self) -> None:
         """Draw from this keeper's answered probes of the last slot that lies below the newest final block."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             final = position(session, "finalized")
-        if final is None or final.timestamp <= self._epochs.genesis:
+        if final is None or final.timestamp <= self.epochs.genesis:
             return
-        epoch, slot = self._epochs.slot_at(final.timestamp)
-        epoch, slot = (epoch, slot - 1) if slot else (Epoch(epoch - 1), self._epochs.slots - 1)
+        epoch, slot = self.epochs.slot_at(final.timestamp)
+        epoch, slot = (epoch, slot - 1) if slot else (Epoch(epoch - 1), self.epochs.slots - 1)
         ref, block_hash, share = f"{epoch}:{slot}", bytes.fromhex(final.hash[2:]), self._rate()
-        with self._database.read() as session:
+        with self.database.read() as session:
             if epoch < 0 or store.is_marked(session, SLOT_DRAWN, ref):
                 return
             nodes = session.scalars(
@@ -168,14 +151,14 @@ class ValidateService:
             for name in (f"probe:{epoch}:{slot}:{node}" for node in nodes)
             if drawn(keccak256(name.encode()), block_hash, share)
         ]
-        now = seconds(self._clock)
-        with self._database.write() as session:
+        now = seconds(self.clock)
+        with self.database.write() as session:
             store.mark(session, SLOT_DRAWN, ref, now)
             for name in chosen:
                 jobs.enqueue(session, VALIDATE, name, now)
 
     def _rate(self) -> Bps:
-        with self._database.read() as session:
+        with self.database.read() as session:
             recent = session.scalars(
                 select(Job.result)
                 .where(Job.kind == VALIDATE, Job.status == "done")
@@ -188,7 +171,7 @@ class ValidateService:
     def _served(self, ref: str) -> ServedRequest | None:
         if ref.startswith("probe:"):
             return self._served_probe(ref)
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.get(MarketRequest, ref)
         if row is None or row.node_id is None or row.result is None:
             return None
@@ -196,55 +179,52 @@ class ValidateService:
 
     def _served_probe(self, ref: str) -> ServedRequest | None:
         epoch, slot, node = (int(part) for part in ref.split(":")[1:])
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.get(Probe, (epoch, slot, node))
         text = (row.evidence or {}).get("text") if row is not None else None
         if row is None or text is None:
             return None
-        body = self._body(DueProbe(Epoch(epoch), slot, NodeId(node), row.due_at_ms))
+        body = self.body(DueProbe(Epoch(epoch), slot, NodeId(node), row.due_at_ms))
         return ServedRequest(ref, NodeId(node), body, str(text).encode())
 
-    # ------------------------------------------------------------------------------------------------------- running
-
     def _work(self, request_id: str) -> None:
-        now = seconds(self._clock)
-        with self._database.write() as session:
+        now = seconds(self.clock)
+        with self.database.write() as session:
             attempt = jobs.lease(session, VALIDATE, request_id, now, LEASE_SECONDS)
         if attempt is None:
             return
-        self._reached("validation-leased")
+        self.reached("validation-leased")
         served = self._served(request_id)
         if served is None:
-            self._end(request_id, attempt, "the request is gone")
+            with self.database.write() as session:
+                jobs.fail(session, VALIDATE, request_id, attempt, "the request is gone")
             return
         finding = asyncio.run(self._compare(served))
-        self._reached("validation-compared")
+        self.reached("validation-compared")
         if finding is None:
-            if attempt >= MAX_ATTEMPTS:
-                self._end(request_id, attempt, "no independent node could answer")
-                return
-            with self._database.write() as session:
-                retry_at = seconds(self._clock) + RETRY_SECONDS
-                jobs.release(
-                    session, VALIDATE, request_id, attempt, "no independent node could answer", retry_at
-                )
+            why, retry_at = "no independent node could answer", seconds(self.clock) + RETRY_SECONDS
+            with self.database.write() as session:
+                if attempt >= MAX_ATTEMPTS:
+                    jobs.fail(session, VALIDATE, request_id, attempt, why)
+                else:
+                    jobs.release(session, VALIDATE, request_id, attempt, why, retry_at)
             return
         result = {
             "outcome": finding.outcome.value,
             "agreed": [int(node) for node in finding.agreed],
             "flagged": [int(node) for node in finding.flagged],
         }
-        with self._database.write() as session:
+        with self.database.write() as session:
             jobs.finish(session, VALIDATE, request_id, attempt, result)
         log.info("answer_validated", request=request_id, **result)
 
     async def _compare(self, served: ServedRequest) -> SampleFinding | None:
         """Ask a second node and, if its answer differs, a third; None when too few nodes answered."""
         answers: dict[NodeId, Sequence[str]] = {served.node_id: words(served.result.decode(errors="replace"))}
-        async with self._open_gateway() as gateway:
+        async with self.open_gateway() as gateway:
             for node in independent_nodes(
-                self._database,
-                self._alive(),
+                self.database,
+                self.alive(),
                 served.node_id,
                 lambda node: keccak256(f"{served.ref}{node}".encode()),
             ):
@@ -259,10 +239,6 @@ class ValidateService:
                 if finding is not None:
                     return finding
         return None
-
-    def _end(self, request_id: str, attempt: int, reason: str) -> None:
-        with self._database.write() as session:
-            jobs.fail(session, VALIDATE, request_id, attempt, reason)
 
 
 def comparable(payload: bytes) -> bool:

@@ -31,7 +31,6 @@ from offchain.protocol.tickets import SignMessage, TicketSigner
 from offchain.scheduler.fleet import Fleet, NodeReport
 from offchain.scheduler.router import Router, RouterLimits
 from offchain.scheduler.work import (
-    Attempt,
     FaultKind,
     NodeError,
     Priority,
@@ -42,35 +41,30 @@ from offchain.scheduler.work import (
 from offchain.workloads.inference.request import InvalidRequestError, Kind, parse
 from offchain.workloads.inference.whole_answer import PlainTask
 
+MAX_ATTEMPTS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class DispatchedAnswer:
     """A whole answer.
 
     Attributes:
-        body: the node's JSON document.
         result: the bytes that the receipt binds (`messages.result_bytes`); what `InferenceMarket.fulfil` wants.
         receipt: verified: of this node, this request, these bytes, the node's current key.
         node_id: the node that answered.
-        attempts: all of them, the last one good.
     """
 
-    body: bytes
     result: bytes
     receipt: SignedReceipt
     node_id: NodeId
-    attempts: tuple[Attempt, ...]
 
 
-def chat_unit(
-    request_id: bytes, payload: bytes, *, max_price_wei: int | None = None, tenant: str = "chain"
-) -> WorkUnit:
+def chat_unit(request_id: bytes, payload: bytes) -> WorkUnit:
     """Work unit of a chat request.
 
     Args:
         request_id: 32 bytes.
         payload: UTF-8 JSON body of an OpenAI chat request, not streamed.
-        max_price_wei: highest accepted price per token.
 
     Raises:
         SkipError: the payload is no such request, so that no node could ever serve it.
@@ -78,14 +72,8 @@ def chat_unit(
     request = parse(Kind.CHAT, payload)
     if request.stream:
         raise InvalidRequestError("an on-chain request cannot be streamed", "stream")
-    return WorkUnit(
-        request_id,
-        Requirements(request.model, max_price_wei=max_price_wei),
-        tenant,
-        Priority.STANDARD,
-        request.cost,
-        request.timing_class,
-    )
+    wants, cost = Requirements(request.model), request.cost
+    return WorkUnit(request_id, wants, "chain", Priority.STANDARD, cost, request.timing_class)
 
 
 class _NoSink:
@@ -113,7 +101,6 @@ class BlockingDispatcher:
         market_domain: SigningDomain,
         now_ms: Callable[[], int],
         regions: Sequence[str] = (),
-        max_attempts: int = 4,
         queue_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
         entropy: Callable[[], int] = lambda: secrets.randbits(64),
@@ -129,7 +116,6 @@ class BlockingDispatcher:
         self._verifier = ReceiptVerifier(
             market_domain, recover, lambda node_id: [key for key in (key_of(node_id),) if key is not None]
         )
-        self._max_attempts = max_attempts
         self._clock = clock
         self._fleet = Fleet(silence_seconds=10.0)
         self._router = Router(
@@ -142,9 +128,7 @@ class BlockingDispatcher:
         self._worker: threading.Thread | None = None
         self._pid = 0
 
-    def dispatch(
-        self, unit: WorkUnit, payload: bytes, kind: Kind = Kind.CHAT, timeout_seconds: float = 120.0
-    ) -> DispatchedAnswer:
+    def dispatch(self, unit: WorkUnit, payload: bytes, timeout_seconds: float = 120.0) -> DispatchedAnswer:
         """Get an answer from some capable node.
 
         Raises:
@@ -154,38 +138,30 @@ class BlockingDispatcher:
             TimeoutError: no answer in time.
             redis.RedisError: the fleet cannot be read.
         """
-        request = parse(kind, payload)
+        request = parse(Kind.CHAT, payload)
         nodes = self._store.read_all()
         task = PlainTask(request, payload, unit.request_id, self._verifier)
         trace = RequestTrace(unit.request_id)
         loop, dispatcher = self._running_loop()
-        future = asyncio.run_coroutine_threadsafe(
-            self._run(dispatcher, unit, task, trace, nodes, timeout_seconds), loop
-        )
-        future.result(timeout_seconds + 5)
+
+        async def run() -> None:
+            self._refresh(nodes)
+            async with asyncio.timeout(timeout_seconds):
+                await dispatcher.run(unit, task, _NoSink(), trace)
+
+        # The timeout inside ends the attempts in order; the one outside only guards against a loop that stands still.
+        asyncio.run_coroutine_threadsafe(run(), loop).result(timeout_seconds + 5)
         if task.receipt is None or trace.node_id is None:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer came without a receipt")
-        return DispatchedAnswer(
-            task.answer, task.result(), task.receipt, trace.node_id, tuple(trace.attempts)
-        )
+        return DispatchedAnswer(task.result(), task.receipt, trace.node_id)
 
-    async def _run(
-        self,
-        dispatcher: Dispatcher,
-        unit: WorkUnit,
-        task: PlainTask,
-        trace: RequestTrace,
-        nodes: list[tuple[NodeReport, float]],
-        seconds: float,
-    ) -> None:
+    def _refresh(self, nodes: list[tuple[NodeReport, float]]) -> None:
         now = self._clock()
         for report, age in nodes:
             known = self._fleet.get(report.node_id)
             if known is None or now - age > known.seen_at + 0.05:
                 self._fleet.update(report, now - age)
         self._fleet.expire(now)
-        async with asyncio.timeout(seconds):
-            await dispatcher.run(unit, task, _NoSink(), trace)
 
     def _running_loop(self) -> tuple[asyncio.AbstractEventLoop, Dispatcher]:
         """The event loop and the dispatcher in it, in a thread of this process; made anew after a fork."""
@@ -195,7 +171,7 @@ class BlockingDispatcher:
                 self._loop = asyncio.new_event_loop()
                 self._upstream = HttpUpstream(self._ticket)
                 self._dispatcher = Dispatcher(
-                    self._router, self._upstream, max_attempts=self._max_attempts, record_decisions=False
+                    self._router, self._upstream, max_attempts=MAX_ATTEMPTS, record_decisions=False
                 )
                 self._worker = threading.Thread(target=self._loop.run_forever, name="dispatch", daemon=True)
                 self._worker.start()

@@ -11,11 +11,10 @@ renews the lease meanwhile; the sweep sends a new message for every job that no 
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import KW_ONLY, dataclass
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from offchain.db import jobs, market
 from offchain.db.cursors import position
@@ -25,6 +24,7 @@ from offchain.errors import SkipError, TransientError
 from offchain.keeper.attestation.lease import renewed
 from offchain.keeper.attestation.own_executions import FULFIL
 from offchain.keeper.market.dispatcher import DispatchedAnswer
+from offchain.keeper.transactions import Intents
 from offchain.runtime.clock import Clock, seconds
 from offchain.runtime.crash_points import CrashPoint, nowhere
 
@@ -46,50 +46,33 @@ Raises TransientError, or SkipError for a request that no node can ever serve.
 """
 
 
-class Fulfiller(Protocol):
-    """How an answer reaches the outbox."""
-
-    def fulfil(
-        self, session: Session, request_id: str, receipt: Any, signature: bytes, result: bytes
-    ) -> None:
-        """Write the intent `fulfil:<id>` in the caller's transaction; a second call changes nothing."""
-
-
+@dataclass(eq=False)
 class FulfilService:
     """One keeper's work on on-chain requests.
 
-    Args:
+    Attributes:
         depth: blocks by which a request must lie below the head: work on one that is reorganised away is not paid.
         rank: this keeper's place in the queue for a request, 0 for the first.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        dispatch: Dispatch,
-        outbox: Fulfiller,
-        clock: Clock,
-        *,
-        depth: int,
-        rank: Callable[[str], int],
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._database = database
-        self._dispatch = dispatch
-        self._outbox = outbox
-        self._clock = clock
-        self._depth = depth
-        self._rank = rank
-        self._reached = reached
+    database: Database
+    dispatch: Dispatch
+    outbox: Intents
+    clock: Clock
+    _: KW_ONLY
+    depth: int
+    rank: Callable[[str], int]
+    reached: CrashPoint = nowhere
 
     def scan(self) -> int:
         """Make a job of every open request for which this keeper's time has come. Returns how many are new."""
-        now, new = seconds(self._clock), 0
-        with self._database.read() as session:
+        now, new = seconds(self.clock), 0
+        # The head and not the final block: a requester waits. A reorganised request costs the keeper an answer, no more.
+        with self.database.read() as session:
             head = position(session, "head")
             if head is None:
                 return 0
-            found = market.open_requests(session, up_to_block=head.number - self._depth, now=now)
+            found = market.open_requests(session, up_to_block=head.number - self.depth, now=now)
             rows = session.execute(
                 select(Event.block_number, Event.block_timestamp).where(
                     Event.name == "InferenceRequested",
@@ -99,27 +82,27 @@ class FulfilService:
             times = {row.block_number: row.block_timestamp for row in rows}
         for row in found:
             asked_at = times.get(row.requested_block, 0)
-            if now < asked_at + self._rank(row.request_id) * STAGGER_SECONDS:
+            if now < asked_at + self.rank(row.request_id) * STAGGER_SECONDS:
                 continue
-            with self._database.write() as session:
+            with self.database.write() as session:
                 new += jobs.enqueue(session, FULFIL, row.request_id, now)
-            self._reached("job-enqueued")
+            self.reached("job-enqueued")
         return new
 
     def due(self) -> list[str]:
         """Ids (0x-hex) of requests whose job no worker holds; the sweep sends a message for each."""
-        with self._database.read() as session:
-            return list(jobs.due(session, FULFIL, seconds(self._clock)))
+        with self.database.read() as session:
+            return list(jobs.due(session, FULFIL, seconds(self.clock)))
 
     def run(self, request_id: str) -> bool:
         """Work on one job if no other worker holds it. Returns whether this call finished it. Safe to repeat."""
-        now = seconds(self._clock)
-        with self._database.write() as session:
+        now = seconds(self.clock)
+        with self.database.write() as session:
             attempt = jobs.lease(session, FULFIL, request_id, now, LEASE_SECONDS)
             request = market.get(session, request_id) if attempt is not None else None
         if attempt is None:
             return False
-        self._reached("job-leased")
+        self.reached("job-leased")
         if request is None:
             return self._end(request_id, attempt, "the request was reorganised away", for_good=False)
         if request.status != "open":
@@ -133,35 +116,35 @@ class FulfilService:
         log.info("fulfilment_started", request=request_id, attempt=attempt)
         try:
             with renewed(RENEW_SECONDS, lambda: self._extend(request_id, attempt), request_id):
-                answer = self._dispatch(
+                answer = self.dispatch(
                     bytes.fromhex(request_id[2:]), bytes(request.payload), float(request.deadline - now)
                 )
         except SkipError as error:
             return self._end(request_id, attempt, str(error), for_good=True)
         except TransientError as error:
             return self._end(request_id, attempt, str(error), for_good=False)
-        self._reached("job-answered")
+        self.reached("job-answered")
         signed = answer.receipt
         # Job and intent in one transaction: either both are written or the next attempt starts over.
-        with self._database.write() as session:
+        with self.database.write() as session:
             finished = jobs.finish(session, FULFIL, request_id, attempt, signed.to_json())
             if finished:
-                self._outbox.fulfil(session, request_id, signed.receipt, signed.signature, answer.result)
-        self._reached("job-finished")
+                self.outbox.fulfil(session, request_id, signed.receipt, signed.signature, answer.result)
+        self.reached("job-finished")
         log.info("fulfilment_answered", request=request_id, node=signed.receipt.node_id, kept=finished)
         return finished
 
     def _end(self, request_id: str, attempt: int, reason: str, *, for_good: bool) -> bool:
         log.info("fulfilment_ended", request=request_id, attempt=attempt, reason=reason, for_good=for_good)
-        with self._database.write() as session:
+        with self.database.write() as session:
             if for_good:
                 jobs.fail(session, FULFIL, request_id, attempt, reason[:500])
             else:
-                retry_at = seconds(self._clock) + RETRY_SECONDS
+                retry_at = seconds(self.clock) + RETRY_SECONDS
                 jobs.release(session, FULFIL, request_id, attempt, reason[:500], retry_at)
         return False
 
     def _extend(self, request_id: str, attempt: int) -> bool:
-        until = seconds(self._clock) + LEASE_SECONDS
-        with self._database.write() as session:
+        until = seconds(self.clock) + LEASE_SECONDS
+        with self.database.write() as session:
             return jobs.extend(session, FULFIL, request_id, attempt, until)

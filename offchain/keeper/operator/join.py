@@ -6,6 +6,7 @@ give the command again: transactions that were sent are not sent twice.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from offchain.chain.deployment import Deployment
@@ -26,33 +27,27 @@ STEP_SECONDS = 0.3
 PATIENCE_SECONDS = 180.0
 
 
+@dataclass(eq=False)
 class Joiner:
     """Bonds a keeper.
 
-    Args:
+    Attributes:
         operator: account that owns the bond. It pays gas for joining and is needed again only to leave.
         signer: the keeper's signing address.
         say: called with one line for each step.
     """
 
-    def __init__(
-        self,
-        reader: ChainReader,
-        database: Database,
-        operator: Signer,
-        signer: str,
-        max_fee_gwei: int,
-        say: Callable[[str], None],
-    ) -> None:
-        self._reader = reader
-        self._database = database
-        self._operator = operator
-        self._signer = signer
-        self._say = say
-        self._outbox = Outbox(reader.deployment, operator.address)
-        self._sender = Sender(
-            database, Wire(reader), operator, SenderSettings(max_fee_wei=max_fee_gwei * 10**9)
-        )
+    reader: ChainReader
+    database: Database
+    operator: Signer
+    signer: str
+    max_fee_gwei: int
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        settings = SenderSettings(max_fee_wei=self.max_fee_gwei * 10**9)
+        self._outbox = Outbox(self.reader.deployment, self.operator.address)
+        self._sender = Sender(self.database, Wire(self.reader), self.operator, settings)
 
     def join(self, bond: Wei | None, region: str, url: str) -> int:
         """Join and list the signer; steps that are done already are skipped.
@@ -71,42 +66,42 @@ class Joiner:
         label = region.encode()
         if not 0 < len(label) <= 32:
             raise UserError("a region has 1 to 32 bytes; shorten it")
-        reads = self._reader.at(self._reader.head_block())
-        keeper_id = int(reads.one("KeeperRegistry", "keeperOfSigner", self._signer))
+        reads = self.reader.at(self.reader.head_block())
+        keeper_id = int(reads.one("KeeperRegistry", "keeperOfSigner", self.signer))
         if keeper_id == 0:
             minimum = int(reads.one("KeeperRegistry", "minBond"))
             amount = minimum if bond is None else int(bond)
             if amount < minimum:
                 raise UserError(f"the bond must be at least {minimum} wei")
-            held = int(reads.one("ParallelixToken", "balanceOf", self._operator.address))
+            held = int(reads.one("ParallelixToken", "balanceOf", self.operator.address))
             if held < amount:
                 raise UserError(
-                    f"{self._operator.address} has {held} wei of PRLX, the bond is {amount} wei; fund it first"
+                    f"{self.operator.address} has {held} wei of PRLX, the bond is {amount} wei; fund it first"
                 )
-            registry = self._reader.deployment.contract("KeeperRegistry").address
-            self._do(f"approve-bond:{self._signer}", "ParallelixToken", "approve", (registry, amount))
+            registry = self.reader.deployment.contract("KeeperRegistry").address
+            self._do(f"approve-bond:{self.signer}", "ParallelixToken", "approve", (registry, amount))
             self._do(
-                f"join:{self._signer}",
+                f"join:{self.signer}",
                 "KeeperRegistry",
                 "join",
-                (amount, self._signer, label.ljust(32, b"\0"), url),
+                (amount, self.signer, label.ljust(32, b"\0"), url),
             )
-            reads = self._reader.at(self._reader.head_block())
-            keeper_id = int(reads.one("KeeperRegistry", "keeperOfSigner", self._signer))
-        if reads.gateway_keeper(self._signer) is None:
-            self._do(f"list:{self._signer}", "KeeperRegistry", "setGateway", (keeper_id, self._signer, url))
+            reads = self.reader.at(self.reader.head_block())
+            keeper_id = int(reads.one("KeeperRegistry", "keeperOfSigner", self.signer))
+        if reads.gateway_keeper(self.signer) is None:
+            self._do(f"list:{self.signer}", "KeeperRegistry", "setGateway", (keeper_id, self.signer, url))
         return keeper_id
 
     def _do(self, key: str, contract: str, function: str, args: tuple[Any, ...]) -> None:
-        with self._database.write() as session:
+        with self.database.write() as session:
             self._outbox.enqueue(session, key, contract, function, args)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             self._sender.run_once()
-            with self._database.read() as session:
+            with self.database.read() as session:
                 intent = get(session, key)
             if intent is not None and intent.status in (MINED, FINAL):
-                self._say(f"{function}: {intent.tx_hash}")
+                self.say(f"{function}: {intent.tx_hash}")
                 return
             if intent is not None and intent.status in (FAULT, SUPERSEDED):
                 raise UserError(f"{function} fails: {intent.error}")

@@ -1,8 +1,9 @@
 """The preflight behind `parallelix keeper verify`: checks everything that would stop a keeper or cost it money."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partialmethod
 from typing import TypeVar
 
 import httpx
@@ -13,7 +14,6 @@ from offchain.chain.reader import ChainReader
 from offchain.chain.rpc import Rpc, RpcError
 from offchain.crypto.keys import TransactionSigner
 from offchain.db.migrations import upgrade
-from offchain.domain.types import Wei
 from offchain.errors import ParallelixError
 from offchain.keeper.operator.keys import load_signer, read_api_key
 from offchain.keeper.probing.clock_check import BEHIND_MS
@@ -44,18 +44,18 @@ class PreflightFinding:
     text: str
 
 
+@dataclass(eq=False)
 class KeeperPreflight:
     """Runs the checks, each of which builds on the ones before."""
 
-    def __init__(self, settings: KeeperSettings, clock: Clock) -> None:
-        self._settings = settings
-        self._clock = clock
-        self.findings: list[PreflightFinding] = []
+    settings: KeeperSettings
+    clock: Clock
+    findings: list[PreflightFinding] = field(default_factory=list, init=False)
 
     def run(self) -> list[PreflightFinding]:
         """All findings. A check that needs what an earlier check did not find is left out."""
-        deployment = self._try("deployment", lambda: Deployment.load(self._settings.deployment))
-        signer = self._try("key", lambda: load_signer(self._settings))
+        deployment = self._try("deployment", lambda: Deployment.load(self.settings.deployment))
+        signer = self._try("key", lambda: load_signer(self.settings))
         if deployment is not None:
             self._ok("deployment", f"{deployment.network}, chain {deployment.chain_id}")
         if signer is not None:
@@ -68,25 +68,19 @@ class KeeperPreflight:
         self._peers()
         return self.findings
 
-    # --------------------------------------------------------------------------------------------------------- checks
-
     def _chain(self, deployment: Deployment, signer: TransactionSigner | None) -> None:
         reader = ChainReader(
-            Rpc(self._settings.rpc_url), deployment, confirmations=self._settings.confirmations
+            Rpc(self.settings.rpc_url), deployment, confirmations=self.settings.confirmations
         )
 
-        def check() -> bool:
-            reader.check()
-            return True
-
-        if self._try("chain", check) is None:
+        if not self._passes("chain", reader.check):
             return
         self._ok("chain", f"chain id and {len(deployment.contracts)} code hashes are the deployment's")
         head = self._try("blocks", reader.head_block)
         final = self._try("finality", reader.finalized_block)
         if head is None:
             return
-        age_seconds = seconds(self._clock) - head.timestamp
+        age_seconds = seconds(self.clock) - head.timestamp
         if age_seconds < -BEHIND_MS // 1000:
             self._fail("clock", f"this clock is {-age_seconds} s behind the newest block; set it by NTP")
         elif age_seconds > MAX_BLOCK_AGE_SECONDS:
@@ -124,9 +118,9 @@ class KeeperPreflight:
         else:
             self._ok("bond", f"keeper {keeper_id} is bonded with {view['bond']} wei")
         region = bytes(view["region"]).rstrip(b"\0").decode(errors="replace")
-        if region != self._settings.region:
+        if region != self.settings.region:
             self._warn(
-                "region", f"settings say {self._settings.region!r}, the registry {region!r}, which counts"
+                "region", f"settings say {self.settings.region!r}, the registry {region!r}, which counts"
             )
         listed = reads.gateway_keeper(signer.address)
         if listed is None:
@@ -138,14 +132,10 @@ class KeeperPreflight:
             self._ok("tickets", f"keeper {listed} lists the signer: nodes take its tickets")
 
     def _gas(self, reader: ChainReader, signer: TransactionSigner) -> None:
-        def balance() -> Wei:
-            answer = reader.rpc.call("eth_getBalance", signer.address, "latest")
-            return Wei(int(answer, 16))
-
-        found = self._try("gas", balance)
+        found = self._try("gas", lambda: int(reader.rpc.call("eth_getBalance", signer.address, "latest"), 16))
         if found is None:
             return
-        price = self._settings.max_fee_gwei * 10**9
+        price = self.settings.max_fee_gwei * 10**9
         lasts = found // (GAS_OF_A_SUBMISSION * price)
         text = f"{found} wei: {lasts} submissions at the highest fee of the settings"
         if lasts == 0:
@@ -156,16 +146,15 @@ class KeeperPreflight:
             self._ok("gas", text)
 
     def _database(self) -> None:
-        def check() -> bool:
-            self._settings.data_dir.mkdir(parents=True, exist_ok=True)
-            upgrade(self._settings.database_url)
-            return True
+        def check() -> None:
+            self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+            upgrade(self.settings.database_url)
 
-        if self._try("database", check):
+        if self._passes("database", check):
             self._ok("database", "reachable, tables are up to date")
 
     def _broker(self) -> None:
-        url = self._settings.redis_url
+        url = self.settings.redis_url
         if url is None:
             self._ok("broker", "embedded, started with the keeper")
             return
@@ -179,10 +168,10 @@ class KeeperPreflight:
             self._ok("broker", "redis_url answers")
 
     def _gateway(self) -> None:
-        key = self._try("gateway", lambda: read_api_key(self._settings))
+        key = self._try("gateway", lambda: read_api_key(self.settings))
         if key is None:
             return
-        url = f"{self._settings.gateway_url.rstrip('/')}/v1/models"
+        url = f"{self.settings.gateway_url.rstrip('/')}/v1/models"
         try:
             answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=5)
         except httpx.HTTPError as error:
@@ -192,25 +181,21 @@ class KeeperPreflight:
             self._fail("gateway", "the gateway refuses the API key; ask its operator for one")
         elif answer.status_code != httpx.codes.OK:
             self._warn("gateway", f"{url} answers HTTP {answer.status_code}; probes will abstain")
-        elif self._settings.probe_model not in answer.text:
-            self._warn("gateway", f"the gateway does not serve {self._settings.probe_model} now")
+        elif self.settings.probe_model not in answer.text:
+            self._warn("gateway", f"the gateway does not serve {self.settings.probe_model} now")
         else:
-            self._ok("gateway", f"answers and serves {self._settings.probe_model}")
+            self._ok("gateway", f"answers and serves {self.settings.probe_model}")
 
     def _peers(self) -> None:
-        for url in self._settings.peers:
+        for url in self.settings.peers:
             try:
                 answer = httpx.get(f"{url.rstrip('/')}/health", timeout=5)
-                level, text = (
-                    (Level.OK, "answers")
-                    if answer.status_code == httpx.codes.OK
-                    else (Level.WARNING, f"answers HTTP {answer.status_code}")
-                )
+                level, text = Level.OK, "answers"
+                if answer.status_code != httpx.codes.OK:
+                    level, text = Level.WARNING, f"answers HTTP {answer.status_code}"
             except httpx.HTTPError as error:
                 level, text = Level.WARNING, f"does not answer: {type(error).__name__}"
-            self._note("peer", level, f"{url} {text}")
-
-    # --------------------------------------------------------------------------------------------------------- inside
+            self._note(level, "peer", f"{url} {text}")
 
     def _try(self, check: str, call: Callable[[], _T]) -> _T | None:
         try:
@@ -219,14 +204,12 @@ class KeeperPreflight:
             self._fail(check, str(error))
             return None
 
-    def _ok(self, check: str, text: str) -> None:
-        self._note(check, Level.OK, text)
+    def _passes(self, check: str, call: Callable[[], object]) -> bool:
+        return self._try(check, lambda: call() or True) is not None
 
-    def _warn(self, check: str, text: str) -> None:
-        self._note(check, Level.WARNING, text)
-
-    def _fail(self, check: str, text: str) -> None:
-        self._note(check, Level.FAILURE, text)
-
-    def _note(self, check: str, level: Level, text: str) -> None:
+    def _note(self, level: Level, check: str, text: str) -> None:
         self.findings.append(PreflightFinding(check, level, text))
+
+    _ok = partialmethod(_note, Level.OK)
+    _warn = partialmethod(_note, Level.WARNING)
+    _fail = partialmethod(_note, Level.FAILURE)

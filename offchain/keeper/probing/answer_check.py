@@ -17,6 +17,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
@@ -26,7 +27,7 @@ from offchain.db.database import Database
 from offchain.domain.answer_text import answer_result
 from offchain.domain.eip712 import SigningDomain, keccak256
 from offchain.domain.messages import ServiceReceipt
-from offchain.domain.types import FULL_BPS, Bps, NodeId
+from offchain.domain.types import FULL_BPS, NodeId
 from offchain.evidence.document import MessageSigner
 from offchain.keeper.lookups import independent_nodes
 from offchain.keeper.probing.gateway_client import Asker, Reply, ReplyKind, read_body
@@ -55,23 +56,23 @@ class AnswerReference(Protocol):
         """
 
 
+@dataclass(eq=False)
 class NodesReference:
     """The majority of other nodes of the same model revision, each of another owner, asked through the gateway.
 
-    Args:
+    Attributes:
         serving: nodes alive now, each with the hash of the model revision that it serves.
     """
 
-    def __init__(self, database: Database, serving: Callable[[], Sequence[tuple[NodeId, bytes]]]) -> None:
-        self._database = database
-        self._serving = serving
+    database: Database
+    serving: Callable[[], Sequence[tuple[NodeId, bytes]]]
 
     async def result(
         self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
     ) -> bytes | None:
-        alive = [node for node, served in self._serving() if served == revision]
+        alive = [node for node, served in self.serving() if served == revision]
         chosen = independent_nodes(
-            self._database, alive, subject, lambda node: keccak256(seed + node.to_bytes(4, "big"))
+            self.database, alive, subject, lambda node: keccak256(seed + node.to_bytes(4, "big"))
         )[:MAX_ASKED]
         votes = Counter[bytes]()
         for batch in (chosen[:MAJORITY], chosen[MAJORITY:]):
@@ -82,35 +83,36 @@ class NodesReference:
         return None
 
 
+@dataclass(eq=False)
 class EndpointReference:
     """An OpenAI-compatible server that this keeper's operator trusts, with the model that is probed.
 
-    Args:
+    Attributes:
         url: base URL.
         api_key: sent as a bearer token unless empty; never logged.
         revision: hash of the model revision that it serves; None: its answers count for every revision.
     """
 
-    def __init__(self, url: str, api_key: str, timeout_seconds: float, revision: bytes | None = None) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._revision = revision
+    url: str
+    api_key: str
+    timeout_seconds: float
+    revision: bytes | None = None
 
     async def result(
         self, gateway: Asker, subject: NodeId, revision: bytes, body: bytes, seed: bytes
     ) -> bytes | None:
-        if self._revision not in (None, revision):
+        if self.revision not in (None, revision):
             return None
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
         whole = json.dumps({**json.loads(body), "stream": False}, separators=(",", ":")).encode()
         try:
             async with (
-                aiohttp.ClientSession(timeout=self._timeout) as session,
-                session.post(
-                    f"{self._url}/v1/chat/completions", data=whole, headers=self._headers
-                ) as response,
+                aiohttp.ClientSession(
+                    timeout=aiohttp.ClientTimeout(self.timeout_seconds), headers=headers
+                ) as session,
+                session.post(f"{self.url.rstrip('/')}/v1/chat/completions", data=whole) as response,
             ):
                 if response.status != 200:
                     log.warning("reference_refused", status=response.status)
@@ -121,39 +123,31 @@ class EndpointReference:
             return None
 
 
+@dataclass(eq=False)
 class AnswerCheck:
     """Decides whether an answered probe was answered wrongly.
 
-    Args:
+    Attributes:
         share_bps: share of the answers that are checked; a secret of this keeper decides which.
     """
 
-    def __init__(
-        self,
-        reference: AnswerReference,
-        signer: MessageSigner,
-        market: SigningDomain,
-        clock: Clock,
-        model: str,
-        share_bps: Bps = Bps(FULL_BPS),  # noqa: B008
-    ) -> None:
-        self._reference = reference
-        self._signer = signer
-        self._market = market
-        self._clock = clock
-        self._model = model
-        self._share_bps = share_bps
+    reference: AnswerReference
+    signer: MessageSigner
+    market: SigningDomain
+    clock: Clock
+    model: str
+    share_bps: int = FULL_BPS
 
     async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome) -> str:
         """Why the answer is wrong; empty when it holds, or when there is no reference."""
-        seed = keccak256(b"parallelix.probe.reference" + probe_seed(probe, self._signer))
-        if int.from_bytes(seed[:8], "big") % FULL_BPS >= self._share_bps:
+        seed = keccak256(b"parallelix.probe.reference" + probe_seed(probe, self.signer))
+        if int.from_bytes(seed[:8], "big") % FULL_BPS >= self.share_bps:
             return ""
         if await self._holds(gateway, probe, found, seed, again=False):
             return ""
-        body = body_of(probe, self._model, self._signer, again=True)
+        body = body_of(probe, self.model, self.signer, again=True)
         reply = await gateway.ask(probe.node_id, body)
-        second = assess_reply(reply, body, node, self._market, self._clock.now_ms())
+        second = assess_reply(reply, body, node, self.market, self.clock.now_ms())
         if second.receipt is None or await self._holds(gateway, probe, second, seed, again=True):
             log.info("answer_differs_once", epoch=probe.epoch, slot=probe.slot, node=probe.node_id)
             return ""
@@ -164,9 +158,9 @@ class AnswerCheck:
     ) -> bool:
         if found.receipt is None:
             return True
-        body = body_of(probe, self._model, self._signer, again=again)
+        body = body_of(probe, self.model, self.signer, again=again)
         revision = found.receipt.model_revision
-        expected = await self._reference.result(gateway, probe.node_id, revision, body, seed)
+        expected = await self.reference.result(gateway, probe.node_id, revision, body, seed)
         return expected is None or expected == found.result
 
 

@@ -11,7 +11,8 @@ therefore counts only when it has lasted `grace_ms`. Nodes that declare nothing,
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import aiohttp
@@ -19,7 +20,7 @@ import structlog
 from sqlalchemy import select
 
 from offchain.db.database import Database
-from offchain.db.models import Job, Node
+from offchain.db.models import Node
 from offchain.domain.tiers import Tier
 from offchain.domain.types import NodeId
 from offchain.keeper import store
@@ -37,42 +38,35 @@ BATCH, WIDTH = 128, 16
 FETCH_SECONDS = 2.0
 
 
+@dataclass(eq=False)
 class CapabilityService:
     """Stores a finding for each node that declared a manifest.
 
-    Args:
+    Attributes:
         fleet: gives the latest heartbeat of each node alive.
         model: name of the model that is probed.
         grace_ms: `contradiction` returns only contradictions that have lasted this long.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        fleet: Callable[[], Sequence[NodeReport]],
-        clock: Clock,
-        *,
-        model: str,
-        grace_ms: int,
-    ) -> None:
-        self._database = database
-        self._fleet = fleet
-        self._clock = clock
-        self._model = model
-        self._grace_ms = grace_ms
-        self._looked_at: dict[NodeId, int] = {}
-        self._regions: dict[NodeId, str] = {}
+    database: Database
+    fleet: Callable[[], Sequence[NodeReport]]
+    clock: Clock
+    _: KW_ONLY
+    model: str
+    grace_ms: int
+    _looked_at: dict[NodeId, int] = field(default_factory=dict, init=False)
+    _regions: dict[NodeId, str] = field(default_factory=dict, init=False)
 
     def step(self) -> int:
         """Check nodes that were last checked at least half of `grace_ms` ago. Returns how many."""
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         due = [
             report
-            for report in self._fleet()
-            if now_ms - self._looked_at.get(report.node_id, 0) >= self._grace_ms // 2
+            for report in self.fleet()
+            if now_ms - self._looked_at.get(report.node_id, 0) >= self.grace_ms // 2
         ]
         due = sorted(due, key=lambda report: self._looked_at.get(report.node_id, 0))[:BATCH]
-        with self._database.read() as session:
+        with self.database.read() as session:
             rows = session.scalars(select(Node).where(Node.node_id.in_({report.node_id for report in due})))
             nodes = {NodeId(row.node_id): row for row in rows if row.manifest_hash}
         self._looked_at |= {report.node_id: now_ms for report in due}
@@ -87,7 +81,7 @@ class CapabilityService:
         moved = {r.node_id: r.region for r in reports if self._regions.get(r.node_id) != r.region}
         if not moved:
             return
-        with self._database.write() as session:
+        with self.database.write() as session:
             for node, region in moved.items():
                 store.note_region(session, node, region, now)
         self._regions |= moved
@@ -98,23 +92,21 @@ class CapabilityService:
         Args:
             revision: the model revision (32 bytes) that the node's receipt names.
         """
-        with self._database.read() as session:
-            row = session.get(Job, (CAPABILITY, str(node)))
-        finding: Mapping[str, Any] = (row.result if row is not None else None) or {}
-        if not finding or self._clock.now_ms() - int(finding["since_ms"]) < self._grace_ms:
+        with self.database.read() as session:
+            finding = store.result_of(session, CAPABILITY, str(node))
+        if not finding or self.clock.now_ms() - int(finding["since_ms"]) < self.grace_ms:
             return ""
         if finding["found"]:
             return str(finding["found"][0])
-        declared = finding["revisions"].get(self._model)
+        declared = finding["revisions"].get(self.model)
         if declared not in (None, revision.hex()):
             return "the receipt names another model revision than the manifest"
         return ""
 
     def _keep(self, node: NodeId, finding: dict[str, Any]) -> None:
-        now_ms = self._clock.now_ms()
-        with self._database.write() as session:
-            row = session.get(Job, (CAPABILITY, str(node)))
-            known = dict(row.result or {}) if row is not None else {}
+        now_ms = self.clock.now_ms()
+        with self.database.write() as session:
+            known = store.result_of(session, CAPABILITY, str(node))
             if finding == {name: known.get(name) for name in finding}:
                 return
             store.replace_mark(session, CAPABILITY, str(node), now_ms // 1000, finding | {"since_ms": now_ms})
@@ -151,6 +143,7 @@ async def _fetch_all(reports: Sequence[NodeReport]) -> list[bytes | None]:
             for check in checks or (True,):  # a node that rotates its certificate announces both pins
                 try:
                     where = f"{bare}/manifest"
+                    # No redirects: a node must not send this keeper to other hosts.
                     async with limit, session.get(where, ssl=check, allow_redirects=False) as response:
                         return await read_body(response) if response.status == 200 else None
                 except (aiohttp.ClientError, TimeoutError, OSError, ValueError):

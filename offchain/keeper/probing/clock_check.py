@@ -3,16 +3,16 @@
 A block says when it was made, and the index sees it a moment later. The smallest age of the last few blocks, when first
 seen, is therefore about the distance of the two clocks. A clock that is behind sees blocks from the future. A clock that
 is ahead and an RPC endpoint that is late look alike and have the same remedy: an honest node's receipt would seem to be
+from dataclasses import dataclass
 from another time, so the keeper makes no probes until its clock fits again. Its missing evidence costs nobody a slot; a
 false miss would.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from offchain.db.database import Database
-from offchain.db.models import Job
 from offchain.domain.types import BlockRef
 from offchain.keeper import store
 from offchain.runtime.clock import Clock
@@ -24,30 +24,30 @@ KEPT_BLOCKS = 4
 """The smallest age of so many blocks decides: a single late block must not end probing."""
 
 
+@dataclass(eq=False)
 class ClockCheck:
     """Stores how old new blocks are by this keeper's clock, in the database, for all processes of the keeper."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
+    database: Database
+    clock: Clock
 
     def saw(self, head: BlockRef) -> None:
         """Store the age of the newest indexed block; a block that is stored already changes nothing."""
-        now_ms = self._clock.now_ms()
-        with self._database.read() as session:
+        now_ms = self.clock.now_ms()
+        with self.database.read() as session:
             ages = _ages(session)
         newest = max((number for number, _ in ages), default=-1)
         if head.number <= newest:
             return
         ages = [*ages, (head.number, now_ms - head.timestamp * 1000)][-KEPT_BLOCKS:]
-        with self._database.write() as session:
+        with self.database.write() as session:
             store.replace_mark(
                 session, CLOCK, "ages", now_ms // 1000, {"ages": [list(pair) for pair in ages]}
             )
 
     def why_not(self) -> str:
         """Why this keeper must not sign evidence by its clock now, in words; empty when it may."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             offset = clock_offset_ms(session)
         if offset is None:
             return "no new block was seen yet"
@@ -64,6 +64,5 @@ def clock_offset_ms(session: Session) -> int | None:
 
 
 def _ages(session: Session) -> list[tuple[int, int]]:
-    row = session.get(Job, (CLOCK, "ages"))
-    found: Any = (row.result if row is not None else None) or {}
-    return [(int(number), int(age)) for number, age in found.get("ages", [])]
+    found = store.result_of(session, CLOCK, "ages").get("ages", [])
+    return [(int(number), int(age)) for number, age in found]

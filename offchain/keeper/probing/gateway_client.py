@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import aiohttp
 
 from offchain.domain.answer_text import StreamedAnswer
+from offchain.domain.eip712 import hex_bytes
 from offchain.domain.types import NodeId
 from offchain.protocol import headers as header_names
 from offchain.protocol.receipts import decode_header
@@ -82,12 +82,11 @@ class GatewayClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        # No timeout here: each request has its own, which covers all of the exchange.
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
 
@@ -110,7 +109,7 @@ class GatewayClient:
                 stream = await _Stream().read(response, elapsed) if streamed else None
                 raw = b"" if streamed else await read_body(response)
         except TimeoutError:  # is it the node or the gateway that hangs?
-            if await self._healthy():
+            if await self._get("/health") is not None:
                 return Reply(ReplyKind.TIMED_OUT, elapsed())
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail="no answer, nor from /health")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -153,15 +152,6 @@ class GatewayClient:
             first_token_ms=took if stream.first_token_ms is None else stream.first_token_ms,
         )
 
-    async def _healthy(self) -> bool:
-        try:
-            async with self._open().get(
-                f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS)
-            ) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
-
     async def _was_busy(self, request_id: str) -> bool:
         """Whether the gateway found no free slot on the node, which is no failure of the node."""
         data = await self._record(request_id)
@@ -173,16 +163,16 @@ class GatewayClient:
 
     async def _record(self, request_id: str) -> dict[str, Any] | None:
         """The gateway's record of a request, None when it cannot be had."""
+        data = _json(await self._get(f"/v1/receipts/{request_id}", self._headers) or b"")
+        return data if isinstance(data, dict) else None
+
+    async def _get(self, path: str, headers: dict[str, str] | None = None) -> bytes | None:
+        timeout = aiohttp.ClientTimeout(total=_HEALTH_SECONDS)
         try:
-            async with self._open().get(
-                f"{self._url}/v1/receipts/{request_id}",
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS),
-            ) as response:
-                data = _json(await read_body(response)) if response.status == 200 else None
+            async with self._open().get(self._url + path, headers=headers, timeout=timeout) as response:
+                return await read_body(response) if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return None
-        return data if isinstance(data, dict) else None
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -206,11 +196,8 @@ class _Stream:
 
     async def read(self, response: aiohttp.ClientResponse, elapsed: Callable[[], int]) -> Self:
         """Read to the end. Raises ValueError when this is no stream of chunks, or too long."""
-        size, events = 0, EventSplitter()
-        async for piece in response.content.iter_any():
-            size += len(piece)
-            if size > _MAX_ANSWER_BYTES:
-                raise ValueError("the stream is too long")
+        events = EventSplitter()
+        async for piece in _bounded(response):
             for block in events.feed(piece):
                 self._take(read_event(block)[1], elapsed)
         return self
@@ -230,18 +217,22 @@ class _Stream:
 
 async def read_body(response: aiohttp.ClientResponse) -> bytes:
     """The whole body. Raises ValueError when it is longer than 1 MiB."""
-    raw = bytearray()
+    return b"".join([piece async for piece in _bounded(response)])
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    size = 0
     async for piece in response.content.iter_any():
-        raw += piece
-        if len(raw) > _MAX_ANSWER_BYTES:
+        size += len(piece)  # after decompression, so a small gzip cannot fill the memory
+        if size > _MAX_ANSWER_BYTES:
             raise ValueError("the answer is too large")
-    return bytes(raw)
+        yield piece
 
 
 def decode_envelope(header: str) -> Any:
     """The receipt envelope in a header's base64url, None when the header is malformed."""
     try:
-        return json.loads(decode_header(header))
+        return _json(decode_header(header))
     except ValueError:
         return None
 
@@ -256,10 +247,9 @@ def error_code(data: Any) -> str:
 
 def _request_id(text: str) -> bytes:
     try:
-        raw = bytes.fromhex(text.removeprefix("0x"))
+        return hex_bytes(text, 32)
     except ValueError:
         return b""
-    return raw if len(raw) == 32 else b""
 
 
 def _json(raw: bytes) -> Any:

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import structlog
 
@@ -25,29 +26,20 @@ from offchain.runtime.crash_points import CrashPoint, nowhere
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class PlanService:
     """Plans the present epoch and the next one.
 
-    Args:
+    Attributes:
         signer: this keeper's key; its signature over the challenge fixes the schedule.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        view: ChainView,
-        context_reader: EpochContextReader,
-        signer: MessageSigner,
-        clock: Clock,
-        *,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._database = database
-        self._view = view
-        self._context_reader = context_reader
-        self._signer = signer
-        self._clock = clock
-        self._reached = reached
+    database: Database
+    view: ChainView
+    context_reader: EpochContextReader
+    signer: MessageSigner
+    clock: Clock
+    reached: CrashPoint = nowhere
 
     def step(self) -> list[Epoch]:
         """Plan the epochs that can be planned now. Returns those that got probes. Safe to run twice.
@@ -55,8 +47,8 @@ class PlanService:
         An epoch is planned twice: when its seed block is final, and again when its first second is final, for nodes
         that registered in between.
         """
-        epochs = self._context_reader.clock
-        now = seconds(self._clock)
+        epochs = self.context_reader.clock
+        now = seconds(self.clock)
         if now < epochs.genesis:
             return []
         current = epochs.epoch_at(now)
@@ -68,30 +60,30 @@ class PlanService:
         ]
 
     def _once(self, epoch: Epoch, kind: str, horizon: int) -> bool:
-        with self._database.read() as session:
+        with self.database.read() as session:
             indexed = position(session, "finalized")
             if indexed is None or store.is_marked(session, kind, str(epoch)):
                 return False
         try:
-            context = self._context_reader.read(epoch, indexed, until=horizon)
+            context = self.context_reader.read(epoch, indexed, until=horizon)
         except NotReadyError as waiting:
             log.debug("plan_waits", epoch=epoch, reason=str(waiting))
             return False
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         rows = self._rows(context, now_ms)
-        with self._database.write() as session:
+        with self.database.write() as session:
             count = store.plan_probes(session, rows)
             store.mark(session, kind, str(epoch), now_ms // 1000)
-        self._reached("epoch-planned")
+        self.reached("epoch-planned")
         if count:
             log.info("epoch_planned", epoch=epoch, probes=count, phase=kind)
         return count > 0
 
     def _rows(self, context: EpochContext, now_ms: int) -> Iterator[store.DueProbe]:
-        keeper = context.keeper(self._signer.address)
+        keeper = context.keeper(self.signer.address)
         if keeper is None:
             return
-        schedule = ProbeSchedule(context.clock, context.epoch, seed_of(seed_signature(context, self._signer)))
+        schedule = ProbeSchedule(context.clock, context.epoch, seed_of(seed_signature(context, self.signer)))
         node_ids = [node.node_id for node in context.nodes.values() if context.evidence_counts(keeper, node)]
         for slot in range(context.clock.slots):
             if context.clock.slot_bounds_ms(context.epoch, slot)[1] > now_ms:

@@ -10,7 +10,7 @@ A probe ends in one of three ways:
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 import structlog
@@ -23,12 +23,7 @@ from offchain.domain.eip712 import SigningDomain, address_bytes, keccak256
 from offchain.domain.epochs import EpochClock
 from offchain.domain.evidence_entries import AnswerEntry, Miss
 from offchain.domain.measurement.tier_floors import FLOORS
-from offchain.domain.messages import (
-    MissReason,
-    ServiceReceipt,
-    SlotMiss,
-    SlotReceipt,
-)
+from offchain.domain.messages import MissReason, ServiceReceipt, SlotMiss, SlotReceipt
 from offchain.domain.tiers import Tier
 from offchain.domain.types import NodeId
 from offchain.errors import TransientError
@@ -120,13 +115,8 @@ def _check_tokens_and_times(receipt: ServiceReceipt, began_ms: int, now_ms: int)
     """Raise ReceiptError unless a receipt tells of a probe's tokens and of the time in which we waited for it."""
     if not 0 < receipt.completion_tokens <= MAX_COMPLETION_TOKENS:
         raise ReceiptError(f"{receipt.completion_tokens} tokens are no answer to a probe")
-    times = (
-        began_ms - CLOCK_TOLERANCE_MS,
-        receipt.started_at_ms,
-        receipt.finished_at_ms,
-        now_ms + CLOCK_TOLERANCE_MS,
-    )
-    if list(times) != sorted(times):
+    earliest, latest = began_ms - CLOCK_TOLERANCE_MS, now_ms + CLOCK_TOLERANCE_MS
+    if not earliest <= receipt.started_at_ms <= receipt.finished_at_ms <= latest:
         raise ReceiptError("it is from another time")
 
 
@@ -137,10 +127,11 @@ class WrongAnswer(Protocol):
         """Why the answer is wrong; empty when it is not."""
 
 
+@dataclass(eq=False)
 class ProbeService:
     """Runs due probes.
 
-    Args:
+    Attributes:
         check: compares answers with a reference; None: answers are not compared.
         contradiction: given a node and the model revision (32 bytes) in its receipt, what contradicts the node's
             declared manifest; empty for nothing.
@@ -148,57 +139,41 @@ class ProbeService:
         open_gateway: gives a gateway client for one batch of probes.
         signer: this keeper's key.
         model: name of the model that is asked for.
-        timeout_ms: for one request. A probe's lease outlasts all requests that it may make in a row.
+        timeout_ms: for one request.
+        batch: how many probes one step makes at most.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        epochs: EpochClock,
-        open_gateway: Callable[[], AbstractAsyncContextManager[Asker]],
-        signer: MessageSigner,
-        attestation: SigningDomain,
-        market: SigningDomain,
-        clock: Clock,
-        *,
-        model: str,
-        timeout_ms: int,
-        check: WrongAnswer | None = None,
-        contradiction: Callable[[NodeId, bytes], str] = lambda _node, _revision: "",
-        distrust: Callable[[], str] = lambda: "",
-        batch: int = 64,
-        width: int = 32,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._database = database
-        self._epochs = epochs
-        self._open_gateway = open_gateway
-        self._signer = signer
-        self._attestation = attestation
-        self._market = market
-        self._clock = clock
-        self._model = model
-        self._timeout_ms = timeout_ms
-        self._lease_ms = timeout_ms * (1 if check is None else _ASKS_IN_A_ROW) + 2_000
-        self._check = check
-        self._contradiction = contradiction
-        self._distrust = distrust
-        self._batch = batch
-        self._width = width
-        self._reached = reached
+    database: Database
+    epochs: EpochClock
+    open_gateway: Callable[[], AbstractAsyncContextManager[Asker]]
+    signer: MessageSigner
+    attestation: SigningDomain
+    market: SigningDomain
+    clock: Clock
+    _: KW_ONLY
+    model: str
+    timeout_ms: int
+    check: WrongAnswer | None = None
+    contradiction: Callable[[NodeId, bytes], str] = lambda _node, _revision: ""
+    distrust: Callable[[], str] = lambda: ""
+    batch: int = 64
+    width: int = 32
+    reached: CrashPoint = nowhere
 
     def step(self) -> int:
         """Make a batch of due probes. Returns how many; after a full batch call it again at once.
 
         While the clock cannot be trusted no probe is made, and this keeper abstains from those slots.
         """
-        if why := self._distrust():
+        if why := self.distrust():
             log.warning("probing_suspended", why=why)
             return 0
-        now_ms = self._clock.now_ms()
-        slot_ms = self._epochs.length_seconds * 1000 // self._epochs.slots
-        with self._database.write() as session:
-            due = store.lease_due_probes(session, now_ms, now_ms - slot_ms, self._lease_ms, self._batch)
+        now_ms = self.clock.now_ms()
+        # A probe's lease outlasts all requests that the probe may make in a row.
+        lease_ms = self.timeout_ms * (1 if self.check is None else _ASKS_IN_A_ROW) + 2_000
+        slot_ms = self.epochs.length_seconds * 1000 // self.epochs.slots
+        with self.database.write() as session:
+            due = store.lease_due_probes(session, now_ms, now_ms - slot_ms, lease_ms, self.batch)
             nodes = {
                 NodeId(row.node_id): ProbedNode(
                     NodeId(row.node_id), address_bytes(row.key_address), Tier(row.tier)
@@ -209,52 +184,47 @@ class ProbeService:
             }
         due = [probe for probe in due if probe.node_id in nodes and now_ms < self._slot_end(probe)]
         if due:
-            self._reached("probe-leased")
+            self.reached("probe-leased")
             asyncio.run(self._run(due, nodes))
         return len(due)
 
-    @property
-    def batch(self) -> int:
-        """How many probes one step makes at most."""
-        return self._batch
-
     async def _run(self, due: Sequence[DueProbe], nodes: dict[NodeId, ProbedNode]) -> None:
-        limit = asyncio.Semaphore(self._width)
-        async with self._open_gateway() as gateway:
+        limit = asyncio.Semaphore(self.width)
+        async with self.open_gateway() as gateway:
 
             async def one(probe: DueProbe) -> None:
                 async with limit:
                     try:
                         await self._probe(gateway, probe, nodes[probe.node_id])
                     except TransientError as error:  # the key or the database failed; the other probes go on
-                        self._abstain(probe, str(error), self._clock.now_ms())
+                        self._abstain(probe, str(error), self.clock.now_ms())
 
             async with asyncio.TaskGroup() as group:
                 for probe in due:
                     group.create_task(one(probe))
 
     async def _probe(self, gateway: Asker, probe: DueProbe, node: ProbedNode) -> None:
-        if self._clock.now_ms() >= self._slot_end(probe):
+        if self.clock.now_ms() >= self._slot_end(probe):
             return
-        body = body_of(probe, self._model, self._signer)
+        body = body_of(probe, self.model, self.signer)
         reply = await gateway.ask(probe.node_id, body)
-        self._reached("probe-answered")
-        now_ms = self._clock.now_ms()
-        found = assess_reply(reply, body, node, self._market, now_ms)
+        self.reached("probe-answered")
+        now_ms = self.clock.now_ms()
+        found = assess_reply(reply, body, node, self.market, now_ms)
         if now_ms > self._slot_end(probe) + CLOCK_TOLERANCE_MS:
             return
         if found.receipt is not None:
             found = await self._cross_checked(gateway, probe, node, found, found.receipt.model_revision)
-        self._record(probe, reply, found, self._clock.now_ms() if found.miss else now_ms)
+        self._record(probe, reply, found, self.clock.now_ms() if found.miss else now_ms)
 
     async def _cross_checked(
         self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome, revision: bytes
     ) -> ProbeOutcome:
         """A miss if the answer is wrong or the node is not what it declared; else, or when the slot is over, `found`."""
-        reason, why = MissReason.FALSE_MANIFEST, self._contradiction(node.node_id, revision)
-        if not why and self._check is not None:
-            reason, why = MissReason.WRONG_ANSWER, await self._check.wrong(gateway, probe, node, found)
-        if not why or self._clock.now_ms() > self._slot_end(probe):
+        reason, why = MissReason.FALSE_MANIFEST, self.contradiction(node.node_id, revision)
+        if not why and self.check is not None:
+            reason, why = MissReason.WRONG_ANSWER, await self.check.wrong(gateway, probe, node, found)
+        if not why or self.clock.now_ms() > self._slot_end(probe):
             return found
         return ProbeOutcome(miss=reason, why=why)
 
@@ -271,40 +241,33 @@ class ProbeService:
             kept["reason"] = found.miss.name.lower()
         if found.result:
             kept["text"] = found.result.decode(errors="replace")[:MAX_KEPT_TEXT]
-        with self._database.write() as session:
+        with self.database.write() as session:
             store.record_probe(session, probe, outcome, kept, reply.elapsed_ms)
-        self._reached("probe-recorded")
+        self.reached("probe-recorded")
+        where = {"epoch": probe.epoch, "slot": probe.slot, "node": probe.node_id, "outcome": outcome}
         log.info(
-            "probe_finished",
-            epoch=probe.epoch,
-            slot=probe.slot,
-            node=probe.node_id,
-            outcome=outcome,
-            reason=None if found.miss is None else found.miss.name.lower(),
-            why=found.why or None,
-            ms=reply.elapsed_ms,
+            "probe_finished", **where, reason=kept.get("reason"), why=found.why or None, ms=reply.elapsed_ms
         )
 
     def _abstain(self, probe: DueProbe, why: str, now_ms: int) -> None:
         log.warning("probe_abstained", epoch=probe.epoch, slot=probe.slot, node=probe.node_id, why=why)
-        with (
-            suppress(TransientError),
-            self._database.write() as session,
-        ):  # if this fails too, the lease runs out
+        # If this fails too, the lease runs out.
+        with suppress(TransientError), self.database.write() as session:
             store.release_probes(session, [probe], now_ms + RETRY_MS)
 
     def _answer(self, probe: DueProbe, receipt: ServiceReceipt, node_signature: bytes) -> AnswerEntry:
         struct = SlotReceipt(probe.epoch, probe.slot, probe.node_id, receipt.struct_hash())
-        signature = self._signer.sign(self._attestation.message(struct.struct_hash()))
-        return AnswerEntry(probe.slot, receipt, node_signature, signature)
+        return AnswerEntry(probe.slot, receipt, node_signature, self._sign(struct))
 
     def _miss(self, probe: DueProbe, reason: MissReason, now_ms: int) -> Miss:
         struct = SlotMiss(probe.epoch, probe.slot, probe.node_id, now_ms, reason)
-        signature = self._signer.sign(self._attestation.message(struct.struct_hash()))
-        return Miss(probe.slot, probe.node_id, now_ms, reason, signature)
+        return Miss(probe.slot, probe.node_id, now_ms, reason, self._sign(struct))
+
+    def _sign(self, struct: SlotReceipt | SlotMiss) -> bytes:
+        return self.signer.sign(self.attestation.message(struct.struct_hash()))
 
     def _slot_end(self, probe: DueProbe) -> int:
-        return self._epochs.slot_bounds_ms(probe.epoch, probe.slot)[1]
+        return self.epochs.slot_bounds_ms(probe.epoch, probe.slot)[1]
 
 
 def probe_seed(probe: DueProbe, signer: MessageSigner) -> bytes:

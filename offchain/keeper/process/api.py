@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -30,67 +31,58 @@ _IMMUTABLE = "public, max-age=31536000, immutable"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass(eq=False)
 class KeeperApi:
     """The routes. Each handler parses the request, calls one service in a thread (services block) and answers.
 
-    Args:
+    Attributes:
         address: this keeper's signer, shown in `/health` and in epoch summaries.
         reputation: gives the document behind GET /v1/reputation.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        attest: AttestService,
-        heartbeats: HeartbeatVerifier,
-        fleet: FleetStore,
-        health: Health,
-        address: Address,
-        reputation: Callable[[], dict[str, Any]],
-    ) -> None:
-        self._database = database
-        self._attest = attest
-        self._heartbeats = heartbeats
-        self._fleet = fleet
-        self._health = health
-        self._address = address
-        self._reputation = reputation
+    database: Database
+    attest: AttestService
+    heartbeats: HeartbeatVerifier
+    fleet: FleetStore
+    health: Health
+    address: Address
+    reputation: Callable[[], dict[str, Any]]
 
     def application(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
         app.add_routes(
             [
-                web.get("/health", self.health),
-                web.get("/ready", self.ready),
-                web.get("/metrics", self.metrics),
-                web.post("/internal/heartbeat", self.heartbeat),
-                web.get(r"/v1/epochs/{epoch:\d{1,10}}", self.epoch),
-                web.get(r"/v1/epochs/{epoch:\d{1,10}}/evidence", self.evidence),
-                web.post(r"/v1/epochs/{epoch:\d{1,10}}/proposal", self.proposal),
-                web.get("/v1/reputation", self.reputation),
-                web.get(r"/v1/bundles/{hash:0x[0-9a-f]{64}}", self.bundle),
+                web.get("/health", self._health),
+                web.get("/ready", self._ready),
+                web.get("/metrics", self._metrics),
+                web.post("/internal/heartbeat", self._heartbeat),
+                web.get(r"/v1/epochs/{epoch:\d{1,10}}", self._epoch),
+                web.get(r"/v1/epochs/{epoch:\d{1,10}}/evidence", self._evidence),
+                web.post(r"/v1/epochs/{epoch:\d{1,10}}/proposal", self._proposal),
+                web.get("/v1/reputation", self._reputation),
+                web.get(r"/v1/bundles/{hash:0x[0-9a-f]{64}}", self._bundle),
             ]
         )
         return app
 
-    async def health(self, _request: web.Request) -> web.Response:
-        return _json({"status": "ok", "signer": self._address})
+    async def _health(self, _request: web.Request) -> web.Response:
+        return _json({"status": "ok", "signer": self.address})
 
-    async def ready(self, _request: web.Request) -> web.Response:
-        problems = await asyncio.to_thread(self._health.problems)
+    async def _ready(self, _request: web.Request) -> web.Response:
+        problems = await asyncio.to_thread(self.health.problems)
         return _json({"ready": not problems, "problems": problems}, status=503 if problems else 200)
 
-    async def metrics(self, _request: web.Request) -> web.Response:
-        body = await asyncio.to_thread(self._health.metrics)
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        body = await asyncio.to_thread(self.health.metrics)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def heartbeat(self, request: web.Request) -> web.Response:
+    async def _heartbeat(self, request: web.Request) -> web.Response:
         body = await request.read()
         header = request.headers.get(header_names.HEARTBEAT)
 
         def accept() -> None:
-            self._fleet.write(self._heartbeats.verify(body, header))
+            self.fleet.write(self.heartbeats.verify(body, header))
 
         try:
             await asyncio.to_thread(accept)
@@ -98,39 +90,39 @@ class KeeperApi:
             return _json(refused.to_json(), status=refused.status)
         return web.Response(status=204)
 
-    async def epoch(self, request: web.Request) -> web.Response:
+    async def _epoch(self, request: web.Request) -> web.Response:
         epoch = _epoch(request)
-        return _json(await asyncio.to_thread(epoch_summary, self._database, epoch, self._address))
+        return _json(await asyncio.to_thread(epoch_summary, self.database, epoch, self.address))
 
-    async def reputation(self, _request: web.Request) -> web.Response:
-        return _json(await asyncio.to_thread(self._reputation))
+    async def _reputation(self, _request: web.Request) -> web.Response:
+        return _json(await asyncio.to_thread(self.reputation))
 
-    async def evidence(self, request: web.Request) -> web.Response:
+    async def _evidence(self, request: web.Request) -> web.Response:
         epoch = _epoch(request)
         try:
-            document = await asyncio.to_thread(self._attest.own_document.frozen, epoch)
+            document = await asyncio.to_thread(self.attest.own_document.frozen, epoch)
         except NotReadyError as waiting:
-            return _json({"error": str(waiting)}, status=425)
+            return _json({"error": str(waiting)}, status=425)  # Too Early, RFC 8470
         body = await asyncio.to_thread(lambda: canonical(document.to_json()))
         return web.Response(body=body, content_type="application/json")
 
-    async def proposal(self, request: web.Request) -> web.Response:
+    async def _proposal(self, request: web.Request) -> web.Response:
         epoch = _epoch(request)
         try:
             data = orjson.loads(await request.read())
         except orjson.JSONDecodeError:
             return _json({"error": "the body is not JSON"}, status=400)
         try:
-            signature = await asyncio.to_thread(self._attest.follower.answer_proposal, epoch, data)
+            signature = await asyncio.to_thread(self.attest.follower.answer_proposal, epoch, data)
         except BallotRefusedError as refused:
             return _json({"error": str(refused), "disagreement": refused.disagreement}, status=409)
         return _json({"signature": signature})
 
-    async def bundle(self, request: web.Request) -> web.Response:
+    async def _bundle(self, request: web.Request) -> web.Response:
         bundle_hash = request.match_info["hash"]
 
         def load() -> bytes | None:
-            with self._database.read() as session:
+            with self.database.read() as session:
                 return store.load_bundle(session, bundle_hash)
 
         raw = await asyncio.to_thread(load)
@@ -147,8 +139,6 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _json({"error": str(error)}, status=503)
     except web.HTTPException as error:
         return _json({"error": error.reason}, status=error.status)
-    except asyncio.CancelledError:
-        raise
     except Exception:
         log.exception("request_failed", path=request.path)
         return _json({"error": "internal error; see the keeper's log"}, status=500)

@@ -5,7 +5,6 @@ the memory of this keeper's processes. It keeps an append-only file, so that it 
 """
 
 import json
-import os
 import secrets
 import socket
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from offchain.errors import UserError
 from offchain.keeper.settings import KeeperSettings
+from offchain.runtime.files import write_atomically
 
 # noeviction: an evicted key would be a lost message. appendonly: queues outlive a restart of the server.
 _CONFIG = """bind 127.0.0.1
@@ -57,9 +57,9 @@ def prepare(settings: KeeperSettings) -> Broker:
         port = int(probe.getsockname()[1])
     password = secrets.token_urlsafe(24)
     config = folder / "valkey.conf"
-    _write_private(config, _CONFIG.format(port=port, password=password, folder=folder.resolve()))
+    write_atomically(config, _CONFIG.format(port=port, password=password, folder=folder.resolve()))
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    _write_private(folder / "url.json", json.dumps({"url": url}) + "\n")
+    write_atomically(folder / "url.json", json.dumps({"url": url}) + "\n")
     return Broker(url, (str(get_binary_path()), str(config.resolve())), folder)
 
 
@@ -74,9 +74,3 @@ def locate(settings: KeeperSettings) -> Broker:
         raise UserError(
             f"no embedded broker in {settings.data_dir}; start `parallelix keeper start` first or set redis_url"
         ) from None
-
-
-def _write_private(path: Path, text: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)

@@ -15,13 +15,8 @@ from kombu import Queue
 
 from offchain.runtime.celery_policy import policy
 
-INDEX, SEND, DISPATCH, PROBE, ATTEST = (
-    "chain.index",
-    "chain.send",
-    "inference.dispatch",
-    "uptime.probe",
-    "uptime.attest",
-)
+INDEX, SEND, DISPATCH = "chain.index", "chain.send", "inference.dispatch"
+PROBE, ATTEST = "uptime.probe", "uptime.attest"
 QUEUES = (INDEX, SEND, DISPATCH, PROBE, ATTEST)
 CHAIN_QUEUES = (INDEX, SEND, ATTEST)
 WORK_QUEUES = (DISPATCH, PROBE)

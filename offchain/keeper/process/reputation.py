@@ -1,5 +1,6 @@
 """The reputation of all nodes as a keeper publishes it."""
 
+from dataclasses import asdict
 from typing import Any
 
 from offchain.db.database import Database
@@ -17,10 +18,7 @@ def reputation_document(database: Database, clock: EpochClock, now: int) -> dict
                 "band": record.band.value,
                 "factorBps": record.factor_bps,
                 "uptimeBps": record.uptime_bps,
-                "slots": record.slots,
-                "missed": record.missed,
-                "validated": record.validated,
-                "agreed": record.agreed,
+                **asdict(record),
             }
             for node, record in reputations(database, clock, now).items()
         ],

@@ -4,6 +4,7 @@
 database and the broker of a keeper that is started elsewhere.
 """
 
+import os
 import socket
 import warnings
 from collections.abc import Callable
@@ -91,17 +92,15 @@ def run_single_api(settings: KeeperSettings, *, as_json: bool) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket. Raises UserError when the address is taken, or not one of this machine."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    six = ":" in host  # `::` takes IPv4 too, as it would without create_server
+    family = socket.AF_INET6 if six else socket.AF_INET
     try:
-        listener.bind((host, port))
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=six)
     except OSError as error:
-        listener.close()
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise UserError(
-            f"the API cannot listen on {host}:{port}: {error.strerror}; choose another port, or stop the program that has it"
+            f"the API cannot listen on {host}:{port}: {reason}; choose another port, or stop the program that has it"
         ) from None
-    listener.listen(128)
-    return listener
 
 
 def base_url(host: str, listener: socket.socket) -> str:

@@ -67,17 +67,12 @@ class Supervisor:
         self._clock = clock
         self._restart_limit = restart_limit
         self._parent = os.getpid()
-        self._stopping = False
+        self.stopping = False
         self.children: list[SupervisedProcess] = []
 
     def request_stop(self, *_: object) -> None:
         """Signal handler: leave `watch` at the next step."""
-        self._stopping = True
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop was asked for."""
-        return self._stopping
+        self.stopping = True
 
     def start(self, child: SupervisedProcess) -> None:
         """Start a child and keep it running from now on."""

@@ -1,5 +1,6 @@
 """Makes the services of one keeper in one process. Each is made when it is first used."""
 
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import redis
@@ -58,29 +59,21 @@ VALIDATION_SECONDS = 20.0
 """For one answer that is asked for again to compare it."""
 
 
+@dataclass(eq=False)
 class KeeperWiring:
     """One keeper's services and what they need. Make one in each process: connections must not be carried over a fork.
 
-    Args:
+    Attributes:
         broker_url: Redis of this keeper, for queues, nodes' heartbeats and step ages.
         reached: called with a crash point's name; tests kill the process there.
     """
 
-    def __init__(
-        self,
-        settings: KeeperSettings,
-        deployment: Deployment,
-        signer: TransactionSigner,
-        broker_url: str,
-        clock: Clock | None = None,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self.settings = settings
-        self.deployment = deployment
-        self.signer = signer
-        self.clock = clock or SystemClock()
-        self.reached = reached
-        self._broker_url = broker_url
+    settings: KeeperSettings
+    deployment: Deployment
+    signer: TransactionSigner
+    broker_url: str
+    clock: Clock = field(default_factory=SystemClock)
+    reached: CrashPoint = nowhere
 
     # ------------------------------------------------------------------------------------------------------ resources
 
@@ -91,7 +84,7 @@ class KeeperWiring:
     @cached_property
     def redis(self) -> "redis.Redis":
         return redis.Redis.from_url(
-            self._broker_url, socket_timeout=5, socket_connect_timeout=5, health_check_interval=10
+            self.broker_url, socket_timeout=5, socket_connect_timeout=5, health_check_interval=10
         )
 
     @cached_property
@@ -117,10 +110,6 @@ class KeeperWiring:
         return EpochContextReader(self.database, self.view, self.deployment)
 
     @cached_property
-    def peers(self) -> HttpPeers:
-        return HttpPeers()
-
-    @cached_property
     def fleet(self) -> FleetStore:
         return FleetStore(self.redis, self.clock.now_ms)
 
@@ -143,12 +132,8 @@ class KeeperWiring:
         return Indexer(self.database, self.reader, reached=self.reached)
 
     @cached_property
-    def outbox(self) -> Outbox:
-        return Outbox(self.deployment, self.signer.address)
-
-    @cached_property
     def intents(self) -> Intents:
-        return Intents(self.outbox)
+        return Intents(Outbox(self.deployment, self.signer.address))
 
     @cached_property
     def sender(self) -> Sender:
@@ -220,7 +205,7 @@ class KeeperWiring:
             self.context_reader,
             self.signer,
             self.clock,
-            self.peers,
+            HttpPeers(),
             self.intents,
             self.settings.peers,
             batches=GatewayBatches(self.settings.gateway_url),
@@ -232,7 +217,6 @@ class KeeperWiring:
         return EpochSettlement(
             self.database,
             self.view,
-            self.context_reader,
             self.attest,
             self.intents,
             self.clock,

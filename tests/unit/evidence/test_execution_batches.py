@@ -27,7 +27,7 @@ from offchain.evidence.execution_batches import GatewayAnswer, GatewayBatches, e
 from offchain.keeper import store
 from offchain.keeper.attestation.lease import unfenced
 from offchain.keeper.attestation.settlement import EpochSettlement
-from tests.support.keeper.cluster import OneContextReader, Ring
+from tests.support.keeper.cluster import Ring
 from tests.support.keeper.epoch_factory import ATTESTATION, EPOCH, EpochWorld, key
 from tests.unit.keeper.test_settlement import accept
 
@@ -236,7 +236,6 @@ def close(ring: Ring, world: EpochWorld) -> None:
     EpochSettlement(
         ring.databases[0],
         ring.view,
-        OneContextReader(world.context),  # type: ignore[arg-type]
         ring.services[0],
         ring.sent[0],
         ring.time,

@@ -191,7 +191,7 @@ def test_answer_proposal__table_that_does_not_follow__is_not_signed_and_publishe
     context = ring.world.context
     bundle = assemble(context, [service.own_document.of(context) for service in ring.services])
     truth = verify_bundle(context, bundle).report
-    forged = replace(truth, uptime_root=keccak256(b"a better table"))
+    forged = truth._replace(uptime_root=keccak256(b"a better table"))
     with ring.databases[leader].write() as session:
         store.save_bundle(session, EPOCH, bundle.hash, bundle.raw)
     signature = ring.world.keeper_keys[leader].sign_struct(context.attestation, forged.struct_hash())

@@ -41,7 +41,7 @@ class DispatchAndOutbox:
         receipt = receipt_of(2, request_id, NOW * 1000)
         signature = key("node 2").sign_struct(MARKET, receipt.struct_hash())
         signed = SignedReceipt(receipt, signature, key("node 2").address)
-        return DispatchedAnswer(b"{}", b"an answer", signed, NodeId(2), ())
+        return DispatchedAnswer(b"an answer", signed, NodeId(2))
 
     def fulfil(
         self, session: Session, request_id: str, receipt: Any, signature: bytes, result: bytes

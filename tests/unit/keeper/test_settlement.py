@@ -19,7 +19,7 @@ from offchain.keeper.attestation.lease import unfenced
 from offchain.keeper.attestation.settlement import EpochSettlement
 from offchain.keeper.process.supervisor import run_forked
 from offchain.runtime.crash_points import VARIABLE, CrashPoint, from_environment, nowhere
-from tests.support.keeper.cluster import OneContextReader, Ring
+from tests.support.keeper.cluster import Ring
 from tests.support.keeper.epoch_factory import EPOCH, EpochWorld
 
 
@@ -36,7 +36,6 @@ def closer(
     return EpochSettlement(
         database or ring.databases[i],
         ring.view,
-        OneContextReader(ring.world.context),  # type: ignore[arg-type]
         ring.services[i],
         ring.sent[i] if database is None else Intents(),
         ring.time,
