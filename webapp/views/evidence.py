@@ -16,7 +16,8 @@ from webapp.index import NodeRow, OverrideRow
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, slot_start
 from webapp.views.earnings import NodeEpoch, history_of
-from webapp.web.uptime_strips import STATE_NAMES, Strip, strip_of
+from webapp.web.errors import known_node
+from webapp.web.uptime_strips import STATE_NAMES, Strip, strip_of_row
 
 REASONS = {
     MissReason.UNREACHABLE: "could not be reached",
@@ -89,14 +90,11 @@ class NodeEpochPageBuilder:
         self._sources = sources
         self._domain = sources.deployment.signing_domain("UptimeAttestation")
 
-    def view(self, node_id: int, epoch: int) -> NodeEpochView | None:
-        """The page; None when there is no such node. Raises IndexUnavailableError."""
+    def view(self, node_id: int, epoch: int) -> NodeEpochView:
+        """The page. Raises PageError for an unknown node, and IndexUnavailableError."""
         with self._sources.open() as (snapshot, head, status):
-            node = snapshot.node(node_id)
-            if node is None:
-                return None
-            current = status.epoch.number if status.epoch else 0
-            back = max(1, current - epoch)
+            node = known_node(snapshot, node_id)
+            back = max(1, status.current_epoch - epoch)
             history = history_of(self._sources, snapshot, head, status, [node], back, until=epoch)
             row = next(iter(snapshot.slots([node_id], epoch, epoch)), None)
             report = history.reports.get(epoch)
@@ -114,7 +112,7 @@ class NodeEpochPageBuilder:
             status=status,
             node=node,
             epoch=epoch,
-            strip=strip_of(epoch, node_id, row.states, row.uptime_bps) if row else None,
+            strip=strip_of_row(row) if row else None,
             entry=next((entry for entry in history.entries if entry.epoch == epoch), None),
             slots=slots,
             bundle=report.bundle_hash if report else None,

@@ -2,7 +2,7 @@
 
 import gzip
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -49,6 +49,13 @@ def page(template: str, view: Any, **extra: Any) -> Response:
         render_template(template, view=view, status=view.status, **extra), mimetype="text/html"
     )
     response.headers["Vary"] = "Accept"
+    return response
+
+
+def event_stream(events: Iterable[str]) -> Response:
+    """Server-sent events, which proxies neither keep nor hold back (X-Accel-Buffering is nginx's)."""
+    response = private(Response(events, mimetype="text/event-stream"))
+    response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
