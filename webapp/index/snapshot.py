@@ -235,6 +235,7 @@ class Snapshot:
         names: Collection[str] = (),
     ) -> list[EventRow]:
         """Events, newest first; `before` and `after` are places (block, log index) that are not included."""
+        # EventRow's first three fields have other names in the table; `_columns` gives the second one, too.
         place = (Event.block_number, Event.log_index)
         query = select(*place, Event.block_timestamp, *_columns(Event, EventRow)[1:])
         if before is not None:

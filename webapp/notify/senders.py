@@ -49,12 +49,7 @@ def sign(secret: str, timestamp: int, body: bytes) -> str:
 
 
 class Webhook:
-    """Sends signed webhooks.
-
-    Args:
-        allow_private: whether loopback and private addresses may be called.
-        time: Unix seconds.
-    """
+    """Sends signed webhooks, to private addresses only if `allow_private`; `time` gives the Unix seconds that are signed."""
 
     def __init__(self, allow_private: bool, time: Callable[[], float]) -> None:
         self._allow_private = allow_private

@@ -1,11 +1,11 @@
 """Registration of a node in four steps: tier, stake, key, sign. The URL of a step holds all earlier choices."""
 
-from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.sources.sources import Sources
 from webapp.views.register import RegisterView, parse_key, parse_stake, register_step
-from webapp.web.rendering import page
+from webapp.web.rendering import fragment, page
 
 
 def blueprint(sources: Sources) -> Blueprint:
@@ -56,7 +56,6 @@ def blueprint(sources: Sources) -> Blueprint:
 
     @routes.get("/fragments/register/preview")
     def preview() -> str:
-        view = view_of("stake")
-        return render_template("register_preview.html", view=view, status=view.status)
+        return fragment("register_preview.html", view_of("stake"))
 
     return routes

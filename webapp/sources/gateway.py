@@ -257,7 +257,7 @@ def _load(
             if name.startswith("request_seconds_bucket{"):
                 edge = name.split('le="')[1].split('"')[0]
                 buckets.append((float(edge), value - earlier.get(name, 0.0)))
-        buckets.sort()
+        buckets.sort()  # counts are cumulative: the last bucket, of no upper bound, has them all
         total = buckets[-1][1] if buckets else 0.0
         rate = max(0.0, total / (now - seen_at))
         if total > 0:

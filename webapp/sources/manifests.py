@@ -112,9 +112,10 @@ class ManifestFetcher:
             return None, "it is not served there, or too large"
         try:
             body = json.loads(raw)
+            # The chain has the hash of the canonical form; a server may keep the file in another one.
             hashes = {"0x" + keccak256(raw).hex(), "0x" + keccak256(canonical(body)).hex()}
         except (ValueError, RecursionError):
-            return None, "what is served there is not JSON"
+            return None, "what is served there is not JSON"  # RecursionError: a few KB of brackets
         if not isinstance(body, dict) or manifest_hash.lower() not in hashes:
             return None, "what is served there does not have the hash of the chain"
         return body, None

@@ -21,12 +21,7 @@ BACK_OFF_SECONDS = (10, 60, 300, 1_800, 7_200, 21_600)
 
 
 class Store:
-    """The dashboard's database, opened when it is first needed.
-
-    Args:
-        folder: holds the database file; made if it is missing.
-        time: Unix seconds.
-    """
+    """The dashboard's database in a folder, both made when they are first needed; `time` gives Unix seconds."""
 
     def __init__(self, folder: Path, time: Callable[[], float]) -> None:
         self._folder = folder
@@ -72,7 +67,7 @@ class Store:
             found = session.get(Nonce, nonce)
             if found is None or found.browser_hash != _hash(browser):
                 return None
-            session.delete(found)
+            session.delete(found)  # also when it is too old: a nonce works once
             return (found.address, found.message) if found.expires_at >= self.now else None
 
     def sign_in(self, address: str) -> str:
@@ -220,6 +215,7 @@ def secret_key(folder: Path) -> bytes:
     path = folder / "session.key"
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        # O_EXCL: of two servers that start together only one makes the key.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return path.read_bytes()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from offchain.domain.eip712 import address_bytes
 from offchain.domain.evidence_entries import AnswerEntry, EvidenceError, Miss, node_of
-from offchain.domain.messages import MissReason, SlotMiss
+from offchain.domain.messages import MissReason
 from offchain.domain.types import Epoch, NodeId
 from offchain.evidence.bundle import EvidenceBundle, parse_bundle, signed_by
 from webapp.index import NodeRow, OverrideRow
@@ -139,24 +139,18 @@ class NodeEpochPageBuilder:
             for document in bundle.evidence:
                 keeper = document.signer.lower()
                 region = regions.get(keeper, "unknown region")
-                for text in document.misses:
-                    if node_of(text) == node_id:
-                        miss = Miss.unpack(text)
-                        holds = self._holds(
-                            document.signer, miss.slot_miss(bundle.epoch), miss.keeper_signature
-                        )
-                        at, reason = miss.observed_at_ms // 1000, REASONS[miss.reason]
-                        statement = SlotStatement(keeper, region, False, at, reason, holds)
-                        found.setdefault(miss.slot, []).append(statement)
-                for text in document.answers:
-                    if node_of(text) == node_id:
-                        answer = AnswerEntry.unpack(text)
-                        at = answer.receipt.finished_at_ms // 1000
-                        statement = SlotStatement(keeper, region, True, at, None, None)
-                        found.setdefault(answer.slot, []).append(statement)
+                for miss in (Miss.unpack(text) for text in document.misses if node_of(text) == node_id):
+                    digest = self._domain.digest(miss.slot_miss(bundle.epoch).struct_hash())
+                    holds = signed_by(address_bytes(document.signer), digest, miss.keeper_signature)
+                    at, reason = miss.observed_at_ms // 1000, REASONS[miss.reason]
+                    statement = SlotStatement(keeper, region, False, at, reason, holds)
+                    found.setdefault(miss.slot, []).append(statement)
+                for answer in (
+                    AnswerEntry.unpack(text) for text in document.answers if node_of(text) == node_id
+                ):
+                    at = answer.receipt.finished_at_ms // 1000
+                    statement = SlotStatement(keeper, region, True, at, None, None)
+                    found.setdefault(answer.slot, []).append(statement)
         except EvidenceError:
             return {}
         return found
-
-    def _holds(self, signer: str, miss: SlotMiss, signature: bytes) -> bool:
-        return signed_by(address_bytes(signer), self._domain.digest(miss.struct_hash()), signature)

@@ -66,9 +66,7 @@ def _http(error: HTTPException) -> tuple[Response, int] | HTTPException:
 
 
 def _no_index(error: IndexUnavailableError) -> tuple[Response, int]:
-    problem = PageError(
-        503, "The index is not there yet", f"{error}. A keeper makes it: start one, then reload this page."
-    )
-    response, code = answer(problem)
+    advice = f"{error}. A keeper makes it: start one, then reload this page."
+    response, code = answer(PageError(503, "The index is not there yet", advice))
     response.headers["Retry-After"] = "5"
     return response, code
