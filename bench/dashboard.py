@@ -33,6 +33,7 @@ from bench import figures as results
 from offchain.domain.tiers import Tier, weight
 from offchain.domain.types import Wei
 from tests.support.webapp import seed as seeding
+from tests.support.webapp.queries import counting
 from webapp.server import DashboardServer
 from webapp.settings import DashboardSettings
 
@@ -337,7 +338,7 @@ def queries(net: seeding.SeededNetwork, size: Size, rpc: str) -> dict[str, int]:
     index = app.extensions["sources"].index
     counts = {}
     for name, path in paths(net, size, random.Random(3)).items():
-        with index.counting() as seen:
+        with counting(index) as seen:
             app.test_client().get(path)
         counts[name] = len(seen)
     seeding.close_apps()

@@ -37,46 +37,26 @@ from webapp.store import Store
 from webapp.store.store import SIGN_IN_SECONDS, secret_key
 from webapp.web import errors, rendering, static_assets
 
+_OWN = ["script-src", "style-src", "font-src", "connect-src", "form-action", "manifest-src"]
 CSP = {
-    "default-src": "'none'",
-    "script-src": "'self'",
-    "style-src": "'self'",
-    "img-src": "'self' data:",
-    "font-src": "'self'",
-    "connect-src": "'self'",
-    "form-action": "'self'",
-    "base-uri": "'none'",
-    "frame-ancestors": "'none'",
-    "manifest-src": "'self'",
+    **dict.fromkeys(("default-src", "base-uri", "frame-ancestors"), "'none'"),
+    **dict.fromkeys(_OWN, "'self'"),
+    "img-src": "'self' data:",  # data: for the wallets' icons, which come over EIP-6963
 }
-
-LIMITS = {
-    "account.message": "30 per minute",
-    "account.sign_in": "30 per minute",
-    "account.add": "30 per minute",
-    "playground.chat": "30 per minute",
-    "keys.look": "30 per minute",
-    "api.appeal": "30 per minute",
-}
-"""Calls a minute from one remote address, by endpoint; pages that only read are not limited."""
+LIMITED = ["account.message", "account.sign_in", "account.add", "playground.chat", "keys.look", "api.appeal"]
+"""Endpoints that one remote address may call 30 times a minute; pages that only read are not limited."""
 
 
 def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time.time) -> Flask:
-    """The dashboard as a WSGI application.
-
-    Args:
-        settings: of the dashboard.
-        clock: Unix seconds; injected by tests.
+    """The dashboard as a WSGI application; `clock` gives Unix seconds.
 
     Raises:
         UserError: the deployment file, the database URL or the built assets are missing or wrong.
     """
     deployment = Deployment.load(settings.deployment)
     chain = ChainSource(settings.rpc_url, deployment, settings.rpc_timeout_seconds)
-    epochs = deployment.clock()
-    sources = Sources(
-        deployment, epochs, Index(settings.database_url), chain, EpochFacts(chain, epochs), clock
-    )
+    index, epochs = Index(settings.database_url), deployment.clock()
+    sources = Sources(deployment, epochs, index, chain, EpochFacts(chain, epochs), clock)
     store = Store(settings.data_dir, clock)
     app = Flask("webapp", static_folder=None)
     app.extensions["sources"] = sources
@@ -89,8 +69,8 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
     app.before_request(_start_timer)
     app.after_request(_server_timing)
     _register_pages(app, sources, store, settings)
-    for endpoint, limit in LIMITS.items():
-        limited: Any = limiter.limit(limit)(app.view_functions[endpoint])
+    for endpoint in LIMITED:
+        limited: Any = limiter.limit("30 per minute")(app.view_functions[endpoint])
         app.view_functions[endpoint] = limited
     return app
 
@@ -104,7 +84,7 @@ def _protect(app: Flask, settings: DashboardSettings) -> Limiter:
         SESSION_COOKIE_NAME="parallelix_session",
         PERMANENT_SESSION_LIFETIME=SIGN_IN_SECONDS,
         SECRET_KEY=secret_key(settings.data_dir),
-        WTF_CSRF_TIME_LIMIT=None,
+        WTF_CSRF_TIME_LIMIT=None,  # tokens end with the session; a page left open overnight still works
         WTF_CSRF_SSL_STRICT=True,
         RATELIMIT_STORAGE_URI="memory://",
         RATELIMIT_HEADERS_ENABLED=True,
@@ -113,7 +93,7 @@ def _protect(app: Flask, settings: DashboardSettings) -> Limiter:
     secure = bool(settings.public_url and settings.public_url.startswith("https://"))
     Talisman(
         app,
-        force_https=False,
+        force_https=False,  # the proxy in front ends TLS, and health checks come without it
         strict_transport_security=secure,
         session_cookie_secure=secure,
         content_security_policy=CSP,

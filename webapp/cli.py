@@ -55,6 +55,5 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise UserError(
-                f"cannot listen on {host} port {port}: {error}; choose another with --port"
-            ) from None
+            words = f"cannot listen on {host} port {port}: {error}; choose another with --port"
+            raise UserError(words) from None

@@ -16,12 +16,7 @@ from webapp.settings import DashboardSettings
 
 
 class DashboardServer(BaseApplication):
-    """gunicorn with our settings and nothing from its command line.
-
-    Args:
-        settings: of the dashboard.
-        announce: whether the ready line is JSON, for programs, instead of a sentence.
-    """
+    """gunicorn with our settings and nothing from its command line; `announce` makes the ready line JSON, for programs."""
 
     def __init__(self, settings: DashboardSettings, announce: bool) -> None:
         self._settings = settings

@@ -15,12 +15,7 @@ STATEMENT = "Sign in to set up your notifications. This costs nothing and allows
 
 
 class SignInService:
-    """Writes messages and checks their signatures.
-
-    Args:
-        store: keeps nonces and sign-ins.
-        chain_id: chain that messages name.
-    """
+    """Writes messages that name one chain, and checks their signatures."""
 
     def __init__(self, store: Store, chain_id: int) -> None:
         self._store = store
@@ -31,21 +26,10 @@ class SignInService:
         nonce = secrets.token_hex(16)
         scheme, _, domain = origin.partition("://")
         now = int(self._store.now)
-        text = SignInMessage(
-            scheme,
-            domain,
-            address,
-            STATEMENT,
-            origin,
-            1,
-            self._chain_id,
-            nonce,
-            now,
-            now + GOOD_FOR_SECONDS,
-            now,
-        ).text()
-        self._store.give_nonce(nonce, browser, address, text)
-        return nonce, text
+        times = now, now + GOOD_FOR_SECONDS, now
+        message = SignInMessage(scheme, domain, address, STATEMENT, origin, 1, self._chain_id, nonce, *times)
+        self._store.give_nonce(nonce, browser, address, message.text())
+        return nonce, message.text()
 
     def sign_in(self, origin: str, nonce: str, browser: str, signature: str) -> str | None:
         """A token when the address signed the message of this nonce, else None; a nonce works once."""

@@ -1,9 +1,9 @@
 """The queries of the pages. Each method is one query, unless its docstring says otherwise."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from inspect import get_annotations
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Select, and_, exists, func, or_, select, text
 
@@ -41,7 +41,10 @@ def _columns(table: type[Base], row: type) -> list[Any]:
     return [getattr(table, name) for name in get_annotations(row) if hasattr(table, name)]
 
 
+R = TypeVar("R")
 _NODE_COLUMNS = _columns(Node, NodeRow)
+_ANSWERED = Probe.outcome == "answered"
+_FINISHED = Probe.outcome.in_(("answered", "missed"))
 
 
 class Snapshot:
@@ -69,27 +72,25 @@ class Snapshot:
     def fleet(self) -> list[FleetGroup]:
         """All nodes, grouped: 100,000 nodes with a few hundred different stakes give a few hundred rows."""
         key = (Node.tier, Node.stake_wei, Node.active_from, Node.active_until, Node.withdrawn)
-        rows = self._connection.execute(select(*key, func.count()).group_by(*key))
-        return [FleetGroup(*row) for row in rows]
+        return self._rows(FleetGroup, select(*key, func.count()).group_by(*key))
 
-    def nodes(self, limit: int, after: int = 0) -> list[NodeRow]:
-        """Nodes in order of their ids, from the one after `after`."""
-        return self._nodes(
-            select(*_NODE_COLUMNS).where(Node.node_id > after).order_by(Node.node_id).limit(limit)
-        )
+    def nodes(self, limit: int) -> list[NodeRow]:
+        """The first nodes in order of their ids, without their earlier intervals."""
+        return self._rows(NodeRow, select(*_NODE_COLUMNS).order_by(Node.node_id).limit(limit))
 
     def nodes_of(self, owner: str) -> list[NodeRow]:
         """All nodes of an owner, with their earlier intervals: two queries when there are nodes."""
-        rows = self._nodes(select(*_NODE_COLUMNS).where(Node.owner == owner).order_by(Node.node_id))
-        return self._with_intervals(rows)
+        query = select(*_NODE_COLUMNS).where(Node.owner == owner).order_by(Node.node_id)
+        return self._with_intervals(self._rows(NodeRow, query))
 
     def node(self, node_id: int) -> NodeRow | None:
         """One node with its earlier intervals: two queries when there is such a node."""
-        rows = self._with_intervals(self._nodes(select(*_NODE_COLUMNS).where(Node.node_id == node_id)))
-        return rows[0] if rows else None
+        query = select(*_NODE_COLUMNS).where(Node.node_id == node_id)
+        return next(iter(self._with_intervals(self._rows(NodeRow, query))), None)
 
-    def _nodes(self, query: Select[*tuple[object, ...]]) -> list[NodeRow]:
-        return [NodeRow(*row) for row in self._connection.execute(query).all()]  # type: ignore[arg-type]
+    def _rows(self, row: Callable[..., R], query: Select[*tuple[Any, ...]]) -> list[R]:
+        """The results of a query, each made into a row of this type; the columns come in the order of its fields."""
+        return [row(*found) for found in self._connection.execute(query).all()]
 
     def _with_intervals(self, rows: list[NodeRow]) -> list[NodeRow]:
         if not rows:
@@ -111,23 +112,20 @@ class Snapshot:
             .where(Node.manifest_hash.is_not(None), Node.withdrawn.is_(False))
             .group_by(Node.manifest_hash)
         )
-        return [
-            (str(found), str(uri or ""), count) for found, uri, count in self._connection.execute(query).all()
-        ]
+        return self._rows(lambda found, uri, count: (str(found), str(uri or ""), count), query)
 
     # ------------------------------------------------------------------------------------------- keepers and reports
 
     def keepers(self) -> list[KeeperRow]:
         """All keepers, also those that left."""
-        query = select(*_columns(Keeper, KeeperRow)).order_by(Keeper.keeper_id)
-        return [KeeperRow(*row) for row in self._connection.execute(query)]
+        return self._rows(KeeperRow, select(*_columns(Keeper, KeeperRow)).order_by(Keeper.keeper_id))
 
     def reports(self, first: int, last: int) -> dict[int, ReportRow]:
         """Reports of the epochs first..last, by epoch."""
         query = select(*_columns(Report, ReportRow)).where(
             Report.epoch >= first, Report.epoch <= last, Report.rejected.is_(False)
         )
-        return {row[0]: ReportRow(*row) for row in self._connection.execute(query).all()}
+        return {row.epoch: row for row in self._rows(ReportRow, query)}
 
     # --------------------------------------------------------------------------------------------- uptime and payment
 
@@ -151,20 +149,16 @@ class Snapshot:
             .where(SlotRecord.epoch.in_(list(epochs)), or_(active, was_active))
             .group_by(*key)
         )
-        return [PaidGroup(*row) for row in self._connection.execute(query).all()]
+        return self._rows(PaidGroup, query)
 
     def slots(self, nodes: Sequence[int], first: int, last: int) -> list[SlotRow]:
         """Slot states of some nodes in the epochs first..last."""
-        query = select(SlotRecord.epoch, SlotRecord.node_id, SlotRecord.states, SlotRecord.uptime_bps).where(
+        query = select(*_columns(SlotRecord, SlotRow)).where(
             # A list of epochs, because the key is (epoch, node): a range would read every node of every epoch.
             SlotRecord.epoch.in_(range(first, last + 1)),
             SlotRecord.node_id.in_(list(nodes)),
         )
-        return (
-            [SlotRow(*row) for row in self._connection.execute(query).all()]
-            if nodes and last >= first
-            else []
-        )
+        return self._rows(SlotRow, query) if nodes and last >= first else []
 
     def uptimes(self, nodes: Sequence[int], epochs: Collection[int]) -> dict[tuple[int, int], int]:
         """Uptime in basis points by (node, epoch)."""
@@ -187,20 +181,13 @@ class Snapshot:
         query = select(*_columns(Claim, ClaimRow)).where(Claim.node_id.in_(list(nodes)), Claim.epoch >= first)
         if last is not None:
             query = query.where(Claim.epoch <= last)
-        return [ClaimRow(*row) for row in self._connection.execute(query).all()]
+        return self._rows(ClaimRow, query)
 
     def overrides(self, first: int, last: int, nodes: Sequence[int] | None = None) -> list[OverrideRow]:
         """Uptimes that appeals set in the epochs first..last, of some nodes or of all, in chain order."""
+        columns = (Event.epoch, Event.node_id, Event.args, Event.block_timestamp, Event.tx_hash)
         query = (
-            select(
-                Event.epoch,
-                Event.node_id,
-                Event.args,
-                Event.block_timestamp,
-                Event.tx_hash,
-                Node.stake_wei,
-                Node.tier,
-            )
+            select(*columns, Node.stake_wei, Node.tier)
             .join(Node, Node.node_id == Event.node_id)
             # As text: with a bound name the database would not use the partial index on this name.
             .where(text("events.name = 'UptimeOverridden'"), Event.epoch >= first, Event.epoch <= last)
@@ -209,8 +196,8 @@ class Snapshot:
         if nodes is not None:
             query = query.where(Event.node_id.in_(list(nodes)))
         return [
-            OverrideRow(e, n, int(args["attested"]), int(args["recounted"]), at, tx, stake, tier)
-            for e, n, args, at, tx, stake, tier in self._connection.execute(query).all()
+            OverrideRow(epoch, node, int(args["attested"]), int(args["recounted"]), *rest)
+            for epoch, node, args, *rest in self._connection.execute(query).all()
         ]
 
     def own_answers(self, epoch: int, slots: int, node: int) -> list[str]:
@@ -235,10 +222,8 @@ class Snapshot:
 
     def bundle(self, bundle_hash: str) -> bytes | None:
         """An evidence bundle by its hash; None when the keeper does not keep it."""
-        found: bytes | None = self._connection.execute(
-            select(Bundle.body).where(Bundle.hash == bundle_hash.lower())
-        ).scalar()
-        return found
+        query = select(Bundle.body).where(Bundle.hash == bundle_hash.lower())
+        return self._connection.execute(query).scalar()
 
     def events(
         self,
@@ -250,30 +235,17 @@ class Snapshot:
         names: Collection[str] = (),
     ) -> list[EventRow]:
         """Events, newest first; `before` and `after` are places (block, log index) that are not included."""
-        columns = (
-            Event.block_number,
-            Event.log_index,
-            Event.block_timestamp,
-            Event.tx_hash,
-            Event.contract,
-            Event.name,
-            Event.args,
-            Event.node_id,
-            Event.epoch,
-        )
-        query = select(*columns)
+        # EventRow's first three fields have other names in the table; `_columns` gives the second one, too.
+        place = (Event.block_number, Event.log_index)
+        query = select(*place, Event.block_timestamp, *_columns(Event, EventRow)[1:])
         if before is not None:
-            query = query.where(
-                or_(
-                    Event.block_number < before[0],
-                    and_(Event.block_number == before[0], Event.log_index < before[1]),
-                )
-            )
+            block, index = before
+            earlier = and_(Event.block_number == block, Event.log_index < index)
+            query = query.where(or_(Event.block_number < block, earlier))
         if after is not None:
-            query = query.where(
-                Event.block_number >= after[0],
-                or_(Event.block_number > after[0], Event.log_index > after[1]),
-            )
+            block, index = after
+            later = or_(Event.block_number > block, Event.log_index > index)
+            query = query.where(Event.block_number >= block, later)
         if node is not None:
             query = query.where(Event.node_id == node)
         if epoch is not None:
@@ -281,7 +253,7 @@ class Snapshot:
         if names:
             query = query.where(Event.name.in_(list(names)))
         query = query.order_by(Event.block_number.desc(), Event.log_index.desc()).limit(limit)
-        return [EventRow(*row) for row in self._connection.execute(query).all()]
+        return self._rows(EventRow, query)
 
     # ---------------------------------------------------------------------------------------------------- live probes
 
@@ -297,26 +269,17 @@ class Snapshot:
                 for epoch in sorted({epoch for epoch, _ in slots})
             )
         )
-        query = select(
-            Probe.epoch, Probe.slot, Probe.node_id, Probe.due_at_ms, Probe.outcome, Probe.latency_ms
-        ).where(places, Probe.outcome.in_(("answered", "missed")))
+        columns = (Probe.epoch, Probe.slot, Probe.node_id, Probe.due_at_ms, _ANSWERED, Probe.latency_ms)
+        query = select(*columns).where(places, _FINISHED)
         if nodes is not None:
             query = query.where(Probe.node_id.in_(list(nodes)))
-        return [
-            ProbeRow(epoch, slot, node, due, outcome == "answered", latency)
-            for epoch, slot, node, due, outcome, latency in self._connection.execute(
-                query.order_by(Probe.due_at_ms)
-            ).all()
-        ]
+        return self._rows(ProbeRow, query.order_by(Probe.due_at_ms))
 
     def probe_histogram(self, epoch: int, slot: int) -> list[tuple[bool, int | None, int]]:
         """(Whether answered, latency in ms, number of probes), over all finished probes of a slot."""
         query = (
-            select(Probe.outcome, Probe.latency_ms, func.count())
-            .where(Probe.epoch == epoch, Probe.slot == slot, Probe.outcome.in_(("answered", "missed")))
+            select(_ANSWERED, Probe.latency_ms, func.count())
+            .where(Probe.epoch == epoch, Probe.slot == slot, _FINISHED)
             .group_by(Probe.outcome, Probe.latency_ms)
         )
-        return [
-            (outcome == "answered", latency, count)
-            for outcome, latency, count in self._connection.execute(query).all()
-        ]
+        return self._rows(lambda *found: found, query)

@@ -1,11 +1,9 @@
 """Opens a keeper's database read only."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from offchain.db.database import Database, open_database
@@ -21,9 +19,6 @@ class Index:
     """A keeper's database, read only.
 
     The first page opens it: gunicorn forks before, and the dashboard may be started before the keeper.
-
-    Args:
-        url: SQLAlchemy URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,11 +28,7 @@ class Index:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """One consistent view, for the length of a page.
-
-        Raises:
-            IndexUnavailableError: the database cannot be read.
-        """
+        """One consistent view, for the length of a page. Raises IndexUnavailableError."""
         try:
             with self._open().read() as session:
                 yield Snapshot(session.connection())
@@ -47,29 +38,6 @@ class Index:
             raise
         except TransientError as error:
             raise IndexUnavailableError(str(error)) from error
-
-    @contextmanager
-    def counting(self) -> Iterator[list[float]]:
-        """The seconds that each query inside the `with` block took; for tests and the benchmark, in one thread."""
-        engine = self._open().engine
-        times: list[float] = []
-        starts: list[float] = []
-
-        def before(*_: object) -> None:
-            starts.append(time.perf_counter())
-
-        def after(*args: object) -> None:
-            took = time.perf_counter() - starts.pop()
-            if args[2] != "BEGIN":
-                times.append(took)
-
-        event.listen(engine, "before_cursor_execute", before)
-        event.listen(engine, "after_cursor_execute", after)
-        try:
-            yield times
-        finally:
-            event.remove(engine, "before_cursor_execute", before)
-            event.remove(engine, "after_cursor_execute", after)
 
     def close(self) -> None:
         """Close the pool; the next page opens it again."""

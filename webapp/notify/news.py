@@ -85,7 +85,7 @@ def _stakes(snapshot: Snapshot, status: Status, nodes: list[NodeRow]) -> Iterato
 def _epochs(
     sources: Sources, snapshot: Snapshot, head: Head | None, status: Status, nodes: list[NodeRow]
 ) -> Iterator[News]:
-    current = status.epoch.number if status.epoch else 0
+    current = status.current_epoch
     first = max(0, current - WINDOW_EPOCHS)
     ids = [node.node_id for node in nodes]
     reports = snapshot.reports(first, current)

@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import threading
-from pathlib import Path
 
 from offchain.errors import TransientError
 from webapp.notify.news import news_of
@@ -17,24 +16,17 @@ _LOG = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Finds news, queues it for the channels that want it, and delivers what is due.
-
-    Args:
-        sources: where news is found.
-        store: channels and deliveries.
-        settings: SMTP server, and whether private hosts may be called.
-    """
+    """Finds news, queues it for the channels that want it, and delivers what is due."""
 
     def __init__(self, sources: Sources, store: Store, settings: DashboardSettings) -> None:
         self._sources = sources
         self._store = store
         self._webhook = Webhook(settings.webhook_private_hosts, sources.time)
-        self._mail = (
-            Mail(settings.smtp_url, settings.mail_from, settings.smtp_ca_file) if settings.smtp_url else None
-        )
+        server = settings.smtp_url
+        self._mail = Mail(server, settings.mail_from, settings.smtp_ca_file) if server else None
         self._manifests = ManifestFetcher(sources, store, settings.manifest_private_hosts)
         self._stop = threading.Event()
-        self._lock_path: Path = settings.data_dir / "notifier.lock"
+        self._lock_path = settings.data_dir / "notifier.lock"
 
     def start(self, seconds: float) -> None:
         """Run a round every `seconds`, in a thread that ends with the process."""

@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from offchain.protocol import headers as header_names
-from webapp.sources.outbound_hosts import UnreachableHostError, resolve
+from webapp.sources.outbound_hosts import UnreachableHostError, exchange
 from webapp.store import Channel, Delivery
 
 TIMEOUT_SECONDS = 5.0
@@ -36,13 +36,8 @@ def webhook_url_problem(url: str) -> str | None:
         port = parts.port
     except ValueError:
         return "That is not a URL."
-    if (
-        parts.scheme not in ("https", "http")
-        or not parts.hostname
-        or parts.username
-        or port == 0
-        or len(url) > 500
-    ):
+    good = parts.scheme in ("https", "http") and parts.hostname and not parts.username
+    if not good or port == 0 or len(url) > 500:
         return "A webhook is an http(s) URL without a password in it."
     return None
 
@@ -54,12 +49,7 @@ def sign(secret: str, timestamp: int, body: bytes) -> str:
 
 
 class Webhook:
-    """Sends signed webhooks.
-
-    Args:
-        allow_private: whether loopback and private addresses may be called.
-        time: Unix seconds.
-    """
+    """Sends signed webhooks, to private addresses only if `allow_private`; `time` gives the Unix seconds that are signed."""
 
     def __init__(self, allow_private: bool, time: Callable[[], float]) -> None:
         self._allow_private = allow_private
@@ -68,34 +58,23 @@ class Webhook:
     def send(self, channel: Channel, delivery: Delivery) -> str:
         """Deliver. Returns the text for the delivery record, e.g. `answered 204`. Raises DeliveryError."""
         body = json.dumps(message_of(delivery), sort_keys=True, separators=(",", ":")).encode()
-        parts = urlsplit(channel.target)
-        host = parts.hostname or ""
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        # Call the very address that was checked: a second look-up of the name could give a private one (DNS rebinding).
-        try:
-            address = resolve(host, port, self._allow_private)
-        except UnreachableHostError as error:
-            raise DeliveryError(str(error)) from None
-        literal = f"[{address}]" if ":" in address else address
-        url = httpx.URL(channel.target).copy_with(host=literal)
         headers = {
-            "Host": host if parts.port is None else f"{host}:{parts.port}",
             "Content-Type": "application/json",
             "User-Agent": "parallelix-dashboard",
             header_names.WEBHOOK_EVENT: delivery.event,
             header_names.WEBHOOK_DELIVERY: str(delivery.id),
             header_names.WEBHOOK_SIGNATURE: sign(channel.secret, int(self._time()), body),
         }
+        call = exchange(
+            "POST", channel.target, self._allow_private, TIMEOUT_SECONDS, headers=headers, content=body
+        )
         try:
-            with (
-                httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False) as client,
-                client.stream(
-                    "POST", url, content=body, headers=headers, extensions={"sni_hostname": host}
-                ) as answer,
-            ):
+            with call as answer:
                 status = answer.status_code
-        except httpx.HTTPError as error:
-            raise DeliveryError(f"{type(error).__name__}") from None
+        except UnreachableHostError as error:
+            raise DeliveryError(str(error)) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise DeliveryError(type(error).__name__) from None
         if not 200 <= status < 300:
             raise DeliveryError(f"answered {status}")
         return f"answered {status}"
@@ -139,33 +118,25 @@ class Mail:
             DeliveryError: the password would travel without TLS.
         """
         parts = urlsplit(self._url)
-        host = parts.hostname or ""
+        host, encrypted = parts.hostname or "", parts.scheme == "smtps"
         context = ssl.create_default_context(cafile=self._ca_file)
-        if parts.scheme == "smtps":
-            return self._log_in(
-                smtplib.SMTP_SSL(host, parts.port or 465, timeout=TIMEOUT_SECONDS, context=context), parts
-            )
-        return self._log_in(smtplib.SMTP(host, parts.port or 25, timeout=TIMEOUT_SECONDS), parts, context)
-
-    def _log_in(
-        self, smtp: smtplib.SMTP, parts: SplitResult, upgrade: ssl.SSLContext | None = None
-    ) -> smtplib.SMTP:
+        smtp: smtplib.SMTP
+        if encrypted:
+            smtp = smtplib.SMTP_SSL(host, parts.port or 465, timeout=TIMEOUT_SECONDS, context=context)
+        else:
+            smtp = smtplib.SMTP(host, parts.port or 25, timeout=TIMEOUT_SECONDS)
         with ExitStack() as on_error:
             on_error.callback(smtp.close)
             smtp.ehlo_or_helo_if_needed()
-            if upgrade is not None and smtp.has_extn("starttls"):
-                smtp.starttls(context=upgrade)
-                upgrade = None
+            if not encrypted and smtp.has_extn("starttls"):
+                smtp.starttls(context=context)
+                encrypted = True
             if parts.username:
-                _refuse_clear_text(parts.hostname or "", encrypted=upgrade is None)
+                if not encrypted and host not in _LOOPBACK:
+                    raise DeliveryError("the mail server offers no TLS; the password was not sent")
                 smtp.login(unquote(parts.username), unquote(parts.password or ""))
             on_error.pop_all()
         return smtp
-
-
-def _refuse_clear_text(host: str, *, encrypted: bool) -> None:
-    if not encrypted and host not in _LOOPBACK:
-        raise DeliveryError("the mail server offers no TLS; the password was not sent")
 
 
 def message_of(delivery: Delivery) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def blueprint(sources: Sources, store: Store, settings: DashboardSettings) -> Bl
     """`/account` and its forms; each POST needs the CSRF token."""
     routes = Blueprint("account", __name__, url_prefix="/account")
     account = _Account(sources, store, settings)
-    routes.add_url_rule("", "show", account.show, methods=["GET"])
+    routes.add_url_rule("", "show", account.page, methods=["GET"])
     for path, endpoint, view in (
         ("/message", "message", account.message),
         ("/sign-in", "sign_in", account.sign_in),
@@ -62,9 +62,6 @@ class _Account:
         self._settings = settings
         self._sign_ins = SignInService(store, sources.deployment.chain_id)
 
-    def show(self) -> Response:
-        return self._page()
-
     def message(self) -> Response:
         """The text that the wallet is asked to sign."""
         address = address_of(str((request.get_json(silent=True) or {}).get("address", "")))
@@ -76,11 +73,8 @@ class _Account:
         nonce, signature = (str(data.get(name, "")) for name in ("nonce", "signature"))
         token = self._sign_ins.sign_in(origin(self._settings), nonce, _browser(), signature)
         if token is None:
-            raise PageError(
-                403,
-                "That signature does not prove the address",
-                "Sign the message again, with the same wallet.",
-            )
+            advice = "Sign the message again, with the same wallet."
+            raise PageError(403, "That signature does not prove the address", advice)
         session.clear()  # a cookie from before the sign-in could be known to somebody else
         session["token"] = token
         return private(jsonify({"ok": True}))
@@ -91,7 +85,7 @@ class _Account:
         session.clear()
         return redirect(url_for("account.show"))
 
-    def add(self) -> AnyResponse:
+    def add(self) -> AnyResponse | tuple[AnyResponse, int]:
         address = self._signed_in()
         kind, target = request.form.get("kind", ""), request.form.get("target", "").strip()
         events = [event for event in request.form.getlist("events") if event in EVENTS]
@@ -99,9 +93,7 @@ class _Account:
         if problem is None and self._store.add_channel(address, kind, target, events) is None:
             problem = "There are ten already; remove one first."
         if problem is not None:
-            refused = self._page(problem)
-            refused.status_code = 400
-            return refused
+            return self.page(problem), 400
         return redirect(url_for("account.show"))
 
     def remove(self, channel_id: int) -> AnyResponse:
@@ -116,19 +108,14 @@ class _Account:
             raise PageError(403, "Sign in first", "Connect the wallet on the account page and sign in.")
         return address
 
-    def _page(self, problem: str | None = None) -> Response:
+    def page(self, problem: str | None = None) -> Response:
         address = self._store.signed_in(session.get("token"))
         with self._sources.open() as (snapshot, _, status):
             nodes = snapshot.nodes_of(address) if address else []
-        view = AccountView(
-            status=status,
-            address=address,
-            nodes=nodes,
-            channels=[_channel(channel) for channel in (self._store.channels(address) if address else [])],
-            deliveries=[_delivery(*pair) for pair in (self._store.deliveries(address) if address else [])],
-            mail=self._settings.smtp_url is not None,
-            problem=problem,
-        )
+        channels = [_channel(channel) for channel in self._store.channels(address)] if address else []
+        deliveries = [_delivery(*pair) for pair in self._store.deliveries(address)] if address else []
+        mail = self._settings.smtp_url is not None
+        view = AccountView(status, address, nodes, channels, deliveries, mail, problem)
         return private(page("account.html", view, events=EVENTS))
 
 
@@ -162,10 +149,10 @@ def origin(settings: DashboardSettings) -> str:
         parts = urlsplit(settings.public_url)
         return f"{parts.scheme}://{parts.netloc}"
     host = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
+    # Any other Host header could be an attacker's: a message signed for that origin would be accepted here.
     if host not in {"127.0.0.1", "localhost", "[::1]", settings.host}:
-        raise PageError(
-            400, "This dashboard does not know its own address", "Its operator sets public_url to it."
-        )
+        advice = "Its operator sets public_url to it."
+        raise PageError(400, "This dashboard does not know its own address", advice)
     return f"{request.scheme}://{request.host}"
 
 

@@ -10,8 +10,8 @@ from jinja2 import Template
 from webapp.index import IndexUnavailableError
 from webapp.settings import DashboardSettings
 from webapp.sources.sources import Sources
-from webapp.views.activity import KINDS, ActivityReader
-from webapp.web.rendering import page
+from webapp.views.activity import KINDS, EventFilters, activity_page, events_since
+from webapp.web.rendering import event_stream, page
 from webapp.web.url_params import epoch_of, node_id_of
 
 STREAM_SECONDS = 55
@@ -22,60 +22,43 @@ _POLL_SECONDS = 1.0
 def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
     """`/activity` and `/activity/stream`."""
     routes = Blueprint("activity", __name__)
-    reader = ActivityReader(sources)
     # Feeds hold at most half of the threads, so that pages are still served.
     seats = threading.BoundedSemaphore(max(1, settings.threads // 2))
 
-    def filters() -> tuple[str | None, int | None, int | None]:
+    def filters() -> EventFilters:
         kind, node, epoch = (request.args.get(name, "") for name in ("kind", "node", "epoch"))
-        return (
-            kind if kind in KINDS else None,
-            node_id_of(node) if node else None,
-            epoch_of(epoch) if epoch else None,
-        )
+        number = epoch_of(epoch) if epoch else None
+        return EventFilters(kind if kind in KINDS else None, node_id_of(node) if node else None, number)
 
     @routes.get("/activity")
     def show() -> Response:
-        return page(
-            "activity.html", reader.view(*filters(), place_of(request.args.get("before"))), kinds=tuple(KINDS)
-        )
+        view = activity_page(sources, filters(), place_of(request.args.get("before")))
+        return page("activity.html", view, kinds=tuple(KINDS))
 
     @routes.get("/activity/stream")
     def stream() -> Response:
+        chosen = (
+            filters()
+        )  # before a seat is taken: a malformed filter raises, and would keep the seat for ever
         if not seats.acquire(blocking=False):
             return Response("too many feeds are open", 503, {"Retry-After": "10"}, mimetype="text/plain")
-        kind, node, epoch = filters()
-        row = current_app.jinja_env.get_template(
-            "activity_row.html"
-        )  # not render_template: the feed goes on after its request's context has ended
-        start = (
-            place_of(request.headers.get("Last-Event-ID"))
-            or place_of(request.args.get("after"))
-            or (2**62, 0)
-        )
-        body = _feed(reader, row, start, kind, node, epoch)
-        response = Response(body, mimetype="text/event-stream")
+        # Not render_template: the feed goes on after its request's context has ended.
+        row = current_app.jinja_env.get_template("activity_row.html")
+        last, after = request.headers.get("Last-Event-ID"), request.args.get("after")
+        start = place_of(last) or place_of(after) or (2**62, 0)
+        response = event_stream(_feed(sources, row, start, chosen))
         response.call_on_close(seats.release)
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Accel-Buffering"] = "no"
         return response
 
     return routes
 
 
-def _feed(
-    reader: ActivityReader,
-    row: Template,
-    place: tuple[int, int],
-    kind: str | None,
-    node: int | None,
-    epoch: int | None,
-) -> Iterator[str]:
+def _feed(sources: Sources, row: Template, place: tuple[int, int], filters: EventFilters) -> Iterator[str]:
     yield "retry: 1000\n\n"
     end = time.monotonic() + STREAM_SECONDS
     while time.monotonic() < end:
         try:
-            lines = reader.since(place, kind, node, epoch)
+            lines = events_since(sources, filters, place)
         except IndexUnavailableError:
             lines = []
         for line in lines:

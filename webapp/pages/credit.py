@@ -5,7 +5,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.pages.ask_address import ask_address
 from webapp.sources.sources import Sources
-from webapp.views.credits import CreditsPageBuilder
+from webapp.views.credits import credits_of
 from webapp.web.rendering import page
 from webapp.web.url_params import address_of
 
@@ -15,7 +15,6 @@ LEDE = "What an account has prepaid for API traffic. It is public: give any addr
 def blueprint(sources: Sources) -> Blueprint:
     """`/credits` asks for an address, `/credits/<address>` shows its account."""
     routes = Blueprint("credits", __name__)
-    builder = CreditsPageBuilder(sources)
 
     @routes.get("/credits")
     def find() -> AnyResponse:
@@ -23,6 +22,6 @@ def blueprint(sources: Sources) -> Blueprint:
 
     @routes.get("/credits/<text>")
     def show(text: str) -> Response:
-        return page("credits.html", builder.view(address_of(text)))
+        return page("credits.html", credits_of(sources, address_of(text)))
 
     return routes

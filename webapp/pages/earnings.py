@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from webapp.pages.ask_address import PUBLIC, ask_address
 from webapp.sources.sources import Sources
 from webapp.views.earnings import Stage
-from webapp.views.earnings.page import PAGE_ROWS, EarningsPageBuilder, Filters
+from webapp.views.earnings.page import PAGE_ROWS, Filters, csv_lines, earnings_page
 from webapp.web.errors import PageError
 from webapp.web.rendering import page, wants_json
 from webapp.web.url_params import address_of, epoch_of, node_id_of
@@ -19,7 +19,6 @@ EXPORT_ROWS = 1_000_000
 def blueprint(sources: Sources) -> Blueprint:
     """`/earnings`, `/operators/<address>/earnings` and `.../earnings.csv`, `.../earnings.json`."""
     routes = Blueprint("earnings", __name__)
-    builder = EarningsPageBuilder(sources)
 
     @routes.get("/earnings")
     def find() -> AnyResponse:
@@ -27,13 +26,10 @@ def blueprint(sources: Sources) -> Blueprint:
 
     @routes.get("/operators/<text>/earnings")
     def show(text: str) -> Response:
-        number = request.args.get("page", "1")
-        view = builder.view(
-            address_of(text),
-            filters(),
-            int(number) if number.isdigit() and len(number) < 7 else 1,
-            EXPORT_ROWS if wants_json() else PAGE_ROWS,
-        )
+        text_page = request.args.get("page", "1")
+        number = int(text_page) if text_page.isdigit() and len(text_page) < 7 else 1
+        rows = EXPORT_ROWS if wants_json() else PAGE_ROWS
+        view = earnings_page(sources, address_of(text), filters(), number, rows)
         return page("earnings.html", view, stages=[stage.value for stage in Stage])
 
     @routes.get("/operators/<text>/earnings.<kind>")
@@ -44,8 +40,8 @@ def blueprint(sources: Sources) -> Blueprint:
         if kind == "json":
             query = urlencode({**request.args.to_dict(), "format": "json"})
             return redirect(url_for("earnings.show", text=address) + "?" + query)
-        view = builder.view(address, filters(), rows=EXPORT_ROWS)
-        response = Response(builder.csv(view), mimetype="text/csv")
+        view = earnings_page(sources, address, filters(), rows=EXPORT_ROWS)
+        response = Response(csv_lines(view, sources.clock), mimetype="text/csv")
         name = f"parallelix-{address[:10]}-epochs-{view.first_epoch}-{view.last_epoch}.csv"
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         return response

@@ -1,12 +1,12 @@
 """The network page."""
 
-from flask import Blueprint, Response, render_template
+from flask import Blueprint, Response
 
 from webapp.sources.gateway import GatewayApi
 from webapp.sources.sources import Sources
 from webapp.store import Store
 from webapp.views.network import NetworkPageBuilder
-from webapp.web.rendering import page
+from webapp.web.rendering import fragment, page
 
 
 def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
@@ -18,9 +18,8 @@ def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
     def show() -> Response:
         return page("network.html", builder.view())
 
-    @routes.get("/fragments/network")
-    def fragment() -> str:
-        view = builder.view()
-        return render_template("network_live.html", view=view, status=view.status)
+    @routes.get("/fragments/network", endpoint="fragment")
+    def live() -> str:
+        return fragment("network_live.html", builder.view())
 
     return routes

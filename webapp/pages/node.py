@@ -6,8 +6,7 @@ from webapp.sources.gateway import GatewayApi, GatewayUnavailableError
 from webapp.sources.sources import Sources
 from webapp.store import Store
 from webapp.views.evidence import NodeEpochPageBuilder
-from webapp.views.node import NodePageBuilder
-from webapp.web.errors import unknown_node
+from webapp.views.node import node_page
 from webapp.web.rendering import page
 from webapp.web.url_params import WINDOWS, epoch_of, node_id_of, window
 
@@ -15,15 +14,11 @@ from webapp.web.url_params import WINDOWS, epoch_of, node_id_of, window
 def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
     """`/nodes/<id>`, `/nodes/<id>/epochs/<number>`, and the fragment that shows the node as the gateway sees it."""
     routes = Blueprint("node", __name__)
-    builder = NodePageBuilder(sources, store)
     evidence = NodeEpochPageBuilder(sources)
 
     @routes.get("/nodes/<text>")
     def show(text: str) -> Response:
-        node_id = node_id_of(text)
-        view = builder.view(node_id, window())
-        if view is None:
-            raise unknown_node(node_id)
+        view = node_page(sources, store, node_id_of(text), window())
         return page("node.html", view, windows=WINDOWS, has_gateway=gateway.present)
 
     @routes.get("/fragments/nodes/<text>/gateway")
@@ -36,10 +31,6 @@ def blueprint(sources: Sources, gateway: GatewayApi, store: Store) -> Blueprint:
 
     @routes.get("/nodes/<text>/epochs/<number>")
     def epoch(text: str, number: str) -> Response:
-        node_id = node_id_of(text)
-        view = evidence.view(node_id, epoch_of(number))
-        if view is None:
-            raise unknown_node(node_id)
-        return page("node_epoch.html", view)
+        return page("node_epoch.html", evidence.view(node_id_of(text), epoch_of(number)))
 
     return routes

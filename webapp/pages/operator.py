@@ -1,11 +1,11 @@
 """The page of one operator's nodes."""
 
-from flask import Blueprint, Response, redirect, request, url_for
+from flask import Blueprint, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.pages.ask_address import PUBLIC, ask_address
 from webapp.sources.sources import Sources
-from webapp.views.operator import OperatorPageBuilder
+from webapp.views.operator import operator_page
 from webapp.web.rendering import page
 from webapp.web.url_params import WINDOWS, address_of, window
 
@@ -13,7 +13,6 @@ from webapp.web.url_params import WINDOWS, address_of, window
 def blueprint(sources: Sources) -> Blueprint:
     """`/operators` asks for an address, `/operators/<address>` shows it."""
     routes = Blueprint("operator", __name__)
-    builder = OperatorPageBuilder(sources)
 
     @routes.get("/operators")
     def find() -> AnyResponse:
@@ -25,8 +24,6 @@ def blueprint(sources: Sources) -> Blueprint:
         if address != text and "format" not in request.args:
             query = f"?{request.query_string.decode()}" if request.query_string else ""
             return redirect(url_for("operator.show", text=address) + query, 301)
-        view = builder.view(address, window())
-        response: Response = page("operator.html", view, windows=WINDOWS)
-        return response
+        return page("operator.html", operator_page(sources, address, window()), windows=WINDOWS)
 
     return routes

@@ -14,7 +14,7 @@ from webapp.sources.gateway import MAX_ANSWER_BYTES, GatewayApi, GatewayUnavaila
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.web.errors import PageError
-from webapp.web.rendering import page
+from webapp.web.rendering import event_stream, page
 from webapp.web.url_params import api_key_of
 
 MAX_PROMPT = 8_000
@@ -56,10 +56,7 @@ def blueprint(sources: Sources, gateway: GatewayApi) -> Blueprint:
             key = gateway.key(key)
         except UserError as error:
             raise PageError(401, "An API key is needed", f"{error}.") from None
-        response = Response(_answer(gateway, body, key), mimetype="text/event-stream")
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Accel-Buffering"] = "no"
-        return response
+        return event_stream(_answer(gateway, body, key))
 
     return routes
 
@@ -101,9 +98,8 @@ def _answer(gateway: GatewayApi, body: dict[str, Any], key: str) -> Iterator[str
                 yield _event("problem", {"message": words})
                 return
             request_id = answer.headers.get("x-request-id", "")
-            yield _event(
-                "route", {"request_id": request_id, "node_id": answer.headers.get(header_names.NODE)}
-            )
+            route = {"request_id": request_id, "node_id": answer.headers.get(header_names.NODE)}
+            yield _event("route", route)
             size = 0
             for text in deltas(answer.iter_bytes()):
                 size += len(text)

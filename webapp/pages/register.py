@@ -1,21 +1,19 @@
 """Registration of a node in four steps: tier, stake, key, sign. The URL of a step holds all earlier choices."""
 
-from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.sources.sources import Sources
-from webapp.views.register import RegisterPageBuilder, RegisterView, parse_key, parse_stake
-from webapp.web.rendering import page
+from webapp.views.register import RegisterView, parse_key, parse_stake, register_step
+from webapp.web.rendering import fragment, page
 
 
 def blueprint(sources: Sources) -> Blueprint:
     """`/register`, `/register/stake`, `/register/key`, `/register/sign`."""
     routes = Blueprint("register", __name__)
-    builder = RegisterPageBuilder(sources)
 
     def view_of(step: str) -> RegisterView:
-        tier_text, stake_text = request.args.get("tier", ""), request.args.get("stake", "")
-        key_text = request.args.get("key", "")
+        tier_text, stake_text, key_text = (request.args.get(name, "") for name in ("tier", "stake", "key"))
         tier = int(tier_text) if tier_text in {"1", "2", "3", "4"} else None
         stake, key = parse_stake(stake_text), parse_key(key_text)
         problem = None
@@ -23,7 +21,7 @@ def blueprint(sources: Sources) -> Blueprint:
             problem = "stake_bad"
         elif key_text and key is None:
             problem = "key_bad"
-        return builder.view(step, tier, stake, key, problem)
+        return register_step(sources, step, tier, stake, key, problem)
 
     @routes.get("/register")
     def tier() -> Response:
@@ -58,7 +56,6 @@ def blueprint(sources: Sources) -> Blueprint:
 
     @routes.get("/fragments/register/preview")
     def preview() -> str:
-        view = view_of("stake")
-        return render_template("register_preview.html", view=view, status=view.status)
+        return fragment("register_preview.html", view_of("stake"))
 
     return routes

@@ -2,12 +2,12 @@
 
 import re
 
-from flask import Blueprint, Response, render_template
+from flask import Blueprint, Response
 
 from webapp.sources.sources import Sources
 from webapp.views.transactions import TransactionReader
 from webapp.web.errors import PageError
-from webapp.web.rendering import page
+from webapp.web.rendering import fragment, page
 
 _HASH = re.compile(r"0x[0-9a-f]{64}")
 
@@ -19,18 +19,16 @@ def blueprint(sources: Sources) -> Blueprint:
 
     def checked(text: str) -> str:
         if not _HASH.fullmatch(text.lower()):
-            raise PageError(
-                400, "That is not a transaction", "A transaction is 0x and 64 hexadecimal digits."
-            )
+            advice = "A transaction is 0x and 64 hexadecimal digits."
+            raise PageError(400, "That is not a transaction", advice)
         return text.lower()
 
     @routes.get("/tx/<text>")
     def show(text: str) -> Response:
         return page("tx.html", reader.view(checked(text)))
 
-    @routes.get("/fragments/tx/<text>")
-    def fragment(text: str) -> str:
-        view = reader.view(checked(text))
-        return render_template("tx_live.html", view=view, status=view.status)
+    @routes.get("/fragments/tx/<text>", endpoint="fragment")
+    def live(text: str) -> str:
+        return fragment("tx_live.html", reader.view(checked(text)))
 
     return routes

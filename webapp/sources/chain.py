@@ -68,9 +68,7 @@ class ChainSource:
     def read(self, reads: Sequence[Read], block: BlockRef | None = None) -> list[Any]:
         """Results in the order of the reads; None where a call reverted or the contract was not deployed yet.
 
-        Args:
-            reads: what to read.
-            block: where to read; None takes the newest block, for one round trip more.
+        Without a block, the newest one is asked for and read, for one round trip more.
 
         Raises:
             ChainUnavailableError: no answer in time, or the block is unknown (pruned, or reorganised away).

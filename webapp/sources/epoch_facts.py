@@ -52,13 +52,7 @@ class _AtBlock:
 
 
 class EpochFacts:
-    """Cache in front of the chain, shared by all requests of a process.
-
-    Args:
-        chain: reads of the contracts.
-        clock: the network's epochs.
-        monotonic: seconds of a clock that never goes back.
-    """
+    """Cache in front of the chain, shared by all requests of a process."""
 
     def __init__(
         self, chain: ChainSource, clock: EpochClock, monotonic: Callable[[], float] = time.monotonic
@@ -89,9 +83,7 @@ class EpochFacts:
             except ChainUnavailableError as failure:
                 error = str(failure)
         with self._lock:
-            found = {
-                e: known for e in epochs if (known := self._final.get(e) or here.epochs.get(e)) is not None
-            }
+            found = {e: known for e in epochs if (known := self._final.get(e) or here.epochs.get(e))}
             return KnownEpochs(found, frozenset(here.lapsed.intersection(unreported)), error)
 
     def _ask(self, head: Head, missing: Sequence[int], unreported: Sequence[int], here: _AtBlock) -> None:
@@ -107,16 +99,11 @@ class EpochFacts:
             raise
         self._failed_at = None
         pools, totals = ({e: next(results) for e in missing} for _ in range(2))
-        read = {
-            e: ChainEpoch(pools[e], totals[e])
-            for e in missing
-            if pools[e] is not None and totals[e] is not None
-        }
+        pairs = {e: (pools[e], totals[e]) for e in missing}
+        read = {e: ChainEpoch(*pair) for e, pair in pairs.items() if None not in pair}
+        final = {e: known for e, known in read.items() if self._clock.start(Epoch(e)) <= head.final_timestamp}
         with self._lock:
             here.epochs.update(read)
             here.asked.update(unreported)
             here.lapsed.update(e for e in unreported if next(results) == EpochStatus.LAPSED)
-            begun = head.final_timestamp
-            self._final.update(
-                {e: known for e, known in read.items() if self._clock.start(Epoch(e)) <= begun}
-            )
+            self._final.update(final)

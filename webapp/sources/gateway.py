@@ -123,30 +123,24 @@ class GatewayApi:
     def usage(self, key: str, days: int = 30) -> tuple[str, list[UsageLine]]:
         """Tenant of a key, and the tenant's usage of each day, newest first. Raises GatewayUnavailableError."""
         data = self._get(f"/v1/usage?days={days}", key)
-        try:
+        with _known_shape():
             lines = [_usage_line(item) for item in data["data"]]
             return str(data["tenant"])[:80], sorted(lines, key=lambda line: line.day, reverse=True)
-        except (KeyError, TypeError, ValueError):
-            raise GatewayUnavailableError("the gateway answers in a shape that is not known") from None
 
     def node(self, node_id: int) -> NodeLoad | None:
         """A node's load; None when the gateway gets no heartbeat of the node. Raises GatewayUnavailableError."""
         data = self._get(f"/v1/nodes/{node_id}", None, missing=httpx.codes.NOT_FOUND)
-        try:
+        with _known_shape():
             return None if data is None else _node_load(data)
-        except (KeyError, TypeError, ValueError):
-            raise GatewayUnavailableError("the gateway answers in a shape that is not known") from None
 
     @contextmanager
     def chat(self, body: dict[str, Any], key: str) -> Iterator[httpx.Response]:
         """The streamed answer to a chat request. Raises GatewayUnavailableError."""
-        timeout = httpx.Timeout(60.0, connect=3.0)
+        url = f"{self._base()}/v1/chat/completions"
         try:
             with (
-                httpx.Client(timeout=timeout, trust_env=False) as client,
-                client.stream(
-                    "POST", f"{self._base()}/v1/chat/completions", json=body, headers=_bearer(key)
-                ) as answer,
+                httpx.Client(timeout=httpx.Timeout(60.0, connect=3.0), trust_env=False) as client,
+                client.stream("POST", url, json=body, headers=_bearer(key)) as answer,
             ):
                 yield answer
         except httpx.HTTPError as error:
@@ -190,6 +184,14 @@ class GatewayApi:
         return data
 
 
+@contextmanager
+def _known_shape() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError):
+        raise GatewayUnavailableError("the gateway answers in a shape that is not known") from None
+
+
 def _node_load(data: Mapping[str, Any]) -> NodeLoad:
     obstacle = ""
     if data["breaker"] != "closed":
@@ -198,27 +200,17 @@ def _node_load(data: Mapping[str, Any]) -> NodeLoad:
         obstacle = "it offers no model"
     elif not int(data["free_slots"]):
         obstacle = "every slot is taken"
-    took, away = data["first_byte_ms"], data["round_trip_ms"]
-    return NodeLoad(
-        int(data["attempts_running"]),
-        int(data["attempts_succeeded"]),
-        int(data["attempts_failed"]),
-        int(data["slots"]),
-        int(data["free_slots"]),
-        None if took is None else float(took),
-        None if away is None else float(away),
-        obstacle,
-    )
+    counts = ("attempts_running", "attempts_succeeded", "attempts_failed", "slots", "free_slots")
+    times = [data[name] for name in ("first_byte_ms", "round_trip_ms")]
+    took, away = (None if value is None else float(value) for value in times)
+    running, succeeded, failed, slots, free = (int(data[name]) for name in counts)
+    return NodeLoad(running, succeeded, failed, slots, free, took, away, obstacle)
 
 
 def _usage_line(item: Mapping[str, Any]) -> UsageLine:
-    return UsageLine(
-        time.strftime("%Y-%m-%d", time.gmtime(int(item["day"]))),
-        int(item["requests"]),
-        int(item["prompt_tokens"]),
-        int(item["completion_tokens"]),
-        int(item["price_wei"]),
-    )
+    day = time.strftime("%Y-%m-%d", time.gmtime(int(item["day"])))
+    counts = ("requests", "prompt_tokens", "completion_tokens", "price_wei")
+    return UsageLine(day, *(int(item[name]) for name in counts))
 
 
 def error_words(data: Any) -> str:
@@ -265,16 +257,11 @@ def _load(
             if name.startswith("request_seconds_bucket{"):
                 edge = name.split('le="')[1].split('"')[0]
                 buckets.append((float(edge), value - earlier.get(name, 0.0)))
-        buckets.sort()
+        buckets.sort()  # counts are cumulative: the last bucket, of no upper bound, has them all
         total = buckets[-1][1] if buckets else 0.0
         rate = max(0.0, total / (now - seen_at))
         if total > 0:
             bound = next((b for b, count in buckets if count >= 0.95 * total), float("inf"))
             p95 = int(bound * 1000) if bound != float("inf") else None
-    return GatewayLoad(
-        rate,
-        p95,
-        int(samples.get("attempts_running", 0)),
-        int(samples.get("requests_waiting", 0)),
-        int(samples.get("nodes", 0)),
-    )
+    gauges = ("attempts_running", "requests_waiting", "nodes")
+    return GatewayLoad(rate, p95, *(int(samples.get(name, 0)) for name in gauges))

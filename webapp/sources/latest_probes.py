@@ -32,8 +32,7 @@ def latest(probes: Iterable[ProbeRow]) -> dict[int, LatestProbe]:
 
 def percentile(values: Iterable[int], per_cent: int) -> int | None:
     """Nearest-rank percentile, e.g. `per_cent=95`; None without values."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * per_cent // 100) - 1)] if ordered else None
+    return weighted_percentile([(value, 1) for value in sorted(values)], per_cent)
 
 
 def weighted_percentile(counts: Sequence[tuple[int, int]], per_cent: int) -> int | None:

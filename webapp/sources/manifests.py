@@ -4,6 +4,7 @@ Operators choose every string in a manifest; the dashboard cuts strings to a len
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import httpx
 from offchain.domain.canonical_json import canonical
 from offchain.domain.eip712 import keccak256
 from webapp.index import Snapshot
-from webapp.sources.outbound_hosts import UnreachableHostError, resolve
+from webapp.sources.outbound_hosts import UnreachableHostError, exchange
 from webapp.sources.sources import Sources
 from webapp.store import Store
 
@@ -25,6 +26,7 @@ LOOK_AGAIN_SECONDS = 600
 MAX_FETCHES = 10
 """Manifests that one round fetches at most."""
 _TEXT = 80
+_PRICE = re.compile(r"[0-9]{1,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +44,16 @@ class Capabilities:
 
 def capabilities_of(body: Mapping[str, Any]) -> Capabilities:
     """The fields of a manifest's JSON; a field of a wrong type counts as missing."""
-    models = [
-        (_text(item.get("name")), _natural(item.get("context_length")))
-        for item in _list(body.get("models"))
-        if isinstance(item, Mapping)
-    ]
+    models = [item for item in _list(body.get("models")) if isinstance(item, Mapping)]
     price = body.get("price_per_token_wei")
-    digits = (
-        price if isinstance(price, str) and price.isascii() and price.isdigit() and len(price) < 40 else None
-    )
     return Capabilities(
-        _text(body.get("region")) or "not declared",
-        tuple(models),
-        _natural(body.get("tier")),
-        _natural(body.get("slots")),
-        _text(body.get("backend")),
-        tuple(_text(item) for item in _list(body.get("accelerators"))),
-        int(digits) if digits else None,
+        region=_text(body.get("region")) or "not declared",
+        models=tuple((_text(item.get("name")), _natural(item.get("context_length"))) for item in models),
+        tier=_natural(body.get("tier")),
+        slots=_natural(body.get("slots")),
+        backend=_text(body.get("backend")),
+        accelerators=tuple(map(_text, _list(body.get("accelerators")))),
+        price_per_token_wei=int(price) if isinstance(price, str) and _PRICE.fullmatch(price) else None,
     )
 
 
@@ -76,13 +71,7 @@ def regions(snapshot: Snapshot, store: Store, present: int) -> dict[str, int]:
 
 
 class ManifestFetcher:
-    """Fetches the declared manifests that the store has no copy of.
-
-    Args:
-        sources: gives the index, which knows the declared manifests.
-        store: keeps the copies.
-        allow_private: whether loopback and private addresses may be called.
-    """
+    """Fetches the declared manifests that the store has no copy of; private addresses only if `allow_private`."""
 
     def __init__(self, sources: Sources, store: Store, allow_private: bool) -> None:
         self._sources = sources
@@ -97,9 +86,7 @@ class ManifestFetcher:
         looked = 0
         for manifest_hash, uri, _ in declared:
             copy = known.get(manifest_hash.lower())
-            if copy is not None and (
-                copy.body is not None or self._store.now - copy.looked_at < LOOK_AGAIN_SECONDS
-            ):
+            if copy and (copy.body is not None or self._store.now - copy.looked_at < LOOK_AGAIN_SECONDS):
                 continue
             body, problem = self._fetch(uri, manifest_hash)
             self._store.keep_manifest(manifest_hash, body, problem)
@@ -111,43 +98,38 @@ class ManifestFetcher:
     def _fetch(self, uri: str, manifest_hash: str) -> tuple[dict[str, Any] | None, str | None]:
         try:
             parts = urlsplit(uri)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
+            _ = parts.port  # raises for a port that is no number
         except ValueError:
             return None, "its URI is malformed"
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return None, "its URI is not http(s)"
         try:
-            address = resolve(parts.hostname, port, self._allow_private)
-            raw = _get(uri, address, parts.netloc.rpartition("@")[2], parts.hostname)
+            with exchange("GET", uri, self._allow_private, timeout=3.0) as answer:
+                raw = _body_of(answer)
         except (UnreachableHostError, httpx.HTTPError, httpx.InvalidURL) as error:
             return None, str(error) or type(error).__name__
         if raw is None:
             return None, "it is not served there, or too large"
         try:
             body = json.loads(raw)
+            # The chain has the hash of the canonical form; a server may keep the file in another one.
             hashes = {"0x" + keccak256(raw).hex(), "0x" + keccak256(canonical(body)).hex()}
         except (ValueError, RecursionError):
-            return None, "what is served there is not JSON"
+            return None, "what is served there is not JSON"  # RecursionError: a few KB of brackets
         if not isinstance(body, dict) or manifest_hash.lower() not in hashes:
             return None, "what is served there does not have the hash of the chain"
         return body, None
 
 
-def _get(uri: str, address: str, host_header: str, host: str) -> bytes | None:
-    literal = f"[{address}]" if ":" in address else address
-    url = httpx.URL(uri).copy_with(host=literal)
-    with (
-        httpx.Client(timeout=3.0, follow_redirects=False, trust_env=False) as client,
-        client.stream("GET", url, headers={"Host": host_header}, extensions={"sni_hostname": host}) as answer,
-    ):
-        if answer.status_code != httpx.codes.OK:
+def _body_of(answer: httpx.Response) -> bytes | None:
+    if answer.status_code != httpx.codes.OK:
+        return None
+    raw = b""
+    for chunk in answer.iter_bytes():
+        raw += chunk
+        if len(raw) > MAX_BYTES:  # counted after decompression: a small gzip body may hold gigabytes
             return None
-        raw = b""
-        for chunk in answer.iter_bytes():
-            raw += chunk
-            if len(raw) > MAX_BYTES:
-                return None
-        return raw
+    return raw
 
 
 def _text(value: object) -> str:

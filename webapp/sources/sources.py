@@ -13,10 +13,18 @@ from webapp.sources.chain import ChainSource, ChainUnavailableError
 from webapp.sources.epoch_facts import EpochFacts
 from webapp.sources.status import Status, status_of
 
+_CONSTANTS = [
+    Read("NodeRegistryLocker", "minStake"),
+    Read("NodeRegistryLocker", "cooldown"),
+    Read("RewardDistributor", "CLAIM_WINDOW"),
+    Read("UptimeAttestation", "SUBMIT_WINDOW"),
+    Read("UptimeAttestation", "CHALLENGE_WINDOW"),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Parameters of the deployed contracts that pages name, e.g. the least stake."""
+    """Parameters of the deployed contracts that pages name, e.g. the least stake; read in the order of `_CONSTANTS`."""
 
     min_stake_wei: int
     cooldown_seconds: int
@@ -72,15 +80,7 @@ class Sources:
             if self._constants is not None and self._constants_minute == minute:
                 return self._constants
             try:
-                values = self.chain.read(
-                    [
-                        Read("NodeRegistryLocker", "minStake"),
-                        Read("NodeRegistryLocker", "cooldown"),
-                        Read("RewardDistributor", "CLAIM_WINDOW"),
-                        Read("UptimeAttestation", "SUBMIT_WINDOW"),
-                        Read("UptimeAttestation", "CHALLENGE_WINDOW"),
-                    ]
-                )
+                values = self.chain.read(_CONSTANTS)
             except ChainUnavailableError:
                 return self._constants
             if None in values:

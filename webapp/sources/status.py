@@ -55,6 +55,11 @@ class Status:
     stale: bool
 
     @property
+    def current_epoch(self) -> int:
+        """Number of the running epoch; 0 before genesis."""
+        return self.epoch.number if self.epoch else 0
+
+    @property
     def empty(self) -> bool:
         """Whether the index has not read its first block."""
         return not self.block_hash
@@ -74,29 +79,13 @@ def status_of(
     epoch = None
     if now >= clock.genesis:
         number = clock.epoch_at(now)
-        epoch = EpochView(
-            number,
-            clock.start(number),
-            clock.end(number),
-            clock.length_seconds,
-            clock.slots,
-            clock.end(number) - now,
-        )
+        start, end = clock.start(number), clock.end(number)
+        epoch = EpochView(number, start, end, clock.length_seconds, clock.slots, end - now)
     if head is None:
         return Status(0, "", 0, 0, 0, now, epoch, chain_id, network, False)
     age = now - head.timestamp
-    return Status(
-        head.block,
-        head.block_hash,
-        head.timestamp,
-        age,
-        head.final_block,
-        now,
-        epoch,
-        chain_id,
-        network,
-        age > STALE_SECONDS,
-    )
+    place = head.block, head.block_hash, head.timestamp, age, head.final_block
+    return Status(*place, now, epoch, chain_id, network, age > STALE_SECONDS)
 
 
 def latest_slots(clock: EpochClock, now: int, count: int = 3) -> list[tuple[int, int]]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from offchain.db.database import Database, open_database
 from webapp.store.models import Channel, DashboardBase, Delivery, ManifestCopy, Nonce, SignIn, Watch
@@ -20,12 +21,7 @@ BACK_OFF_SECONDS = (10, 60, 300, 1_800, 7_200, 21_600)
 
 
 class Store:
-    """The dashboard's database, opened when it is first needed.
-
-    Args:
-        folder: holds the database file; made if it is missing.
-        time: Unix seconds.
-    """
+    """The dashboard's database in a folder, both made when they are first needed; `time` gives Unix seconds."""
 
     def __init__(self, folder: Path, time: Callable[[], float]) -> None:
         self._folder = folder
@@ -59,15 +55,11 @@ class Store:
         """Keep a message that the browser's wallet is asked to sign."""
         with self.database.write() as session:
             session.execute(delete(Nonce).where(Nonce.expires_at < self.now))
-            session.add(
-                Nonce(
-                    nonce=nonce,
-                    browser_hash=_hash(browser),
-                    address=address,
-                    message=message,
-                    expires_at=self.now + NONCE_SECONDS,
-                )
+            ends = self.now + NONCE_SECONDS
+            found = Nonce(
+                nonce=nonce, browser_hash=_hash(browser), address=address, message=message, expires_at=ends
             )
+            session.add(found)
 
     def take_nonce(self, nonce: str, browser: str) -> tuple[str, str] | None:
         """Address and message of a nonce given to this browser, once; None when unknown, used, or too old."""
@@ -75,17 +67,15 @@ class Store:
             found = session.get(Nonce, nonce)
             if found is None or found.browser_hash != _hash(browser):
                 return None
-            session.delete(found)
+            session.delete(found)  # also when it is too old: a nonce works once
             return (found.address, found.message) if found.expires_at >= self.now else None
 
     def sign_in(self, address: str) -> str:
         """A new token for a browser whose wallet proved an address."""
-        token = secrets.token_urlsafe(32)
+        token, ends = secrets.token_urlsafe(32), self.now + SIGN_IN_SECONDS
         with self.database.write() as session:
             session.execute(delete(SignIn).where(SignIn.expires_at < self.now))
-            session.add(
-                SignIn(token_hash=_hash(token), address=address, expires_at=self.now + SIGN_IN_SECONDS)
-            )
+            session.add(SignIn(token_hash=_hash(token), address=address, expires_at=ends))
         return token
 
     def signed_in(self, token: str | None) -> str | None:
@@ -114,19 +104,14 @@ class Store:
     def add_channel(self, address: str, kind: str, target: str, events: Sequence[str]) -> Channel | None:
         """A new channel; None when the address has MAX_CHANNELS already."""
         with self.database.write() as session:
-            count = session.scalar(
-                select(func.count()).select_from(Channel).where(Channel.address == address)
-            )
-            if (count or 0) >= MAX_CHANNELS:
+            if (
+                session.scalar(select(func.count(Channel.id)).where(Channel.address == address)) or 0
+            ) >= MAX_CHANNELS:
                 return None
             channel = Channel(
-                address=address,
-                kind=kind,
-                target=target,
-                secret=secrets.token_hex(32),
-                events=list(events),
-                created_at=self.now,
+                address=address, kind=kind, target=target, events=list(events), created_at=self.now
             )
+            channel.secret = secrets.token_hex(32)
             session.add(channel)
             session.flush()
             return channel
@@ -146,36 +131,20 @@ class Store:
     def enqueue(self, channel_id: int, key: str, event: str, body: Mapping[str, Any]) -> bool:
         """Queue a message for a channel; False when the channel has one with this key already."""
         with self.database.write() as session:
-            known = session.scalar(
-                select(Delivery.id).where(Delivery.channel_id == channel_id, Delivery.key == key)
-            )
-            if known is not None:
+            known = select(Delivery.id).where(Delivery.channel_id == channel_id, Delivery.key == key)
+            if session.scalar(known) is not None:
                 return False
-            session.add(
-                Delivery(
-                    channel_id=channel_id,
-                    key=key,
-                    event=event,
-                    body=dict(body),
-                    status="pending",
-                    attempts=0,
-                    next_at=self.now,
-                    created_at=self.now,
-                )
+            delivery = Delivery(
+                channel_id=channel_id, key=key, event=event, body=dict(body), status="pending"
             )
+            delivery.next_at = delivery.created_at = self.now
+            session.add(delivery)
             return True
 
     def due(self, limit: int = 20) -> list[tuple[Delivery, Channel]]:
         """Deliveries whose time has come, oldest first."""
-        query = (
-            select(Delivery, Channel)
-            .join(Channel, Channel.id == Delivery.channel_id)
-            .where(Delivery.status == "pending", Delivery.next_at <= self.now)
-            .order_by(Delivery.next_at)
-            .limit(limit)
-        )
-        with self.database.read() as session:
-            return [(delivery, channel) for delivery, channel in session.execute(query)]
+        waiting = and_(Delivery.status == "pending", Delivery.next_at <= self.now)
+        return self._deliveries(waiting, Delivery.next_at, limit)
 
     def delivered(self, delivery_id: int, result: str) -> None:
         """Record that a delivery arrived."""
@@ -190,23 +159,22 @@ class Store:
 
     def _record(self, delivery_id: int, **values: Any) -> None:
         with self.database.write() as session:
-            session.execute(
-                update(Delivery)
-                .where(Delivery.id == delivery_id)
-                .values(attempts=Delivery.attempts + 1, **values)
-            )
+            changed = update(Delivery).where(Delivery.id == delivery_id)
+            session.execute(changed.values(attempts=Delivery.attempts + 1, **values))
 
     def deliveries(self, address: str, limit: int = 30) -> list[tuple[Delivery, Channel]]:
         """The newest deliveries of an address."""
-        query = (
-            select(Delivery, Channel)
-            .join(Channel, Channel.id == Delivery.channel_id)
-            .where(Channel.address == address)
-            .order_by(Delivery.id.desc())
-            .limit(limit)
-        )
+        return self._deliveries(Channel.address == address, Delivery.id.desc(), limit)
+
+    def _deliveries(
+        self, which: ColumnElement[bool], order: ColumnElement[Any] | InstrumentedAttribute[int], limit: int
+    ) -> list[tuple[Delivery, Channel]]:
+        query = select(Delivery, Channel).join(Channel, Channel.id == Delivery.channel_id).where(which)
         with self.database.read() as session:
-            return [(delivery, channel) for delivery, channel in session.execute(query)]
+            return [
+                (delivery, channel)
+                for delivery, channel in session.execute(query.order_by(order).limit(limit))
+            ]
 
     # ------------------------------------------------------------------------------------------------------ manifests
 
@@ -223,9 +191,8 @@ class Store:
     def keep_manifest(self, manifest_hash: str, body: dict[str, Any] | None, problem: str | None) -> None:
         """Keep what was fetched for a manifest hash, or why nothing could be used."""
         with self.database.write() as session:
-            session.merge(
-                ManifestCopy(hash=manifest_hash.lower(), body=body, problem=problem, looked_at=self.now)
-            )
+            copy = ManifestCopy(hash=manifest_hash.lower(), body=body, problem=problem, looked_at=self.now)
+            session.merge(copy)
 
     # ------------------------------------------------------------------------------------------------------- watches
 
@@ -248,6 +215,7 @@ def secret_key(folder: Path) -> bytes:
     path = folder / "session.key"
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        # O_EXCL: of two servers that start together only one makes the key.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return path.read_bytes()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from webapp.index import EventRow
 from webapp.sources.sources import Sources
@@ -46,28 +47,27 @@ class ActivityView:
     older: str | None
 
 
-class ActivityReader:
-    """Reads events for the activity page and for its stream."""
+class EventFilters(NamedTuple):
+    """Limits of the events shown; None sets no limit."""
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    kind: str | None
+    node: int | None
+    epoch: int | None
 
-    def view(
-        self, kind: str | None, node: int | None, epoch: int | None, before: tuple[int, int] | None = None
-    ) -> ActivityView:
-        """A page of events. Raises IndexUnavailableError."""
-        with self._sources.open() as (snapshot, _, status):
-            rows = snapshot.events(PAGE_EVENTS + 1, before, None, node, epoch, _names(kind))
-        older = rows[PAGE_EVENTS - 1].place if len(rows) > PAGE_EVENTS else None
-        return ActivityView(status, kind, node, epoch, [_line(row) for row in rows[:PAGE_EVENTS]], older)
 
-    def since(
-        self, place: tuple[int, int], kind: str | None, node: int | None, epoch: int | None
-    ) -> list[ActivityLine]:
-        """Events after a place, oldest first, at most PAGE_EVENTS. Raises IndexUnavailableError."""
-        with self._sources.open() as (snapshot, _, _):
-            rows = snapshot.events(PAGE_EVENTS, None, place, node, epoch, _names(kind))
-        return [_line(row) for row in reversed(rows)]
+def activity_page(sources: Sources, filters: EventFilters, before: tuple[int, int] | None) -> ActivityView:
+    """A page of events. Raises IndexUnavailableError."""
+    with sources.open() as (snapshot, _, status):
+        rows = snapshot.events(PAGE_EVENTS + 1, before, None, *filters[1:], _names(filters.kind))
+    older = rows[PAGE_EVENTS - 1].place if len(rows) > PAGE_EVENTS else None
+    return ActivityView(status, *filters, [_line(row) for row in rows[:PAGE_EVENTS]], older)
+
+
+def events_since(sources: Sources, filters: EventFilters, place: tuple[int, int]) -> list[ActivityLine]:
+    """Events after a place, oldest first, at most PAGE_EVENTS. Raises IndexUnavailableError."""
+    with sources.open() as (snapshot, _, _):
+        rows = snapshot.events(PAGE_EVENTS, None, place, *filters[1:], _names(filters.kind))
+    return [_line(row) for row in reversed(rows)]
 
 
 def _names(kind: str | None) -> tuple[str, ...]:
@@ -78,14 +78,5 @@ def _names(kind: str | None) -> tuple[str, ...]:
 
 def _line(row: EventRow) -> ActivityLine:
     kind = next((kind for kind, names in KINDS.items() if row.name in names), "other")
-    return ActivityLine(
-        row.place,
-        row.block,
-        row.timestamp,
-        kind,
-        row.name,
-        sentence(row.name, row.args),
-        row.node_id,
-        row.epoch,
-        row.tx_hash,
-    )
+    what = kind, row.name, sentence(row.name, row.args)
+    return ActivityLine(row.place, row.block, row.timestamp, *what, row.node_id, row.epoch, row.tx_hash)

@@ -23,6 +23,7 @@ from webapp.index import ReportRow, Snapshot
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status
 from webapp.sources.uptime_trees import Trees
+from webapp.web.errors import known_node
 
 TOLERANCE_BPS = 100
 """As UptimeAttestation.TOLERANCE_BPS."""
@@ -73,18 +74,16 @@ class AppealBuilder:
         self._slot_domain = sources.deployment.signing_domain("UptimeAttestation")
         self._receipt_domain = sources.deployment.signing_domain("InferenceMarket")
 
-    def view(self, node_id: int, epoch: int, brought: Sequence[str] = ()) -> AppealView | None:
-        """The appeal with the receipts known here and those `brought` (packed answers, base64); None when there is
-        no such node.
+    def view(self, node_id: int, epoch: int, brought: Sequence[str] = ()) -> AppealView:
+        """The appeal with the receipts known here and those `brought` (packed answers, base64).
 
         Raises:
-            IndexUnavailableError: the index cannot be read.
-            ChainUnavailableError: the chain cannot be read.
+            PageError: there is no such node.
+            IndexUnavailableError, ChainUnavailableError: the index or the chain cannot be read.
         """
         slots = self._sources.clock.slots
         with self._sources.open() as (snapshot, _, status):
-            if snapshot.node(node_id) is None:
-                return None
+            known_node(snapshot, node_id)
             report = snapshot.reports(epoch, epoch).get(epoch)
             if report is None:
                 return self._none(status, node_id, epoch, "Nothing is attested of this epoch yet.")
@@ -95,11 +94,8 @@ class AppealBuilder:
             if covered and tree is None:
                 return self._none(status, node_id, epoch, "The index’s uptimes do not match the report.")
             overrides = [row for row in snapshot.overrides(epoch, epoch, [node_id]) if row.stands(report)]
-            known = chain(
-                snapshot.own_answers(epoch, slots, node_id),
-                self._bundled(snapshot, report),
-                brought[:MAX_ANSWERS],
-            )
+            own = snapshot.own_answers(epoch, slots, node_id)
+            known = chain(own, self._bundled(snapshot, report), brought[:MAX_ANSWERS])
             answers = list(_unpacked(known, node_id, slots))
         evidence = self._checked(Epoch(epoch), node_id, answers, status)
         attested = int(tree.uptime(NodeId(node_id))) if tree is not None else 0
@@ -159,13 +155,8 @@ class AppealBuilder:
                 bound[key] = self._sources.chain.read([read], status.ref)[0] == node_id
             if keeper is None or not bound[key]:
                 continue
-            found[answer.slot] = SlotProof(
-                answer.slot,
-                keeper,
-                "0x" + struct_hash.hex(),
-                *_compact(answer.node_signature),
-                *_compact(answer.keeper_signature),
-            )
+            signatures = *_compact(answer.node_signature), *_compact(answer.keeper_signature)
+            found[answer.slot] = SlotProof(answer.slot, keeper, "0x" + struct_hash.hex(), *signatures)
         return [found[slot] for slot in sorted(found)]
 
 

@@ -44,38 +44,23 @@ class CreditsView:
         return min(self.thawing_wei, self.balance_wei or 0)
 
 
-class CreditsPageBuilder:
-    """Builds the credits page."""
-
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-
-    def view(self, address: str) -> CreditsView:
-        """The page of a checksummed address, at the index's block. Raises IndexUnavailableError."""
-        status = self._sources.present_status()
-        if "CreditVault" not in self._sources.deployment.contracts:
-            return CreditsView(status, address, False, None, 0, 0, None, 0, 0, None)
-        reads = [
-            Read("CreditVault", "accounts", (address,)),
-            Read("ParallelixToken", "balanceOf", (address,)),
-            Read("CreditVault", "THAW_PERIOD"),
-            Read("CreditVault", "signerCount", (address,)),
-        ]
-        try:
-            account, wallet, thaw, signers = self._sources.chain.read(reads, status.ref)
-        except ChainUnavailableError as failure:
-            return CreditsView(status, address, True, None, 0, 0, None, 0, 0, str(failure))
-        if account is None:
-            return CreditsView(status, address, True, None, 0, 0, wallet, 0, 0, "the vault was not there yet")
-        return CreditsView(
-            status,
-            address,
-            True,
-            account["balance"],
-            account["thawing"],
-            account["thawedAt"],
-            wallet,
-            thaw or 0,
-            signers or 0,
-            None,
-        )
+def credits_of(sources: Sources, address: str) -> CreditsView:
+    """The page of a checksummed address, at the index's block. Raises IndexUnavailableError."""
+    status = sources.present_status()
+    if "CreditVault" not in sources.deployment.contracts:
+        return CreditsView(status, address, False, None, 0, 0, None, 0, 0, None)
+    reads = [
+        Read("CreditVault", "accounts", (address,)),
+        Read("ParallelixToken", "balanceOf", (address,)),
+        Read("CreditVault", "THAW_PERIOD"),
+        Read("CreditVault", "signerCount", (address,)),
+    ]
+    try:
+        account, wallet, thaw, signers = sources.chain.read(reads, status.ref)
+    except ChainUnavailableError as failure:
+        return CreditsView(status, address, True, None, 0, 0, None, 0, 0, str(failure))
+    if account is None:
+        return CreditsView(status, address, True, None, 0, 0, wallet, 0, 0, "the vault was not there yet")
+    balance, thawing, thawed_at = account["balance"], account["thawing"], account["thawedAt"]
+    rest = wallet, thaw or 0, signers or 0, None
+    return CreditsView(status, address, True, balance, thawing, thawed_at, *rest)

@@ -7,9 +7,7 @@ from typing import Any
 from offchain.domain.amounts import prlx
 
 _SENTENCES = {
-    "NodeRegistered": (
-        "Node {nodeId} is registered in tier {tier} with {stake:prlx}; it counts from epoch {activeFrom} on."
-    ),
+    "NodeRegistered": "Node {nodeId} is registered in tier {tier} with {stake:prlx}; it counts from epoch {activeFrom} on.",
     "UnstakeRequested": "Node {nodeId} asked for its stake; it counts until epoch {activeUntil} begins.",
     "UnstakeCancelled": "Node {nodeId} stays; it counts from epoch {activeFrom} on.",
     "StakeWithdrawn": "Node {nodeId} is retired; {stake:prlx} went back to its owner.",
@@ -17,9 +15,7 @@ _SENTENCES = {
     "BeneficiarySet": "Node {nodeId} is paid to {beneficiary} from now on.",
     "CapabilitiesSet": "Node {nodeId} declared its capabilities.",
     "NodeKeyRotated": "Node {nodeId} has another node key.",
-    "UptimeOverridden": (
-        "Node {nodeId} is paid by {recounted:percent} uptime for epoch {epoch}, not by {attested:percent}."
-    ),
+    "UptimeOverridden": "Node {nodeId} is paid by {recounted:percent} uptime for epoch {epoch}, not by {attested:percent}.",
     "Deposited": "{amount:prlx} of credits for {payer}.",
     "WithdrawalRequested": "{amount:prlx} of credits thaw and can be withdrawn afterwards.",
     "WithdrawalCancelled": "The credits stay; nothing thaws any more.",

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from offchain.domain.eip712 import address_bytes
 from offchain.domain.evidence_entries import AnswerEntry, EvidenceError, Miss, node_of
-from offchain.domain.messages import MissReason, SlotMiss
+from offchain.domain.messages import MissReason
 from offchain.domain.types import Epoch, NodeId
 from offchain.evidence.bundle import EvidenceBundle, parse_bundle, signed_by
 from webapp.index import NodeRow, OverrideRow
 from webapp.sources.sources import Sources
 from webapp.sources.status import Status, slot_start
 from webapp.views.earnings import NodeEpoch, history_of
-from webapp.web.uptime_strips import STATE_NAMES, Strip, strip_of
+from webapp.web.errors import known_node
+from webapp.web.uptime_strips import STATE_NAMES, Strip, strip_of_row
 
 REASONS = {
     MissReason.UNREACHABLE: "could not be reached",
@@ -89,14 +90,11 @@ class NodeEpochPageBuilder:
         self._sources = sources
         self._domain = sources.deployment.signing_domain("UptimeAttestation")
 
-    def view(self, node_id: int, epoch: int) -> NodeEpochView | None:
-        """The page; None when there is no such node. Raises IndexUnavailableError."""
+    def view(self, node_id: int, epoch: int) -> NodeEpochView:
+        """The page. Raises PageError for an unknown node, and IndexUnavailableError."""
         with self._sources.open() as (snapshot, head, status):
-            node = snapshot.node(node_id)
-            if node is None:
-                return None
-            current = status.epoch.number if status.epoch else 0
-            back = max(1, current - epoch)
+            node = known_node(snapshot, node_id)
+            back = max(1, status.current_epoch - epoch)
             history = history_of(self._sources, snapshot, head, status, [node], back, until=epoch)
             row = next(iter(snapshot.slots([node_id], epoch, epoch)), None)
             report = history.reports.get(epoch)
@@ -114,7 +112,7 @@ class NodeEpochPageBuilder:
             status=status,
             node=node,
             epoch=epoch,
-            strip=strip_of(epoch, node_id, row.states, row.uptime_bps) if row else None,
+            strip=strip_of_row(row) if row else None,
             entry=next((entry for entry in history.entries if entry.epoch == epoch), None),
             slots=slots,
             bundle=report.bundle_hash if report else None,
@@ -141,24 +139,18 @@ class NodeEpochPageBuilder:
             for document in bundle.evidence:
                 keeper = document.signer.lower()
                 region = regions.get(keeper, "unknown region")
-                for text in document.misses:
-                    if node_of(text) == node_id:
-                        miss = Miss.unpack(text)
-                        holds = self._holds(
-                            document.signer, miss.slot_miss(bundle.epoch), miss.keeper_signature
-                        )
-                        at, reason = miss.observed_at_ms // 1000, REASONS[miss.reason]
-                        statement = SlotStatement(keeper, region, False, at, reason, holds)
-                        found.setdefault(miss.slot, []).append(statement)
-                for text in document.answers:
-                    if node_of(text) == node_id:
-                        answer = AnswerEntry.unpack(text)
-                        at = answer.receipt.finished_at_ms // 1000
-                        statement = SlotStatement(keeper, region, True, at, None, None)
-                        found.setdefault(answer.slot, []).append(statement)
+                for miss in (Miss.unpack(text) for text in document.misses if node_of(text) == node_id):
+                    digest = self._domain.digest(miss.slot_miss(bundle.epoch).struct_hash())
+                    holds = signed_by(address_bytes(document.signer), digest, miss.keeper_signature)
+                    at, reason = miss.observed_at_ms // 1000, REASONS[miss.reason]
+                    statement = SlotStatement(keeper, region, False, at, reason, holds)
+                    found.setdefault(miss.slot, []).append(statement)
+                for answer in (
+                    AnswerEntry.unpack(text) for text in document.answers if node_of(text) == node_id
+                ):
+                    at = answer.receipt.finished_at_ms // 1000
+                    statement = SlotStatement(keeper, region, True, at, None, None)
+                    found.setdefault(answer.slot, []).append(statement)
         except EvidenceError:
             return {}
         return found
-
-    def _holds(self, signer: str, miss: SlotMiss, signature: bytes) -> bool:
-        return signed_by(address_bytes(signer), self._domain.digest(miss.struct_hash()), signature)

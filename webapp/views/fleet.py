@@ -55,13 +55,8 @@ class FleetView:
 def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> FleetView:
     """The fleet at an epoch."""
     states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
-    nodes: Counter[int] = Counter()
-    counting: Counter[int] = Counter()
-    staked: Counter[int] = Counter()
-    weight: Counter[int] = Counter()
-    total = 0
+    nodes, counting, staked, weight = (Counter[int]() for _ in range(4))
     for group in groups:
-        total += group.count
         state = group.state_at(epoch)
         states[state] += group.count
         if state != "retired":
@@ -74,4 +69,4 @@ def fleet_of(groups: Iterable[FleetGroup], epoch: int) -> FleetView:
         TierLine(t, TIER_NAMES[t], MULTIPLIER_BPS[t], nodes[t], counting[t], staked[t], weight[t])
         for t in Tier
     ]
-    return FleetView(dict(states), tiers, sum(staked.values()), sum(weight.values()), total)
+    return FleetView(dict(states), tiers, sum(staked.values()), sum(weight.values()), sum(states.values()))

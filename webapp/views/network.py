@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
@@ -111,8 +112,7 @@ class _Attested:
     earned_wei: int
 
 
-@dataclass(frozen=True, slots=True)
-class _LiveFigures:
+class _LiveFigures(NamedTuple):
     nodes: Mapping[int, LatestProbe]
     online: int
     probed: int
@@ -123,17 +123,10 @@ class _LiveFigures:
 class NetworkPageBuilder:
     """Builds the network page. The sums over an accepted report are computed once per report and kept."""
 
-    def __init__(
-        self,
-        sources: Sources,
-        gateway: GatewayApi,
-        store: Store,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, sources: Sources, gateway: GatewayApi, store: Store) -> None:
         self._sources = sources
         self._gateway = gateway
         self._store = store
-        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._view: NetworkView | None = None
         self._viewed = 0.0
@@ -142,13 +135,13 @@ class NetworkPageBuilder:
     def view(self) -> NetworkView:
         """The page at the index's head, at most a second old. Raises IndexUnavailableError."""
         with self._lock:  # visitors who ask at the same time share one view
-            if self._view is None or self._monotonic() - self._viewed >= KEEP_SECONDS:
-                self._view, self._viewed = self._build(), self._monotonic()
+            if self._view is None or time.monotonic() - self._viewed >= KEEP_SECONDS:
+                self._view, self._viewed = self._build(), time.monotonic()
             return self._view
 
     def _build(self) -> NetworkView:
         with self._sources.open() as (snapshot, head, status):
-            epoch = status.epoch.number if status.epoch else 0
+            epoch = status.current_epoch
             fleet = fleet_of(snapshot.fleet(), epoch)
             cells = snapshot.nodes(GRID_NODES) if 0 < fleet.total <= GRID_NODES else []
             keepers = snapshot.keepers()
@@ -168,20 +161,11 @@ class NetworkPageBuilder:
             for e in numbers
         ]
         current = known.epochs.get(epoch)
+        grid = [_cell(node, epoch, live.nodes) for node in cells if not node.withdrawn]
+        signers = [_keeper(row, epoch, keepers, reports.values()) for row in keepers]
+        pool = current.pool_wei if current else None
         return NetworkView(
-            status,
-            fleet,
-            [_cell(node, epoch, live.nodes) for node in cells if not node.withdrawn],
-            places,
-            live.online,
-            live.probed,
-            live.p50_ms,
-            live.p95_ms,
-            [_keeper(row, epoch, keepers, reports.values()) for row in keepers],
-            epochs,
-            current.pool_wei if current else None,
-            self._gateway.load(),
-            error,
+            status, fleet, grid, places, *live[1:], signers, epochs, pool, self._gateway.load(), error
         )
 
     def _live(self, snapshot: Snapshot, status: Status, *, small: bool) -> _LiveFigures:
@@ -195,14 +179,9 @@ class NetworkPageBuilder:
         # A large fleet is counted by the database, in the newest slot that has ended.
         histogram = snapshot.probe_histogram(*slots[1]) if len(slots) > 1 else []
         online = sum(count for answered, _, count in histogram if answered)
+        probed = sum(count for _, _, count in histogram)
         counts = sorted((ms, count) for answered, ms, count in histogram if answered and ms is not None)
-        return _LiveFigures(
-            {},
-            online,
-            sum(count for _, _, count in histogram),
-            weighted_percentile(counts, 50),
-            weighted_percentile(counts, 95),
-        )
+        return _LiveFigures({}, online, probed, *(weighted_percentile(counts, share) for share in (50, 95)))
 
     def _paid(
         self, epochs: Sequence[int], block: BlockRef | None, known: KnownEpochs
@@ -210,10 +189,9 @@ class NetworkPageBuilder:
         """What was claimed of each epoch's pool, wei; or why the chain could not be asked."""
         if known.error:
             return {}, known.error
+        reads = [Read("RewardDistributor", "paidOf", (e,)) for e in epochs]
         try:
-            results = self._sources.chain.read(
-                [Read("RewardDistributor", "paidOf", (e,)) for e in epochs], block
-            )
+            results = self._sources.chain.read(reads, block)
         except ChainUnavailableError as failure:
             return {}, str(failure)
         return {e: paid for e, paid in zip(epochs, results, strict=True) if paid is not None}, None
@@ -221,9 +199,7 @@ class NetworkPageBuilder:
     def _attest(
         self, snapshot: Snapshot, reports: Mapping[int, ReportRow], known: KnownEpochs
     ) -> dict[int, _Attested]:
-        keys = {
-            e: (report.uptime_root, known.epochs[e]) for e, report in reports.items() if e in known.epochs
-        }
+        keys = {e: (row.uptime_root, known.epochs[e]) for e, row in reports.items() if e in known.epochs}
         missing = [e for e, key in keys.items() if (e, *key) not in self._attested]
         groups: dict[int, list[PaidGroup]] = {}
         for group in snapshot.paid_groups(missing):
@@ -244,8 +220,7 @@ class NetworkPageBuilder:
     ) -> EpochLine:
         chain_epoch = known.epochs.get(epoch)
         pool = chain_epoch.pool_wei if chain_epoch else None
-        current = status.epoch.number if status.epoch else 0
-        stage = unsettled_stage(epoch, report, current, status.now, known.lapsed)
+        stage = unsettled_stage(epoch, report, status.current_epoch, status.now, known.lapsed)
         earned = attested.earned_wei + appealed if attested else None
         carried = pool - earned if pool is not None and earned is not None else None
         if stage is Stage.LAPSED:
@@ -311,14 +286,5 @@ def _keeper(
         if row.keeper_id in members:
             total += 1
             signed += report.signer_bitmap >> members.index(row.keeper_id) & 1
-    return KeeperLine(
-        row.keeper_id,
-        row.signer,
-        row.region,
-        row.url,
-        row.bond_wei,
-        row.counts_in(epoch),
-        row.active_from,
-        signed,
-        total,
-    )
+    who = row.keeper_id, row.signer, row.region, row.url, row.bond_wei
+    return KeeperLine(*who, row.counts_in(epoch), row.active_from, signed, total)

@@ -13,7 +13,8 @@ from webapp.store import Store
 from webapp.views.earnings import NodeEpoch, Totals, history_of
 from webapp.views.fleet import TIER_NAMES
 from webapp.web.chart import UptimeChart, uptime_chart
-from webapp.web.uptime_strips import Strip, live_strip, strip_of
+from webapp.web.errors import known_node
+from webapp.web.uptime_strips import Strip, live_strip, strip_of_row
 
 STRIPS = 14
 """Number of attested epochs whose slots the page shows."""
@@ -57,63 +58,48 @@ class NodePage:
     chain_error: str | None
 
 
-class NodePageBuilder:
-    """Builds the node page."""
-
-    def __init__(self, sources: Sources, store: Store) -> None:
-        self._sources = sources
-        self._store = store
-
-    def view(self, node_id: int, window: int) -> NodePage | None:
-        """The page of a node over the last `window` epochs; None when there is no such node.
-
-        Raises:
-            IndexUnavailableError: the index cannot be read.
-        """
-        with self._sources.open() as (snapshot, head, status):
-            node = snapshot.node(node_id)
-            if node is None:
-                return None
-            history = history_of(self._sources, snapshot, head, status, [node], window)
-            epoch = status.epoch.number if status.epoch else 0
-            slots = snapshot.slots([node_id], max(0, epoch - STRIPS), epoch)
-            reached = self._sources.clock.slot_at(status.now)[1] if status.epoch else 0
-            running = [(epoch, slot) for slot in range(reached + 1)] if status.epoch else []
-            probes = snapshot.probes(running, [node_id])
-            served, served_wei = snapshot.served(node_id)
-        strips = [strip_of(row.epoch, row.node_id, row.states, row.uptime_bps) for row in slots]
-        strips.sort(key=lambda strip: strip.epoch, reverse=True)
-        if status.epoch is not None and node.weight_at(epoch):
-            strips.insert(0, live_strip(epoch, node_id, self._sources.clock.slots, reached, probes))
-        latest_by_node = latest(probes)
-        times = [probe.latency_ms for probe in probes if probe.latency_ms is not None]
-        entries = history.entries
-        totals = Totals.of(entries)
-        chain_epoch = history.known.epochs.get(epoch)
-        copy = self._store.manifest(node.manifest_hash) if node.manifest_hash else None
-        return NodePage(
-            status,
-            node,
-            TIER_NAMES[Tier(node.tier)],
-            node.state_at(epoch),
-            node.weight_at(epoch),
-            chain_epoch.total_weight if chain_epoch else None,
-            latest_by_node.get(node_id),
-            len(probes),
-            percentile(times, 50),
-            percentile(times, 95),
-            totals.uptime_bps,
-            uptime_chart((e.epoch, e.uptime_bps) for e in entries if e.uptime_bps is not None),
-            served,
-            served_wei,
-            strips,
-            entries,
-            totals.reward,
-            totals.claimed,
-            totals.claimable,
-            totals.pending,
-            window,
-            capabilities_of(copy.body) if copy and copy.body else None,
-            copy.problem if copy else None,
-            history.known.error,
-        )
+def node_page(sources: Sources, store: Store, node_id: int, window: int) -> NodePage:
+    """The page of a node over the last `window` epochs. Raises PageError for an unknown node, and IndexUnavailableError."""
+    with sources.open() as (snapshot, head, status):
+        node = known_node(snapshot, node_id)
+        history = history_of(sources, snapshot, head, status, [node], window)
+        epoch = status.current_epoch
+        slots = snapshot.slots([node_id], max(0, epoch - STRIPS), epoch)
+        reached = sources.clock.slot_at(status.now)[1] if status.epoch else 0
+        running = [(epoch, slot) for slot in range(reached + 1)] if status.epoch else []
+        probes = snapshot.probes(running, [node_id])
+        served, served_wei = snapshot.served(node_id)
+    strips = sorted(map(strip_of_row, slots), key=lambda strip: strip.epoch, reverse=True)
+    if status.epoch is not None and node.weight_at(epoch):
+        strips.insert(0, live_strip(epoch, node_id, sources.clock.slots, reached, probes))
+    times = [probe.latency_ms for probe in probes if probe.latency_ms is not None]
+    entries = history.entries
+    totals = Totals.of(entries)
+    chain_epoch = history.known.epochs.get(epoch)
+    copy = store.manifest(node.manifest_hash) if node.manifest_hash else None
+    return NodePage(
+        status=status,
+        node=node,
+        tier_name=TIER_NAMES[Tier(node.tier)],
+        state=node.state_at(epoch),
+        share_weight=node.weight_at(epoch),
+        total_weight=chain_epoch.total_weight if chain_epoch else None,
+        live=latest(probes).get(node_id),
+        probes=len(probes),
+        p50_ms=percentile(times, 50),
+        p95_ms=percentile(times, 95),
+        uptime_bps=totals.uptime_bps,
+        chart=uptime_chart((e.epoch, e.uptime_bps) for e in entries if e.uptime_bps is not None),
+        served=served,
+        served_wei=served_wei,
+        strips=strips,
+        epochs=entries,
+        earned_wei=totals.reward,
+        claimed_wei=totals.claimed,
+        claimable_wei=totals.claimable,
+        pending_wei=totals.pending,
+        window=window,
+        capabilities=capabilities_of(copy.body) if copy and copy.body else None,
+        manifest_problem=copy.problem if copy else None,
+        chain_error=history.known.error,
+    )

@@ -1,5 +1,6 @@
 """The operator page: the nodes of one owner, and what they earned in each epoch."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from webapp.sources.sources import Sources
 from webapp.sources.status import Status, latest_slots
 from webapp.views.earnings import EpochSum, NodeEpoch, Totals, history_of, yearly_bps
 from webapp.views.fleet import STATES
-from webapp.web.uptime_strips import Strip, strip_of
+from webapp.web.uptime_strips import Strip, strip_of_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,78 +70,57 @@ class OperatorView:
     chain_error: str | None
 
 
-class OperatorPageBuilder:
-    """Builds the operator page."""
+def operator_page(sources: Sources, address: str, window: int) -> OperatorView:
+    """The page of a checksummed address over the last `window` epochs; empty for an address without nodes.
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    Raises:
+        IndexUnavailableError: the index cannot be read.
+    """
+    with sources.open() as (snapshot, head, status):
+        nodes = snapshot.nodes_of(address)
+        history = history_of(sources, snapshot, head, status, nodes, window)
+        ids = [node.node_id for node in nodes]
+        newest = next((entry.epoch for entry in history.entries if entry.uptime_bps is not None), -1)
+        rows = snapshot.slots(ids, newest, newest) if newest >= 0 else []
+        strips = {row.node_id: strip_of_row(row) for row in rows}
+        live = latest(snapshot.probes(latest_slots(sources.clock, status.now), ids))
+    by_node = {node.node_id: Totals() for node in nodes}
+    by_epoch: dict[int, tuple[Totals, NodeEpoch]] = {}
+    for entry in history.entries:
+        by_node[entry.node_id].add(entry)
+        by_epoch.setdefault(entry.epoch, (Totals(), entry))[0].add(entry)
+    epoch = status.current_epoch
+    lines = [_node_line(node, epoch, by_node[node.node_id], live, strips) for node in nodes]
+    sums = [totals.epoch(number, first) for number, (totals, first) in by_epoch.items()]
+    totals = _totals(lines, history.entries, sums, sources.clock.length_seconds)
+    return OperatorView(status, address, window, lines, sums, totals, history.known.error)
 
-    def view(self, address: str, window: int) -> OperatorView:
-        """The page of a checksummed address over the last `window` epochs. An address without nodes gives an empty view.
 
-        Raises:
-            IndexUnavailableError: the index cannot be read.
-        """
-        with self._sources.open() as (snapshot, head, status):
-            nodes = snapshot.nodes_of(address)
-            history = history_of(self._sources, snapshot, head, status, nodes, window)
-            ids = [node.node_id for node in nodes]
-            attested = [entry.epoch for entry in history.entries if entry.uptime_bps is not None]
-            newest = attested[0] if attested else -1
-            strips = {row.node_id: row for row in snapshot.slots(ids, newest, newest)} if attested else {}
-            latest_by_node = latest(snapshot.probes(latest_slots(self._sources.clock, status.now), ids))
-        by_node = {node.node_id: Totals() for node in nodes}
-        by_epoch: dict[int, tuple[Totals, NodeEpoch]] = {}
-        for entry in history.entries:
-            by_node[entry.node_id].add(entry)
-            by_epoch.setdefault(entry.epoch, (Totals(), entry))[0].add(entry)
-        epoch = status.epoch.number if status.epoch else 0
-        lines = []
-        for node in nodes:
-            row = strips.get(node.node_id)
-            strip = strip_of(row.epoch, row.node_id, row.states, row.uptime_bps) if row else None
-            lines.append(
-                _node_line(node, epoch, by_node[node.node_id], latest_by_node.get(node.node_id), strip)
-            )
-        sums = [totals.epoch(number, first) for number, (totals, first) in by_epoch.items()]
-        return OperatorView(
-            status,
-            address,
-            window,
-            lines,
-            sums,
-            self._totals(lines, history.entries, sums),
-            history.known.error,
-        )
-
-    def _totals(
-        self, lines: Sequence[NodeLine], entries: Sequence[NodeEpoch], sums: Sequence[EpochSum]
-    ) -> OperatorTotals:
-        states = dict.fromkeys(STATES, 0)
-        for line in lines:
-            states[line.state] += 1
-        settled = {line.epoch for line in sums if line.reward_wei is not None}
-        principal = sum(e.stake_wei for e in entries if e.epoch in settled)
-        totals = Totals.of(entries)
-        return OperatorTotals(
-            staked_wei=sum(line.stake_wei for line in lines if line.state != "retired"),
-            earned_wei=totals.reward,
-            claimed_wei=totals.claimed,
-            claimable_wei=totals.claimable,
-            pending_wei=totals.pending,
-            lost_wei=totals.lost,
-            uptime_bps=totals.uptime_bps,
-            online=sum(1 for line in lines if line.live and line.live.online),
-            probed=sum(1 for line in lines if line.live),
-            counting=sum(1 for line in lines if line.weight),
-            states=states,
-            yield_bps=yearly_bps(totals.reward, principal, self._sources.clock.length_seconds),
-            yield_epochs=len(settled),
-        )
+def _totals(
+    lines: Sequence[NodeLine], entries: Sequence[NodeEpoch], sums: Sequence[EpochSum], epoch_seconds: int
+) -> OperatorTotals:
+    settled = {line.epoch for line in sums if line.reward_wei is not None}
+    principal = sum(e.stake_wei for e in entries if e.epoch in settled)
+    totals = Totals.of(entries)
+    return OperatorTotals(
+        staked_wei=sum(line.stake_wei for line in lines if line.state != "retired"),
+        earned_wei=totals.reward,
+        claimed_wei=totals.claimed,
+        claimable_wei=totals.claimable,
+        pending_wei=totals.pending,
+        lost_wei=totals.lost,
+        uptime_bps=totals.uptime_bps,
+        online=sum(1 for line in lines if line.live and line.live.online),
+        probed=sum(1 for line in lines if line.live),
+        counting=sum(1 for line in lines if line.weight),
+        states=dict.fromkeys(STATES, 0) | Counter(line.state for line in lines),
+        yield_bps=yearly_bps(totals.reward, principal, epoch_seconds),
+        yield_epochs=len(settled),
+    )
 
 
 def _node_line(
-    node: NodeRow, epoch: int, totals: Totals, live: LatestProbe | None, strip: Strip | None
+    node: NodeRow, epoch: int, totals: Totals, live: Mapping[int, LatestProbe], strips: Mapping[int, Strip]
 ) -> NodeLine:
     return NodeLine(
         node_id=node.node_id,
@@ -151,10 +131,10 @@ def _node_line(
         active_from=node.active_from,
         active_until=node.active_until,
         unlock_at=node.unlock_at,
-        live=live,
+        live=live.get(node.node_id),
         uptime_bps=totals.uptime_bps,
         earned_wei=totals.reward,
         claimable_wei=totals.claimable,
         claimed_wei=totals.claimed,
-        strip=strip,
+        strip=strips.get(node.node_id),
     )

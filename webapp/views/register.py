@@ -78,73 +78,58 @@ class RegisterView:
     chain_error: str | None
 
 
-class RegisterPageBuilder:
-    """Builds the steps of registration."""
+def register_step(
+    sources: Sources,
+    step: str,
+    tier: int | None,
+    stake_wei: int | None,
+    key_hash: str | None,
+    problem: str | None,
+) -> RegisterView:
+    """The step with the choices that its URL holds. Raises IndexUnavailableError."""
+    status = sources.present_status()
+    constants = sources.constants()
+    stake = stake_wei if stake_wei is not None else (constants.min_stake_wei if constants else None)
+    preview, chain_error, key_node = None, None, None
+    key_address = checksum("0x" + key_hash[-40:]) if key_hash else None
+    try:
+        if tier is not None and stake is not None and status.epoch is not None:
+            preview = _preview(sources, status.epoch.number + 1, Tier(tier), Wei(stake))
+        if key_address is not None:
+            (key_node,) = sources.chain.read([Read("NodeRegistryLocker", "nodeOfKey", (key_address,))])
+    except ChainUnavailableError as failure:
+        chain_error = str(failure)
+    if problem is None and constants and stake_wei is not None and stake_wei < constants.min_stake_wei:
+        problem = "stake_low"
+    if problem is None and key_node:
+        problem = "key_used"
+    return RegisterView(
+        status=status,
+        step=step,
+        tiers=[TierChoice(t, TIER_NAMES[t], TIER_HARDWARE[t], MULTIPLIER_BPS[t]) for t in Tier],
+        tier=tier,
+        tier_name=TIER_NAMES[Tier(tier)] if tier else None,
+        stake_wei=stake,
+        key_hash=key_hash,
+        key_address=key_address,
+        key_node=key_node or None,
+        constants=constants,
+        preview=preview,
+        problem=problem,
+        chain_error=chain_error or (None if constants else "the RPC endpoint does not answer"),
+    )
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
 
-    def view(
-        self,
-        step: str,
-        tier: int | None,
-        stake_wei: int | None,
-        key_hash: str | None,
-        problem: str | None = None,
-    ) -> RegisterView:
-        """The step with the choices that its URL holds. Raises IndexUnavailableError."""
-        status = self._sources.present_status()
-        constants = self._sources.constants()
-        stake = stake_wei if stake_wei is not None else (constants.min_stake_wei if constants else None)
-        preview, chain_error, key_node = None, None, None
-        key_address = checksum("0x" + key_hash[-40:]) if key_hash else None
-        try:
-            if tier is not None and stake is not None and status.epoch is not None:
-                preview = self.preview(status, Tier(tier), Wei(stake))
-            if key_address is not None:
-                key_node = self._sources.chain.read(
-                    [Read("NodeRegistryLocker", "nodeOfKey", (key_address,))]
-                )[0]
-        except ChainUnavailableError as failure:
-            chain_error = str(failure)
-        if problem is None and constants and stake_wei is not None and stake_wei < constants.min_stake_wei:
-            problem = "stake_low"
-        if problem is None and key_node:
-            problem = "key_used"
-        return RegisterView(
-            status,
-            step,
-            [TierChoice(t, TIER_NAMES[t], TIER_HARDWARE[t], MULTIPLIER_BPS[t]) for t in Tier],
-            tier,
-            TIER_NAMES[Tier(tier)] if tier else None,
-            stake,
-            key_hash,
-            key_address,
-            key_node or None,
-            constants,
-            preview,
-            problem,
-            chain_error or (None if constants else "the RPC endpoint does not answer"),
-        )
-
-    def preview(self, status: Status, tier: Tier, stake: Wei) -> Preview | None:
-        """Weight and reward of a stake in the next epoch. Raises ChainUnavailableError."""
-        if status.epoch is None:
-            return None
-        epoch = status.epoch.number + 1
-        pool, total = self._sources.chain.read(
-            [
-                Read("RewardDistributor", "poolOf", (epoch,)),
-                Read("NodeRegistryLocker", "totalWeightAt", (epoch,)),
-            ]
-        )
-        if pool is None or total is None:
-            return None
-        own = weight(stake, tier)
-        joined = ChainEpoch(pool, total + own)
-        earns = joined.reward(own, FULL_BPS)
-        year = yearly_bps(earns, stake, self._sources.clock.length_seconds) or 0
-        return Preview(epoch, own, joined.total_weight, pool, earns, year)
+def _preview(sources: Sources, epoch: int, tier: Tier, stake: Wei) -> Preview | None:
+    calls = (("RewardDistributor", "poolOf"), ("NodeRegistryLocker", "totalWeightAt"))
+    pool, total = sources.chain.read([Read(*call, (epoch,)) for call in calls])
+    if pool is None or total is None:
+        return None
+    own = weight(stake, tier)
+    joined = ChainEpoch(pool, total + own)
+    earns = joined.reward(own, FULL_BPS)
+    year = yearly_bps(earns, stake, sources.clock.length_seconds) or 0
+    return Preview(epoch, own, joined.total_weight, pool, earns, year)
 
 
 def parse_stake(text: str) -> int | None:

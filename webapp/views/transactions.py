@@ -85,15 +85,12 @@ class TransactionReader:
             return view
         contract = self._by_address.get(str(transaction.get("to") or "").lower())
         function = self._selectors[contract].get(str(transaction["input"])[:10]) if contract else None
-        view = replace(
-            view, state="pending", sender=transaction["from"], contract=contract, function=function
-        )
+        sender = transaction["from"]
+        view = replace(view, state="pending", sender=sender, contract=contract, function=function)
         if receipt is None:
             return view
-        block = int(receipt["blockNumber"], 16)
-        view = replace(
-            view, block=block, final=block <= status.final_block, gas_used=int(receipt["gasUsed"], 16)
-        )
+        block, gas = int(receipt["blockNumber"], 16), int(receipt["gasUsed"], 16)
+        view = replace(view, block=block, final=block <= status.final_block, gas_used=gas)
         if int(receipt["status"], 16) != 1:
             return replace(view, state="failed", error=self._reason(transaction, block))
         state = "done" if status.block >= block else "confirmed"
@@ -102,10 +99,8 @@ class TransactionReader:
     def _call(self, method: str, *params: Any) -> Any:
         try:
             return self._sources.chain.reader.rpc.call(method, *params)
-        except RpcError as error:
-            raise ChainUnavailableError(error.message) from error
-        except TransientError as error:
-            raise ChainUnavailableError(str(error)) from error
+        except (RpcError, TransientError) as error:
+            raise ChainUnavailableError(getattr(error, "message", str(error))) from error
 
     def _events(self, logs: Sequence[Mapping[str, Any]]) -> list[TxEvent]:
         found = []
@@ -146,8 +141,8 @@ def revert_words(chain: ChainSource, data: bytes | None) -> str:
 
 def selectors(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Function names by selector, 0x-hex."""
-    found = {}
-    for entry in entries:
-        if entry.get("type") == "function":
-            found["0x" + keccak256(signature(entry).encode())[:4].hex()] = str(entry["name"])
-    return found
+    return {
+        "0x" + keccak256(signature(entry).encode())[:4].hex(): str(entry["name"])
+        for entry in entries
+        if entry.get("type") == "function"
+    }

@@ -3,7 +3,7 @@
 from flask import Flask, Response, jsonify, render_template
 from werkzeug.exceptions import HTTPException
 
-from webapp.index import IndexUnavailableError
+from webapp.index import IndexUnavailableError, NodeRow, Snapshot
 from webapp.web.rendering import wants_json
 
 
@@ -23,11 +23,12 @@ class PageError(Exception):
         self.advice = advice
 
 
-def unknown_node(node_id: int) -> PageError:
-    """The failure of a request for a node that was never registered."""
-    return PageError(
-        404, f"There is no node {node_id}", "Ids are given in order of registration; try a lower one."
-    )
+def known_node(snapshot: Snapshot, node_id: int) -> NodeRow:
+    """A node of the index. Raises PageError 404 when it was never registered."""
+    if (node := snapshot.node(node_id)) is None:
+        advice = "Ids are given in order of registration; try a lower one."
+        raise PageError(404, f"There is no node {node_id}", advice)
+    return node
 
 
 _TITLES = {
@@ -43,7 +44,7 @@ _TITLES = {
 
 def init(app: Flask) -> None:
     """Install the error handlers."""
-    app.register_error_handler(PageError, _problem)
+    app.register_error_handler(PageError, answer)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(IndexUnavailableError, _no_index)
 
@@ -56,10 +57,6 @@ def answer(problem: PageError) -> tuple[Response, int]:
     return Response(body, mimetype="text/html"), problem.status
 
 
-def _problem(problem: PageError) -> tuple[Response, int]:
-    return answer(problem)
-
-
 def _http(error: HTTPException) -> tuple[Response, int] | HTTPException:
     code = error.code or 500
     if code < 400:
@@ -69,12 +66,7 @@ def _http(error: HTTPException) -> tuple[Response, int] | HTTPException:
 
 
 def _no_index(error: IndexUnavailableError) -> tuple[Response, int]:
-    problem = PageError(
-        503, "The index is not there yet", f"{error}. A keeper makes it: start one, then reload this page."
-    )
-    response, code = answer(problem)
+    advice = f"{error}. A keeper makes it: start one, then reload this page."
+    response, code = answer(PageError(503, "The index is not there yet", advice))
     response.headers["Retry-After"] = "5"
     return response, code
-
-
-__all__ = ["PageError", "answer", "init"]

@@ -2,7 +2,7 @@
 
 import gzip
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,20 +35,30 @@ def wants_json() -> bool:
     chosen = request.args.get("format")
     if chosen is not None:
         return chosen == "json"
-    best = request.accept_mimetypes.best_match(["text/html", "application/json"], default="text/html")
-    return best == "application/json" and (
-        request.accept_mimetypes["application/json"] > request.accept_mimetypes["text/html"]
-    )
+    accepted = request.accept_mimetypes
+    best = accepted.best_match(["text/html", "application/json"], default="text/html")
+    # `Accept: */*` matches both: whoever does not say so gets no JSON.
+    return best == "application/json" and accepted["application/json"] > accepted["text/html"]
 
 
 def page(template: str, view: Any, **extra: Any) -> Response:
     """The view rendered with a template, or as JSON when the caller asked for JSON."""
     if wants_json():
         return jsonify(jsonable(view))
-    response = Response(
-        render_template(template, view=view, status=view.status, **extra), mimetype="text/html"
-    )
+    response = Response(fragment(template, view, **extra), mimetype="text/html")
     response.headers["Vary"] = "Accept"
+    return response
+
+
+def fragment(template: str, view: Any, **extra: Any) -> str:
+    """The HTML of a view, or of a part of its page that the page fetches anew."""
+    return render_template(template, view=view, status=view.status, **extra)
+
+
+def event_stream(events: Iterable[str]) -> Response:
+    """Server-sent events, which proxies neither keep nor hold back (X-Accel-Buffering is nginx's)."""
+    response = private(Response(events, mimetype="text/event-stream"))
+    response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
@@ -119,13 +129,11 @@ def query_with(**changes: object) -> str:
 def chart_data(epochs: Sequence[Any]) -> dict[str, list[Any]]:
     """Series of the earnings chart, oldest epoch first. Amounts are floats in PRLX: the length of a bar needs no 18 decimals."""
     ordered = sorted(epochs, key=lambda line: int(line.epoch))
-    return {
-        "epochs": [line.epoch for line in ordered],
-        "earned": [
-            None if line.reward_wei is None else line.reward_wei / 10**money.DECIMALS for line in ordered
-        ],
-        "lost": [None if line.lost_wei is None else line.lost_wei / 10**money.DECIMALS for line in ordered],
-    }
+    earned, lost = (
+        [None if wei is None else wei / 10**money.DECIMALS for wei in amounts]
+        for amounts in ([line.reward_wei for line in ordered], [line.lost_wei for line in ordered])
+    )
+    return {"epochs": [line.epoch for line in ordered], "earned": earned, "lost": lost}
 
 
 def ratio(part: int | None, whole: int | None, size: int = 1000) -> int:

@@ -13,8 +13,6 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
     ".woff2": "font/woff2",
-    ".png": "image/png",
-    ".webmanifest": "application/manifest+json",
 }
 _ENCODINGS = (("br", ".br"), ("gzip", ".gz"))
 

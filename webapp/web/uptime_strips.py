@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from webapp.index import ProbeRow
+from webapp.index import ProbeRow, SlotRow
 
 STATE_NAMES = {"u": "up", "m": "missed", "n": "unconfirmed", "a": "not probed", ".": "still to come"}
 
@@ -61,6 +61,11 @@ def strip_of(
         runs.append(Run(start, length, state))
     missed = tuple(i for i, letter in enumerate(letters) if letter == "m")
     return Strip(epoch, node_id, len(letters), tuple(runs), missed, uptime_bps, provisional)
+
+
+def strip_of_row(row: SlotRow) -> Strip:
+    """The strip of an attested epoch."""
+    return strip_of(row.epoch, row.node_id, row.states, row.uptime_bps)
 
 
 def live_strip(epoch: int, node_id: int, slots: int, reached: int, probes: Iterable[ProbeRow]) -> Strip:

@@ -15,14 +15,13 @@ _KEY = re.compile(r"[\x21-\x7e]{0,200}")
 
 def address_of(text: str) -> Address:
     """The EIP-55 spelling of 0x and 40 hexadecimal digits. Raises PageError 400."""
+    wrong = PageError(400, "That is not an address", "An address is 0x and 40 hexadecimal digits.")
     if not text.lower().startswith("0x"):
-        raise PageError(400, "That is not an address", "An address is 0x and 40 hexadecimal digits.")
+        raise wrong
     try:
         return checksum("0x" + text[2:])
     except ValueError:
-        raise PageError(
-            400, "That is not an address", "An address is 0x and 40 hexadecimal digits."
-        ) from None
+        raise wrong from None
 
 
 def node_id_of(text: str) -> int:

@@ -169,6 +169,14 @@ def test_activity__stream__resumes_after_the_last_event(client: FlaskClient) -> 
     assert ids == [line["place"] for line in reversed(newest[:3])]
 
 
+def test_activity__malformed_filter__takes_no_seat(seeded: SeededNetwork, built_assets) -> None:
+    with seeded.chain() as url:
+        client = app_of(seeded, url, threads=4).test_client()
+        assert {client.get("/activity/stream?node=x").status_code for _ in range(3)} == {400}
+        with client.get("/activity/stream") as answer:
+            assert answer.status_code == 200
+
+
 def test_activity__too_many_streams__are_refused_and_seats_come_back(
     seeded: SeededNetwork, built_assets
 ) -> None:

@@ -15,8 +15,9 @@ from offchain.db.models import Node, Probe
 from tests.support.webapp.account import OWNER, add_channel, csrf, reported, sign_in
 from tests.support.webapp.seed import SeededNetwork
 from tests.support.webapp.serving import answering
-from webapp.notify.senders import webhook_url_problem
+from webapp.notify.senders import DeliveryError, Webhook, webhook_url_problem
 from webapp.sources.outbound_hosts import UnreachableHostError, resolve
+from webapp.store import Channel, Delivery
 from webapp.store.store import BACK_OFF_SECONDS
 
 
@@ -179,6 +180,16 @@ def test_channels__bad_webhook__is_refused_with_words(app: Flask, url: str) -> N
 def test_webhook__private_host__is_not_called(host: str) -> None:
     with pytest.raises(UnreachableHostError, match="private"):
         resolve(host, 80, allow_private=False)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a..b/", f"http://{'a' * 64}.example/", "http://[::1]x/", "http://h/\x00"]
+)
+def test_webhook__host_that_cannot_be_looked_up__is_a_failed_delivery(url: str) -> None:
+    channel = Channel(target=url, secret="s")
+    delivery = Delivery(id=1, event="slot.missed", created_at=1, body={"text": "t"})
+    with pytest.raises(DeliveryError):
+        Webhook(allow_private=True, time=lambda: 1.0).send(channel, delivery)
 
 
 def test_channels__of_others__cannot_be_removed(app: Flask) -> None:

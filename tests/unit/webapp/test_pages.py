@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from offchain.domain.payout import reward
 from offchain.domain.types import Bps, Wei, Weight
 from offchain.errors import UserError
+from tests.support.webapp.queries import counting
 from tests.support.webapp.seed import SeededNetwork, app_of
 
 PAGES = (
@@ -204,7 +205,7 @@ def test_pages__chain_down__show_what_the_index_knows(seeded: SeededNetwork, bui
 def test_pages__all__few_queries(seeded_app: Flask, seeded: SeededNetwork) -> None:
     index = seeded_app.extensions["sources"].index
     for path in PAGES:
-        with index.counting() as queries:
+        with counting(index) as queries:
             seeded_app.test_client().get(path.format(owner=seeded.owners[0]))
         assert 1 <= len(queries) <= 10, path
 

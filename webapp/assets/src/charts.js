@@ -24,6 +24,11 @@ function earned(host) {
     ticks: { show: false },
   };
   const bars = uPlot.paths.bars({ size: [0.72, 46, 2], radius: 0.12 });
+  const series = (label, name) => {
+    const tone = colour(host, name);
+    const value = (_, v) => amount(v);
+    return { label, fill: tone, stroke: tone, width: 0, paths: bars, points: { show: false }, value };
+  };
   const total = rows.earned.map((value, i) => (value === null ? null : value + (rows.lost[i] ?? 0)));
   return new uPlot(
     {
@@ -47,24 +52,8 @@ function earned(host) {
       ],
       series: [
         { label: "Epoch", value: (_, v) => v ?? "–" },
-        {
-          label: "At 100 % uptime, PRLX",
-          fill: colour(host, "--missed"),
-          stroke: colour(host, "--missed"),
-          width: 0,
-          paths: bars,
-          points: { show: false },
-          value: (_, v) => amount(v),
-        },
-        {
-          label: "Earned, PRLX",
-          fill: colour(host, "--up"),
-          stroke: colour(host, "--up"),
-          width: 0,
-          paths: bars,
-          points: { show: false },
-          value: (_, v) => amount(v),
-        },
+        series("At 100 % uptime, PRLX", "--missed"),
+        series("Earned, PRLX", "--up"),
       ],
     },
     [rows.epochs, total, rows.earned],

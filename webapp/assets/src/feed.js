@@ -5,11 +5,9 @@ export function follow(list) {
   url.searchParams.set("after", list.dataset.after);
   const source = new EventSource(url);
   source.addEventListener("open", () => (state.textContent = "Live"));
-  source.addEventListener(
-    "error",
-    () =>
-      (state.textContent = source.readyState === EventSource.CLOSED ? "Not live: reload the page" : "Reconnecting…"),
-  );
+  source.addEventListener("error", () => {
+    state.textContent = source.readyState === EventSource.CLOSED ? "Not live: reload the page" : "Reconnecting…";
+  });
   source.addEventListener("activity", (event) => {
     document.getElementById("feed-empty")?.remove();
     const template = document.createElement("template");

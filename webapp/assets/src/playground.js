@@ -10,18 +10,14 @@ function row(list, term, value) {
 }
 
 function showReceipt(host, data) {
-  host.replaceChildren();
   const heading = document.createElement("h2");
   heading.textContent = "Route receipt";
   const list = document.createElement("dl");
   list.className = "facts";
   row(list, "Request", data.request_id ?? "–");
-  for (const [index, attempt] of (data.attempts ?? []).entries()) {
-    row(
-      list,
-      `Attempt ${index + 1}`,
-      `node ${attempt.node_id}: ${attempt.outcome}${attempt.reason ? `, ${attempt.reason}` : ""}${attempt.ms === undefined ? "" : `, ${Math.round(attempt.ms)} ms`}`,
-    );
+  for (const [index, { node_id, outcome, reason, ms }] of (data.attempts ?? []).entries()) {
+    const words = [outcome, reason, ms === undefined ? "" : `${Math.round(ms)} ms`].filter(Boolean).join(", ");
+    row(list, `Attempt ${index + 1}`, `node ${node_id}: ${words}`);
   }
   if (data.queue_ms !== undefined) row(list, "Waited for a node", `${data.queue_ms} ms`);
   if (data.total_ms !== undefined) row(list, "Whole answer", `${Math.round(data.total_ms)} ms`);
@@ -32,7 +28,7 @@ function showReceipt(host, data) {
     row(list, "Result hash", signed.resultHash);
     row(list, "Signed by node key", data.receipt.nodeKey);
   }
-  host.append(heading, list);
+  host.replaceChildren(heading, list);
 }
 
 // Name and data of each server-sent event in the answer, as the dashboard writes them.
@@ -54,13 +50,8 @@ async function* eventsOf(reply) {
 
 // Sends the prompt; throws what went wrong as an Error with a sentence.
 async function ask(form, signal) {
-  const data = new FormData(form);
-  const body = {
-    model: data.get("model"),
-    prompt: data.get("prompt"),
-    max_tokens: Number(data.get("max_tokens")),
-    key: data.get("key") ?? "",
-  };
+  const { model, prompt, max_tokens, key = "" } = Object.fromEntries(new FormData(form));
+  const body = { model, prompt, max_tokens: Number(max_tokens), key };
   const reply = await post(form.dataset.url, body, { signal });
   if (reply.ok) return reply;
   const { error } = await reply.json();

@@ -49,16 +49,9 @@ def history_of(
     uptimes = _unclaimed_uptimes(snapshot, nodes, reports, claims)
     uptimes.update({(row.node_id, row.epoch): row.recounted_bps for row in overrides})
     constants = sources.constants()
-    inputs = EarningsInputs(
-        current,
-        status.now,
-        reports,
-        known.lapsed,
-        known.epochs,
-        uptimes,
-        claims,
-        constants.claim_window_seconds if constants else None,
-    )
+    window_seconds = constants.claim_window_seconds if constants else None
+    facts = known.lapsed, known.epochs, uptimes, claims
+    inputs = EarningsInputs(current, status.now, reports, *facts, window_seconds)
     return History(node_epochs(nodes, epochs, inputs), known, reports, overrides)
 
 

@@ -82,71 +82,60 @@ class EarningsView:
     chain_error: str | None
 
 
-class EarningsPageBuilder:
-    """Builds the earnings page and its exports."""
+def earnings_page(
+    sources: Sources, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS
+) -> EarningsView:
+    """The page of a checksummed address; `page` counts from 1. Raises IndexUnavailableError."""
+    with sources.open() as (snapshot, head, status):
+        nodes = snapshot.nodes_of(address)
+        current = status.current_epoch
+        last = min(current, filters.last) if filters.last is not None else current
+        first = filters.first if filters.first is not None else max(0, last - 30)
+        wanted = [n for n in nodes if filters.node is None or n.node_id == filters.node]
+        back = max(0, current - max(first, current - 3_660))
+        history = history_of(sources, snapshot, head, status, wanted, back, until=last)
+    entries = [
+        e
+        for e in history.entries
+        if first <= e.epoch <= last and (filters.stage is None or e.stage.value == filters.stage)
+    ]
+    pages = max(1, -(-len(entries) // rows))
+    page = min(max(1, page), pages)
+    return EarningsView(
+        status=status,
+        address=address,
+        filters=filters,
+        first_epoch=first,
+        last_epoch=last,
+        nodes=[n.node_id for n in nodes],
+        waterfall=waterfall_of(entries),
+        rows=entries[(page - 1) * rows : page * rows],
+        total_rows=len(entries),
+        page=page,
+        pages=pages,
+        chain_error=history.known.error,
+    )
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
 
-    def view(self, address: str, filters: Filters, page: int = 1, rows: int = PAGE_ROWS) -> EarningsView:
-        """The page of a checksummed address; `page` counts from 1. Raises IndexUnavailableError."""
-        with self._sources.open() as (snapshot, head, status):
-            nodes = snapshot.nodes_of(address)
-            current = status.epoch.number if status.epoch else 0
-            last = min(current, filters.last) if filters.last is not None else current
-            first = filters.first if filters.first is not None else max(0, last - 30)
-            wanted = [n for n in nodes if filters.node is None or n.node_id == filters.node]
-            back = max(0, current - max(first, current - 3_660))
-            history = history_of(self._sources, snapshot, head, status, wanted, back, until=last)
-        entries = [
-            e
-            for e in history.entries
-            if first <= e.epoch <= last and (filters.stage is None or e.stage.value == filters.stage)
-        ]
-        pages = max(1, -(-len(entries) // rows))
-        page = min(max(1, page), pages)
-        return EarningsView(
-            status,
-            address,
-            filters,
-            first,
-            last,
-            [n.node_id for n in nodes],
-            waterfall_of(entries),
-            entries[(page - 1) * rows : page * rows],
-            len(entries),
-            page,
-            pages,
-            history.known.error,
-        )
-
-    def csv(self, view: EarningsView) -> Iterator[str]:
-        """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with all digits."""
-        yield _line(_COLUMNS)
-        for entry in view.rows:
-            yield _line(value(entry, self._sources.clock) for value in _COLUMNS.values())
+def csv_lines(view: EarningsView, clock: EpochClock) -> Iterator[str]:
+    """The rows of a view as CSV lines (RFC 4180); amounts in PRLX with all digits."""
+    yield _line(_COLUMNS)
+    for entry in view.rows:
+        yield _line(value(entry, clock) for value in _COLUMNS.values())
 
 
 def waterfall_of(entries: Sequence[NodeEpoch]) -> Waterfall:
     """Sums over the attested entries; the pool of an epoch counts once, however many nodes it paid."""
     attested = [e for e in entries if e.reward_wei is not None and e.share_wei is not None]
     pools = {e.epoch: e.pool_wei or 0 for e in attested}
-    share = sum(e.share_wei or 0 for e in attested)
+    pool, share = sum(pools.values()), sum(e.share_wei or 0 for e in attested)
     reward = sum(e.reward_wei or 0 for e in attested)
-    by_stage = {stage: sum(e.reward_wei or 0 for e in attested if e.stage is stage) for stage in Stage}
-    pool = sum(pools.values())
-    return Waterfall(
-        pool,
-        pool - share,
-        share,
-        share - reward,
-        reward,
-        by_stage[Stage.CLAIMED],
-        by_stage[Stage.CLAIMABLE],
-        by_stage[Stage.CHALLENGE],
-        by_stage[Stage.EXPIRED],
-        len(pools),
+    ends = (Stage.CLAIMED, Stage.CLAIMABLE, Stage.CHALLENGE, Stage.EXPIRED)
+    claimed, claimable, pending, expired = (
+        sum(e.reward_wei or 0 for e in attested if e.stage is stage) for stage in ends
     )
+    sums = pool - share, share, share - reward, reward, claimed, claimable, pending, expired
+    return Waterfall(pool, *sums, len(pools))
 
 
 def _plain(wei: int | None) -> str | None:

@@ -8,19 +8,19 @@ from offchain.domain.types import FULL_BPS
 from webapp.views.earnings.node_epochs import NodeEpoch, Stage
 
 _YEAR_SECONDS = 365 * 86_400
-_FURTHEST_FIRST = (
-    Stage.OPEN,
-    Stage.AWAITING,
-    Stage.UNKNOWN,
-    Stage.CHALLENGE,
-    Stage.CLAIMABLE,
-    Stage.EXPIRED,
-    Stage.LAPSED,
-    Stage.CLAIMED,
-    Stage.NOTHING,
-)
+_FURTHEST_FIRST = [
+    "OPEN",
+    "AWAITING",
+    "UNKNOWN",
+    "CHALLENGE",
+    "CLAIMABLE",
+    "EXPIRED",
+    "LAPSED",
+    "CLAIMED",
+    "NOTHING",
+]
 """Stages from the one that is furthest from being paid to those at which nothing more will be paid."""
-_DISTANCE = {stage: index for index, stage in enumerate(_FURTHEST_FIRST)}
+_DISTANCE = {Stage[name]: index for index, name in enumerate(_FURTHEST_FIRST)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +46,6 @@ class Totals:
 
     Example: `Totals.of(history.entries).claimable`.
     """
-
-    __slots__ = (
-        "claimable",
-        "claimed",
-        "count",
-        "lost",
-        "pending",
-        "reward",
-        "rewards",
-        "share",
-        "shares",
-        "stage",
-        "up_sum",
-        "up_weight",
-        "weight",
-    )
 
     def __init__(self) -> None:
         self.count = self.weight = self.share = self.shares = self.lost = self.reward = self.rewards = 0

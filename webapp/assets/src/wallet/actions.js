@@ -13,16 +13,11 @@ function gate() {
     const button = action.querySelector("button");
     const owner = action.dataset.owner;
     if (action.dataset.busy) continue;
-    if (!account) {
-      button.disabled = true;
-      say(action, "Connect a wallet to do this.");
-    } else if (owner && owner.toLowerCase() !== account.toLowerCase()) {
-      button.disabled = true;
-      say(action, "Only the owner’s wallet can do this.");
-    } else {
-      button.disabled = false;
-      if (!action.dataset.spoke) say(action, "");
-    }
+    const foreign = account && owner && owner.toLowerCase() !== account.toLowerCase();
+    const obstacle = foreign ? "Only the owner’s wallet can do this." : account ? "" : "Connect a wallet to do this.";
+    button.disabled = Boolean(obstacle);
+    // What an earlier press said stays until something else is in the way.
+    if (obstacle || !action.dataset.spoke) say(action, obstacle);
   }
 }
 

@@ -27,6 +27,13 @@ export class Stop extends Error {
 }
 
 const PERMIT_MINUTES = 30;
+// The order of the fields is part of the hash that is signed (ERC-2612).
+const PERMIT = ["address owner", "address spender", "uint256 value", "uint256 nonce", "uint256 deadline"].map(
+  (field) => {
+    const [type, name] = field.split(" ");
+    return { name, type };
+  },
+);
 let network;
 
 export async function json(path) {
@@ -73,35 +80,24 @@ export async function connectChain(provider, account, say) {
   return client;
 }
 
+const gas = () => ({ name: network.currency, symbol: network.currency, decimals: 18 });
+
 async function onRightChain(provider, say) {
   const wanted = `0x${network.chain_id.toString(16)}`;
   const current = await provider.request({ method: "eth_chainId" });
   if (Number(current) === network.chain_id) return;
-  say(
-    `Your wallet is on chain ${Number(current)}. Asking it to switch to ${network.chain_name} (chain ${network.chain_id})…`,
-  );
+  const ours = `${network.chain_name} (chain ${network.chain_id})`;
+  say(`Your wallet is on chain ${Number(current)}. Asking it to switch to ${ours}…`);
   try {
     await provider.request({ method: "wallet_switchEthereumChain", params: [{ chainId: wanted }] });
   } catch (error) {
-    if (rejected(error))
-      throw new Stop(
-        `Your wallet stays on another chain; this needs ${network.chain_name} (chain ${network.chain_id}). Nothing was sent.`,
-      );
+    if (rejected(error)) throw new Stop(`Your wallet stays on another chain; this needs ${ours}. Nothing was sent.`);
+    // EIP-3085's code for a chain that the wallet does not know; MetaMask's mobile app wraps it.
     const unknown = error?.code === 4902 || error?.data?.originalError?.code === 4902;
-    if (!unknown || !network.rpc_url)
-      throw new Stop(`Switch your wallet to ${network.chain_name} (chain ${network.chain_id}), then try again.`);
-    await provider.request({
-      method: "wallet_addEthereumChain",
-      params: [
-        {
-          chainId: wanted,
-          chainName: network.chain_name,
-          rpcUrls: [network.rpc_url],
-          nativeCurrency: { name: network.currency, symbol: network.currency, decimals: 18 },
-          ...(network.explorer ? { blockExplorerUrls: [network.explorer] } : {}),
-        },
-      ],
-    });
+    if (!unknown || !network.rpc_url) throw new Stop(`Switch your wallet to ${ours}, then try again.`);
+    const added = { chainId: wanted, chainName: network.chain_name, rpcUrls: [network.rpc_url], nativeCurrency: gas() };
+    if (network.explorer) added.blockExplorerUrls = [network.explorer];
+    await provider.request({ method: "wallet_addEthereumChain", params: [added] });
   }
   const now = await provider.request({ method: "eth_chainId" });
   if (Number(now) !== network.chain_id)
@@ -112,7 +108,7 @@ function clientOf(provider, account) {
   const chain = defineChain({
     id: network.chain_id,
     name: network.chain_name,
-    nativeCurrency: { name: network.currency, symbol: network.currency, decimals: 18 },
+    nativeCurrency: gas(),
     rpcUrls: { default: { http: [] } },
   });
   return createClient({ account, chain, transport: custom(provider, { retryCount: 0 }), pollingInterval: 500 });
@@ -137,26 +133,14 @@ export const token = (client, functionName, ...args) =>
 
 async function permitOf(client, spender, value, purpose, say) {
   const owner = client.account.address;
-  const [domain, nonce, block] = await Promise.all([
-    token(client, "eip712Domain"),
-    token(client, "nonces", owner),
-    getBlock(client),
-  ]);
-  const [, name, version, chainId, verifyingContract] = domain;
+  const reads = [token(client, "eip712Domain"), token(client, "nonces", owner), getBlock(client)];
+  const [[, name, version, chainId, verifyingContract], nonce, block] = await Promise.all(reads);
   const deadline = block.timestamp + BigInt(PERMIT_MINUTES * 60);
   say(`Sign the permit in your wallet: it lets ${purpose}…`);
   const signature = await signTypedData(client, {
     account: client.account,
     domain: { name, version, chainId: Number(chainId), verifyingContract },
-    types: {
-      Permit: [
-        { name: "owner", type: "address" },
-        { name: "spender", type: "address" },
-        { name: "value", type: "uint256" },
-        { name: "nonce", type: "uint256" },
-        { name: "deadline", type: "uint256" },
-      ],
-    },
+    types: { Permit: PERMIT },
     primaryType: "Permit",
     message: { owner, spender, value, nonce, deadline },
   });
@@ -164,16 +148,18 @@ async function permitOf(client, spender, value, purpose, say) {
   return [deadline, Number(v ?? BigInt(27 + yParity)), r, s];
 }
 
-// Makes a call that takes tokens: with the present allowance, else with a permit in one transaction, else after an approval.
-export async function pay(client, { spender, value, purpose, plain, permitted }, say) {
+// Makes a call of a contract that takes tokens, [function, arguments]: the plain one with the present allowance, else the
+// permitted one, whose arguments a permit follows, in one transaction, else the plain one after an approval.
+export async function pay(client, name, value, purpose, plain, permitted, say) {
   const owner = client.account.address;
+  const spender = contract(name).address;
   const [balance, allowance] = await Promise.all([
     token(client, "balanceOf", owner),
     token(client, "allowance", owner, spender),
   ]);
   if (balance < value)
     throw new Stop(`The account holds ${prlx(balance)} PRLX; this needs ${prlx(value)} PRLX. Nothing was sent.`);
-  if (allowance >= value) return plain();
+  if (allowance >= value) return send(client, name, ...plain, say);
   let permit;
   try {
     permit = await permitOf(client, spender, value, purpose, say);
@@ -184,7 +170,8 @@ export async function pay(client, { spender, value, purpose, plain, permitted },
     say("The approval is on its way…");
     const receipt = await waitForTransactionReceipt(client, { hash });
     if (receipt.status !== "success") throw new Stop("The approval failed. Nothing else was sent.");
-    return plain();
+    return send(client, name, ...plain, say);
   }
-  return permitted(permit);
+  const [functionName, args] = permitted;
+  return send(client, name, functionName, [...args, ...permit], say);
 }

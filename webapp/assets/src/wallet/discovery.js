@@ -4,12 +4,8 @@ const found = new Map();
 addEventListener("eip6963:announceProvider", (event) => {
   const { info, provider } = event.detail ?? {};
   if (!info?.uuid || typeof provider?.request !== "function") return;
-  found.set(info.rdns || info.uuid, {
-    name: String(info.name ?? "Wallet").slice(0, 40),
-    icon: info.icon,
-    id: info.rdns || info.uuid,
-    provider,
-  });
+  const id = info.rdns || info.uuid; // the uuid is new at each load, so it could not be remembered
+  found.set(id, { name: String(info.name ?? "Wallet").slice(0, 40), icon: info.icon, id, provider });
   document.dispatchEvent(new CustomEvent("walletfound"));
 });
 dispatchEvent(new Event("eip6963:requestProvider"));

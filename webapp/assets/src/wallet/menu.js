@@ -27,16 +27,9 @@ function fill(list, button) {
     );
     return;
   }
+  const none = "No wallet was found in this browser. Every page also works without one: reading needs only an address.";
   const all = wallets();
-  if (!all.length) {
-    list.append(
-      item(
-        "p",
-        "No wallet was found in this browser. Every page also works without one: reading needs only an address.",
-      ),
-    );
-    return;
-  }
+  if (!all.length) list.append(item("p", none));
   for (const wallet of all) {
     const node = item("button", "", async () => {
       list.hidePopover();

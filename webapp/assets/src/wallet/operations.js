@@ -1,6 +1,6 @@
 // What each button does, by its data-action. Each operation returns the hash of the transaction that it sent.
 import { getAddress, isAddress, isHex, keccak256, size } from "viem";
-import { contract, json, pay, send, Stop } from "./chain.js";
+import { json, pay, send, Stop } from "./chain.js";
 import { wei } from "./units.js";
 
 const locker = "NodeRegistryLocker";
@@ -38,33 +38,23 @@ function uri(text) {
 }
 
 function register(client, data, say) {
-  const [value, tier, key] = [BigInt(data.stake), Number(data.tier), data.key];
+  const args = [BigInt(data.stake), Number(data.tier), data.key];
+  const plain = ["registerNode", args];
   return pay(
     client,
-    {
-      spender: contract(locker).address,
-      value,
-      purpose: "the locker take exactly this stake",
-      plain: () => send(client, locker, "registerNode", [value, tier, key], say),
-      permitted: (permit) => send(client, locker, "registerNodeWithPermit", [value, tier, key, ...permit], say),
-    },
+    locker,
+    args[0],
+    "the locker take exactly this stake",
+    plain,
+    ["registerNodeWithPermit", args],
     say,
   );
 }
 
 function deposit(client, data, say) {
   const value = amount(data.amount);
-  return pay(
-    client,
-    {
-      spender: contract(vault).address,
-      value,
-      purpose: "the vault take exactly this amount",
-      plain: () => send(client, vault, "deposit", [client.account.address, value], say),
-      permitted: (permit) => send(client, vault, "depositWithPermit", [value, ...permit], say),
-    },
-    say,
-  );
+  const plain = ["deposit", [client.account.address, value]];
+  return pay(client, vault, value, "the vault take exactly this amount", plain, ["depositWithPermit", [value]], say);
 }
 
 async function claim(client, path, say) {
