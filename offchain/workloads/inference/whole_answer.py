@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from offchain.dispatch.upstream import NO_HEADERS, Call
-from offchain.domain.answer_text import answer_result
+from offchain.domain.answer_text import answer_result, tokens_of
 from offchain.domain.types import NodeId
 from offchain.protocol import headers as header_names
 from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, decode_header
@@ -109,8 +109,7 @@ class PlainTask:
                 result = answer_result(document)
             elif not document["data"]:
                 raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
-            usage = document.get("usage") or {}
-            tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+            tokens = tokens_of(document.get("usage") or {})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NodeError(
                 FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
