@@ -1,7 +1,6 @@
 """Sends probes to a gateway as any requester would, for one named node, and tells whether the gateway or the node failed."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +8,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import aiohttp
+import orjson
 
 from offchain.domain.answer_text import StreamedAnswer
 from offchain.domain.types import NodeId
@@ -98,6 +98,7 @@ class GatewayClient:
         def elapsed() -> int:
             return int((loop.time() - began) * 1000)
 
+        status = 0
         try:
             async with self._open().post(
                 f"{self._url}/v1/chat/completions",
@@ -113,8 +114,11 @@ class GatewayClient:
             if await self._healthy():
                 return Reply(ReplyKind.TIMED_OUT, elapsed())
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail="no answer, nor from /health")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail=type(error).__name__)
+        except ValueError as error:  # the node wrote it; were it an abstention, nonsense would count as up
+            kind = ReplyKind.NODE_FAILED if status == 200 else ReplyKind.GATEWAY_FAILED
+            return Reply(kind, elapsed(), detail=str(error))
         took = elapsed()
         request_id = _request_id(headers.get(REQUEST_ID_HEADER, ""))
         if stream is not None:
@@ -143,7 +147,11 @@ class GatewayClient:
             await asyncio.sleep(_RECEIPT_PAUSE_SECONDS)
         else:
             return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail="no record of the request")
-        choices = [{"index": i, "text": text} for i, text in enumerate(stream.answer.texts())]
+        try:
+            texts = stream.answer.texts()
+        except ValueError as error:
+            return Reply(ReplyKind.NODE_FAILED, took, request_id, detail=str(error))
+        choices = [{"index": i, "text": text} for i, text in enumerate(texts)]
         return Reply(
             ReplyKind.ANSWER,
             took,
@@ -219,12 +227,11 @@ class _Stream:
         if payload == DONE:
             self.done = True
         elif payload:
-            chunk = json.loads(payload)
-            if "error" in chunk:
-                self.error = error_code(chunk) or "interrupted"
-                return
+            chunk = orjson.loads(payload)
             self.answer.add(chunk)
-            if self.first_token_ms is None and any(self.answer.texts()):
+            if chunk.get("error"):
+                self.error = error_code(chunk) or "interrupted"
+            elif self.first_token_ms is None and self.answer.begun:
                 self.first_token_ms = elapsed()
 
 
@@ -241,7 +248,7 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
 def decode_envelope(header: str) -> Any:
     """The receipt envelope in a header's base64url, None when the header is malformed."""
     try:
-        return json.loads(decode_header(header))
+        return orjson.loads(decode_header(header))
     except ValueError:
         return None
 
@@ -264,6 +271,6 @@ def _request_id(text: str) -> bytes:
 
 def _json(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
+        return orjson.loads(raw)
     except ValueError:
         return None
