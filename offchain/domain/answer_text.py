@@ -23,6 +23,11 @@ import orjson
 
 from offchain.domain.messages import result_bytes
 
+_MAX_TOKENS = 2**32 - 1
+"""A receipt has 4 bytes for each count."""
+_MISSHAPEN = (KeyError, TypeError, AttributeError, OverflowError, RecursionError, struct.error)
+"""What reading a document of a stranger may raise, beside ValueError."""
+
 
 class _Choice:
     """A choice of a stream so far."""
@@ -44,13 +49,15 @@ class StreamedAnswer:
 
     Attributes:
         prompt_tokens, completion_tokens: from the last `usage`; None before one came.
+        begun: whether a choice has text or a call. `texts` would tell, too, at a cost that grows with the answer.
     """
 
-    __slots__ = ("_choices", "_open", "completion_tokens", "prompt_tokens")
+    __slots__ = ("_choices", "_open", "begun", "completion_tokens", "prompt_tokens")
 
     def __init__(self) -> None:
         self._choices: dict[int, _Choice] = {}
         self._open: set[int] = set()
+        self.begun = False
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
 
@@ -64,11 +71,10 @@ class StreamedAnswer:
         try:
             usage = chunk.get("usage")
             if usage:
-                self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-                self.completion_tokens = int(usage.get("completion_tokens") or 0)
+                self.prompt_tokens, self.completion_tokens = tokens_of(usage)
             for part in chunk.get("choices") or ():
                 self._add_choice(part)
-        except (KeyError, TypeError, AttributeError) as error:
+        except _MISSHAPEN as error:
             raise ValueError(f"not a completion chunk: {type(error).__name__}: {error}") from None
 
     def _add_choice(self, part: Mapping[str, Any]) -> None:
@@ -84,17 +90,19 @@ class StreamedAnswer:
             text = delta.get("content")
             for call in delta.get("tool_calls") or ():
                 _merge_call(choice.calls, call)
+                self.begun = True
         if text:
+            self.begun = True
             choice.content.append(str(text))
         if part.get("finish_reason") is not None:
             self._open.discard(index)
 
     def texts(self) -> list[str]:
-        """Text of each choice, in index order."""
+        """Text of each choice, in index order. Raises ValueError when there is none for a call."""
         return [self._choices[index].text() for index in sorted(self._choices)]
 
     def result(self) -> bytes:
-        """The bytes that a receipt's `resultHash` and proof of execution bind: see `messages.result_bytes`."""
+        """The bytes that a receipt's `resultHash` and proof of execution bind: see `messages.result_bytes`. Raises as `texts`."""
         return result_bytes(self.texts())
 
 
@@ -108,13 +116,24 @@ def answer_texts(answer: Mapping[str, Any]) -> list[str]:
         if "choices" in answer:
             return [_choice_text(choice) for choice in sorted(answer["choices"], key=_index)]
         return [_embedding_text(item["embedding"]) for item in sorted(answer["data"], key=_index)]
-    except (KeyError, TypeError, AttributeError, struct.error) as error:
+    except _MISSHAPEN as error:
         raise ValueError(f"not a completion or an embedding: {type(error).__name__}: {error}") from None
 
 
 def answer_result(answer: Mapping[str, Any]) -> bytes:
     """`result_bytes` of a whole answer. Raises ValueError as `answer_texts`."""
     return result_bytes(answer_texts(answer))
+
+
+def tokens_of(usage: Any) -> tuple[int, int]:
+    """Prompt and completion tokens of an answer's `usage`. Raises ValueError when a receipt cannot hold them."""
+    try:
+        prompt, completion = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+    except _MISSHAPEN as error:
+        raise ValueError(f"no count of tokens: {error}") from None
+    if not (0 <= prompt <= _MAX_TOKENS and 0 <= completion <= _MAX_TOKENS):
+        raise ValueError("no count of tokens that a receipt can hold")
+    return prompt, completion
 
 
 def _index(item: Mapping[str, Any]) -> int:
@@ -151,4 +170,7 @@ def _merge_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> N
 
 
 def _compact(calls: Sequence[Mapping[str, Any]]) -> str:
-    return orjson.dumps(calls).decode()
+    try:
+        return orjson.dumps(calls).decode()
+    except TypeError as error:  # such as: nested too deeply
+        raise ValueError(f"tool calls without a text: {error}") from None

@@ -7,14 +7,20 @@ from offchain.errors import UserError
 
 REDACTED = "[redacted]"
 
-_URL = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+")
+# A quote may belong to a password; what `requests` says of a failure holds the path alone.
+_URL = re.compile(
+    r"(?i)[a-z][a-z0-9+.-]{0,30}://(?:(?:[^\s/'\"<>]|'(?![,)\]}:]))*@)?[^\s'\"<>]+|(?<=with url: )/[^\s'\"<>]+"
+)
 # A password may hold any sign but these, so user and password reach to the last @ before a slash.
-_USERINFO = re.compile(r"(?<=://)[^\s/'\"]*@")
+_USERINFO = re.compile(r"(?<=://)[^\s/\"]*@")
 # RPC vendors put the key in the path (/v3/<key>) or the query. 0x-hex is an address or a hash, which is public.
-_PATH_KEY = re.compile(r"(?<=[^/]/)(?!0x)(?=[\w-]*\d)[A-Za-z0-9_-]{16,}(?=[/?#,;)\]}]|$)")
+_PATH_KEY = re.compile(
+    r"(?<=/)(?<!//)(?!0x[0-9a-fA-F]+(?![\w-]))(?:eyJ[\w.-]{16,}|(?=[\w%~-]*\d|[A-Za-z]{24})[\w%~-]{16,})"
+    r"(?=[/?#,;)\]}!:\\]|\.*(?:$|,))"
+)
 _QUERY_KEY = re.compile(
-    r"(?i)(?<=[?&])(?P<name>(?:\w+[_-])?(?:api-?key|key|token|auth|secret|pass|password|passwd|pwd|sig|signature))="
-    r"[^&#,;)\]}]+"
+    r"(?i)(?<=[?&;#])(?P<name>[\w-]*(?:key|token|auth|secret|pass|password|passwd|pwd|sig|signature|jwt|project_?id))="
+    r"(?:[^&#,;]|,(?![a-z][a-z0-9+.-]{0,30}://))+"
 )
 _LONG_QUERY_VALUE = re.compile(r"(?<=[?&])(?P<name>[^=&#,]+)=(?!0x)(?=[\w-]*\d)[A-Za-z0-9_-]{16,}")
 

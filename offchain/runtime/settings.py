@@ -9,6 +9,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from offchain.errors import UserError
@@ -39,13 +40,13 @@ class ProcessSettings(BaseSettings):
         """Settings from a TOML file; relative paths in it are relative to the working directory.
 
         Raises:
-            UserError: the file is missing, is not TOML, or has a wrong, missing or unknown field.
+            UserError: the file is missing, is not TOML, or it or the environment has a wrong, missing or unknown field.
         """
         try:
             fields = tomllib.loads(path.read_text())
         except FileNotFoundError:
             raise UserError(f"settings file {path} does not exist; name one with --config") from None
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # no TOML, or no UTF-8
             raise UserError(f"settings file {path} cannot be read: {error}") from None
         try:
             return cls(**fields)
@@ -54,6 +55,8 @@ class ProcessSettings(BaseSettings):
             field = ".".join(str(part) for part in first["loc"])
             where = f"{field}: " if field else ""
             raise UserError(f"settings file {path}: {where}{first['msg']}") from None
+        except SettingsError as error:
+            raise UserError(f"PARALLELIX_* in the environment: {error}; write lists as JSON") from None
 
 
 class ChainSettings(ProcessSettings):

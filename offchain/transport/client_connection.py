@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 1024
+_BAD_TEXT = re.compile(r"[\x00-\x08\n-\x1f\x7f]")
+"""Whoever passes such a header on would begin a line of its own in another answer (RFC 9110, section 5.5)."""
 _HEX = b"0123456789abcdefABCDEF"
 
 
@@ -191,8 +194,8 @@ class ClientConnection(asyncio.Protocol):
         headers: dict[str, str] = {}
         for line in lines:
             name, colon, value = line.partition(":")
-            if not colon:
-                raise _BrokenError("a header line without a colon")
+            if not colon or _BAD_TEXT.search(line):
+                raise _BrokenError("a header line without a colon or with a forbidden character")
             headers[name.lower()] = value.strip()
         if status == 101:  # RFC 9110, 15.2.2: what follows is no HTTP of ours, so it is passed on as it is
             self.keep = False

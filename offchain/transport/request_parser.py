@@ -7,6 +7,7 @@ _REQUEST_LINE = r"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])"
 _HEADER_LINE = r"\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\n-\x1f\x7f]*+"
 _HEAD = re.compile(f"{_REQUEST_LINE}(?:{_HEADER_LINE})*+")
 _BAD_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,8}(?:;[^\x00-\x08\n-\x1f\x7f]*)?")
 _SINGLE = frozenset({"host", "content-length", "transfer-encoding", "authorization", "content-type"})
 
 
@@ -120,9 +121,11 @@ class Chunks:
             if self._left == -2:
                 if not line:
                     return True
+                if b"\n" in line or b"\r" in line:
+                    raise RequestRefusedError(400, "a trailer is malformed")
                 continue
             digits = line.partition(b";")[0]
-            if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", digits):
+            if not _SIZE_LINE.fullmatch(line):
                 raise RequestRefusedError(400, "a chunk size is malformed")
             self._left = int(digits, 16)
             if len(self.body) + self._left > self.limit:

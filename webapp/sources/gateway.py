@@ -1,6 +1,5 @@
 """Client of a gateway: models, streamed answers, route receipts, usage, and the load that pages show."""
 
-import json
 import re
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 
 from offchain.errors import TransientError, UserError
 from offchain.protocol.server_sent_events import EventSplitter, read_event
@@ -225,9 +225,10 @@ def deltas(pieces: Iterator[bytes]) -> Iterator[str]:
     events = EventSplitter()
     for block in chain.from_iterable(map(events.feed, pieces)):
         try:
-            choices = json.loads(read_event(block)[1]).get("choices") or [{}]
+            choices = orjson.loads(read_event(block)[1]).get("choices") or [{}]
             text = (choices[0].get("delta") or {}).get("content")
-        except (ValueError, AttributeError, IndexError):  # a comment, [DONE], or an error
+        except (ValueError, AttributeError, LookupError, TypeError):
+            # a comment, [DONE], an error, or what a node made up
             continue
         if isinstance(text, str) and text:
             yield text

@@ -13,12 +13,12 @@ through gateways like everything else. Only answers that can be compared are dra
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import structlog
 from sqlalchemy import select
 
@@ -244,7 +244,7 @@ class ValidateService:
 def comparable(payload: bytes) -> bool:
     """Whether two honest nodes must give the same answer to this body."""
     try:
-        body: Any = json.loads(payload)
+        body: Any = orjson.loads(payload)
     except ValueError:
         return False
     return isinstance(body, Mapping) and body.get("temperature") == 0 and body.get("n", 1) == 1

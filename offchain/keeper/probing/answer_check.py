@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
+import orjson
 import structlog
 
 from offchain.db.database import Database
@@ -117,7 +118,7 @@ class EndpointReference:
                 if response.status != 200:
                     log.warning("reference_refused", status=response.status)
                     return None
-                return answer_result(json.loads(await read_body(response)))
+                return answer_result(orjson.loads(await read_body(response)))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             log.warning("reference_failed", error=type(error).__name__)
             return None

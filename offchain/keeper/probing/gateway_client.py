@@ -1,13 +1,13 @@
 """Sends probes to a gateway as any requester would, for one named node, and tells whether the gateway or the node failed."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
 import aiohttp
+import orjson
 
 from offchain.domain.answer_text import StreamedAnswer
 from offchain.domain.eip712 import hex_bytes
@@ -97,6 +97,7 @@ class GatewayClient:
         def elapsed() -> int:
             return int((loop.time() - began) * 1000)
 
+        status = 0
         try:
             async with self._open().post(
                 f"{self._url}/v1/chat/completions",
@@ -112,8 +113,11 @@ class GatewayClient:
             if await self._get("/health") is not None:
                 return Reply(ReplyKind.TIMED_OUT, elapsed())
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail="no answer, nor from /health")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail=type(error).__name__)
+        except ValueError as error:  # the node wrote it; were it an abstention, nonsense would count as up
+            kind = ReplyKind.NODE_FAILED if status == 200 else ReplyKind.GATEWAY_FAILED
+            return Reply(kind, elapsed(), detail=str(error))
         took = elapsed()
         request_id = _request_id(headers.get(REQUEST_ID_HEADER, ""))
         if stream is not None:
@@ -142,7 +146,11 @@ class GatewayClient:
             await asyncio.sleep(_RECEIPT_PAUSE_SECONDS)
         else:
             return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail="no record of the request")
-        choices = [{"index": i, "text": text} for i, text in enumerate(stream.answer.texts())]
+        try:
+            texts = stream.answer.texts()
+        except ValueError as error:
+            return Reply(ReplyKind.NODE_FAILED, took, request_id, detail=str(error))
+        choices = [{"index": i, "text": text} for i, text in enumerate(texts)]
         return Reply(
             ReplyKind.ANSWER,
             took,
@@ -206,12 +214,11 @@ class _Stream:
         if payload == DONE:
             self.done = True
         elif payload:
-            chunk = json.loads(payload)
-            if "error" in chunk:
-                self.error = error_code(chunk) or "interrupted"
-                return
+            chunk = orjson.loads(payload)
             self.answer.add(chunk)
-            if self.first_token_ms is None and any(self.answer.texts()):
+            if chunk.get("error"):
+                self.error = error_code(chunk) or "interrupted"
+            elif self.first_token_ms is None and self.answer.begun:
                 self.first_token_ms = elapsed()
 
 
@@ -254,6 +261,6 @@ def _request_id(text: str) -> bytes:
 
 def _json(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
+        return orjson.loads(raw)
     except ValueError:
         return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from offchain.domain.answer_text import StreamedAnswer, answer_result
+from offchain.domain.answer_text import StreamedAnswer, answer_result, tokens_of
 from offchain.node.agent.receipts import ReceiptMaker, ServedAnswer
 from offchain.node.agent.tickets import Admission
 from offchain.node.engines.backend import Backend
@@ -159,8 +159,8 @@ class Proxy:
         try:
             answer = orjson.loads(data)
             result = answer_result(answer)
-            usage = answer.get("usage") or {}
-            served = ServedCounts(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0), True)
+            usage = answer["usage"]
+            served = ServedCounts(int(usage["prompt_tokens"]), tokens_of(usage)[1], True)
         except (ValueError, KeyError, TypeError) as error:
             raise ServeError(
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
@@ -205,15 +205,16 @@ class Proxy:
         self, job: "_Job", frame: bytes, answer: StreamedAnswer, served: ServedCounts, *, wants_usage: bool
     ) -> bytes:
         """What the gateway gets for one frame of the model server."""
-        _, payload = read_event(frame)
+        name, payload = read_event(frame)
         if not payload:
             return frame + b"\n\n"
-        if payload.strip() != DONE:
-            chunk = orjson.loads(payload)
-            if "error" in chunk:
-                return frame + b"\n\n"
+        if (data := payload.strip()) != DONE:
+            chunk = orjson.loads(data)
             answer.add(chunk)
-            return b"" if not wants_usage and not chunk.get("choices") else frame + b"\n\n"
+            if not wants_usage and not chunk.get("choices") and "error" not in chunk:
+                return b""
+            # a gateway counts what has no name and begins with a brace, and nothing else
+            return frame + b"\n\n" if not name and payload[:1] == b"{" else write_event(data)
         if not answer.finished or answer.prompt_tokens is None:
             raise ValueError("the stream ended before its answer did")
         served.prompt_tokens = answer.prompt_tokens

@@ -1,5 +1,6 @@
 """Streamed answers: passed on event by event, and continued on another node after a cut (see `resume`)."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,9 @@ from offchain.scheduler.work import FaultKind, NodeError, NotResumableError
 from offchain.workloads.inference.request import InferenceRequest, Kind
 from offchain.workloads.inference.resume import TokenLedger, continuation
 from offchain.workloads.inference.whole_answer import MAX_ANSWER_BYTES
+
+_IDS = re.compile(rb',"(?:prompt_)?token_ids":(?:null|\[[0-9, ]*+\])')
+_NO_ERROR = re.compile(rb'\{"error": ?null')
 
 
 class StreamTask:
@@ -129,7 +133,7 @@ class StreamTask:
     def _event(self, event: bytes) -> bytes:
         name, payload = read_event(event)
         if payload[:1] == b"{" and not name:
-            if payload.startswith(b'{"error"'):
+            if payload.startswith(b'{"error"') and not _NO_ERROR.match(payload):
                 raise NodeError(FaultKind.SERVER_ERROR, payload[:200].decode("utf-8", "replace"))
             self._events.append(payload)
             if self._ledger is not None:
@@ -174,7 +178,7 @@ class StreamTask:
         if self._ledger is None:
             ledger = TokenLedger.of(self._request.fields)
             for payload in self._events:
-                _enter(ledger, orjson.loads(payload))
+                _enter(ledger, _chunk(payload))
             ledger.ids_given = len(ledger.ids)
             self._ledger = ledger
         return self._ledger
@@ -222,7 +226,7 @@ class StreamTask:
             return None
         try:
             ledger = self._account()
-        except (ValueError, NotResumableError):
+        except NotResumableError:
             return None
         limit = self._request.max_tokens
         if (
@@ -248,7 +252,7 @@ class StreamTask:
         return end + DONE_EVENT
 
     def _has_usage(self) -> bool:
-        return any(not orjson.loads(event).get("choices") for event in self._events[-2:])
+        return any(not _chunk(event).get("choices") for event in self._events[-2:])
 
     # ------------------------------------------------------------------------------------- the end
 
@@ -296,6 +300,15 @@ class StreamTask:
             self.usage = (self._answer.prompt_tokens or 0, self._answer.completion_tokens or 0)
 
 
+def _chunk(payload: bytes) -> dict[str, Any]:
+    """An event that was passed on as it came, perhaps unread. Raises NotResumableError when it is no JSON."""
+    try:
+        chunk: dict[str, Any] = orjson.loads(payload)
+    except ValueError:
+        raise NotResumableError("an event of the stream is malformed") from None
+    return chunk
+
+
 def _enter(ledger: TokenLedger, chunk: dict[str, Any], continued: bool = False) -> tuple[str, list[int]]:
     """Enter a chunk into a ledger. Returns the text and the token ids that the caller lacks. Raises NotResumableError."""
     try:
@@ -338,18 +351,7 @@ def strip_ids(payload: bytes) -> bytes:
     """
     if b"token_ids" not in payload:
         return payload
-    for name in (b',"token_ids":', b',"prompt_token_ids":'):
-        start = payload.find(name)
-        while start >= 0:
-            value = start + len(name)
-            if payload[value : value + 1] == b"[":
-                end = payload.find(b"]", value) + 1
-            elif payload[value : value + 4] == b"null":
-                end = value + 4
-            else:
-                break
-            payload = payload[:start] + payload[end:]
-            start = payload.find(name, start)
+    payload = _IDS.sub(b"", payload)
     if b'token_ids"' in payload:
         return _strip_slowly(payload)
     return payload

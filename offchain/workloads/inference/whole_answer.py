@@ -16,10 +16,10 @@ from typing import Any
 import orjson
 
 from offchain.dispatch.upstream import NO_HEADERS, Call
-from offchain.domain.answer_text import answer_result
+from offchain.domain.answer_text import answer_result, tokens_of
 from offchain.domain.types import NodeId
 from offchain.protocol import headers as header_names
-from offchain.protocol.receipts import ReceiptVerifier, SignedReceipt, decode_header
+from offchain.protocol.receipts import MAX_RECEIPT_BYTES, ReceiptVerifier, SignedReceipt, decode_header
 from offchain.scheduler.work import FaultKind, NodeError
 from offchain.workloads.inference.request import InferenceRequest, Kind
 
@@ -109,8 +109,7 @@ class PlainTask:
                 result = answer_result(document)
             elif not document["data"]:
                 raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
-            usage = document.get("usage") or {}
-            tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+            tokens = tokens_of(document.get("usage") or {})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NodeError(
                 FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
@@ -139,6 +138,10 @@ class PlainTask:
         """Whether a right proof came, with a receipt to check later. Raises NodeError when the proof is wrong."""
         if self._proof is None or self.receipt_header is None:
             return False
+        if (
+            len(self.receipt_header) * 3 // 4 > MAX_RECEIPT_BYTES
+        ):  # many clients, a keeper's too, refuse so long a header
+            raise NodeError(FaultKind.BAD_RECEIPT, "a receipt too long to be one")
         proved = self._proved(self._node_id, self._call.request_id, answer, self._proof)
         if proved is False:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer's proof is wrong")

@@ -1,13 +1,17 @@
 """Gateway and node take the same text out of an answer, streamed or whole."""
 
 import base64
+import functools
 import struct
+import sys
+from collections.abc import Iterator
 
 import pytest
 
-from offchain.domain.answer_text import StreamedAnswer, answer_result, answer_texts
+from offchain.domain.answer_text import StreamedAnswer, answer_result, answer_texts, tokens_of
 from offchain.domain.messages import result_bytes
 
+DEEP: list[object] = functools.reduce(lambda inner, _: [inner], range(20_000), [])
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 
 
@@ -78,7 +82,15 @@ def test_completion__choices_out_of_order__sorted() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [{}, {"choices": [{}]}, {"choices": 3}, {"data": [{}]}, {"data": [{"embedding": ["x"]}]}]
+    "document",
+    [
+        {},
+        {"choices": [{}]},
+        {"choices": 3},
+        {"data": [{}]},
+        {"data": [{"embedding": ["x"]}]},
+        {"data": [{"embedding": [1e39]}]},
+    ],
 )
 def test_answer__no_shape_of_ours__value_error(document: dict) -> None:
     with pytest.raises(ValueError, match="not a completion"):
@@ -87,8 +99,56 @@ def test_answer__no_shape_of_ours__value_error(document: dict) -> None:
 
 @pytest.mark.parametrize(
     "chunk",
-    [{"choices": [3]}, {"usage": 3}, {"choices": [{"delta": {"tool_calls": [{"function": 3}]}}]}],
+    [
+        {"choices": [3]},
+        3,
+        [],
+        {"choices": [{"delta": {"tool_calls": [{"function": 3}]}}]},
+    ],
 )
 def test_chunk__no_shape_of_ours__value_error(chunk: dict) -> None:
     with pytest.raises(ValueError, match="not a completion chunk"):
         StreamedAnswer().add(chunk)
+
+
+@pytest.mark.parametrize(
+    "usage", [3, [3], {"prompt_tokens": -1}, {"completion_tokens": 1 << 32}, {"prompt_tokens": 1e300}]
+)
+def test_usage__no_receipt_can_hold_it__value_error(usage: object) -> None:
+    with pytest.raises(ValueError, match="no count of tokens"):
+        tokens_of(usage)
+    with pytest.raises(ValueError, match="no count of tokens"):
+        StreamedAnswer().add({"usage": usage})
+
+
+@pytest.fixture
+def usual_stack() -> Iterator[None]:
+    """The recursion limit of our processes; test tools raise it."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.usefixtures("usual_stack")
+def test_text__nested_more_deeply_than_the_stack__value_error() -> None:
+    with pytest.raises(ValueError, match="not a completion"):
+        answer_texts({"choices": [{"message": {"content": DEEP}}]})
+    with pytest.raises(ValueError, match="not a completion chunk"):
+        StreamedAnswer().add({"choices": [{"text": DEEP}]})
+
+
+def test_tool_calls__nested_too_deeply_for_a_text__value_error() -> None:
+    answer = streamed(delta(0, tool_calls=[{"index": 0, "id": DEEP}]))
+    with pytest.raises(ValueError, match="without a text"):
+        answer.result()
+    with pytest.raises(ValueError, match="without a text"):
+        answer_texts({"choices": [{"message": {"tool_calls": DEEP}}]})
+
+
+def test_begun__empty_deltas__only_text_or_a_call_begins_an_answer() -> None:
+    answer = streamed(delta(0, role="assistant", content=""))
+    assert not answer.begun
+    answer.add(delta(0, content="a"))
+    assert answer.begun
+    assert streamed(delta(0, tool_calls=[{"index": 0, "id": "c"}])).begun

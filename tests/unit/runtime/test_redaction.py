@@ -23,6 +23,8 @@ KEY = "0123456789abcdef0123456789abcdef"
             "a https://k:v@h/x?y=1 and postgresql+psycopg://u:p@h/db",
             "a https://h/x?y=1 and postgresql+psycopg://h/db",
         ),
+        ("HTTP://u:p'q@h/p", "HTTP://h/p"),
+        ("'http://h','me@here'", "'http://h','me@here'"),
         ("mail me@here, see http://h/@name", "mail me@here, see http://h/@name"),
     ],
 )
@@ -42,6 +44,23 @@ def test_redact_urls__user_and_password__go(text: str, expected: str) -> None:
         (f"https://h/rpc?x={KEY}", "https://h/rpc?x=[redacted]"),
         (f"'https://h/{KEY}'", "'https://h/[redacted]'"),
         (f"(see https://h/{KEY})", "(see https://h/[redacted])"),
+        (f"see https://h/{KEY}.", "see https://h/[redacted]."),
+        (f"https://h/v3/{KEY}: refused", "https://h/v3/[redacted]: refused"),
+        (f"https://h/v3/{KEY}!", "https://h/v3/[redacted]!"),
+        (f"https://h/v3/ab%63{KEY}", "https://h/v3/[redacted]"),
+        (f"https://h/v3/0x{KEY}-z", "https://h/v3/[redacted]"),
+        (f"1https://h/{KEY} _wss://h/{KEY}", "1https://h/[redacted] _wss://h/[redacted]"),
+        ("https://h/v2/AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEf", "https://h/v2/[redacted]"),
+        ("https://h/eyJhbGciOiJIUzI1.eyJzdWIiOiIx.dozj", "https://h/[redacted]"),
+        (
+            "https://h/?dkey=a&projectId=b;jwt=c.d#token=e",
+            "https://h/?dkey=[redacted]&projectId=[redacted];jwt=[redacted]#token=[redacted]",
+        ),
+        ("https://h/?token=a,b)c,http://b", "https://h/?token=[redacted],http://b"),
+        (
+            f"retries exceeded with url: /{KEY} (Caused by",
+            "retries exceeded with url: /[redacted] (Caused by",
+        ),
     ],
 )
 def test_redact_urls__key_in_path_or_query__goes(text: str, expected: str) -> None:
@@ -62,6 +81,8 @@ def test_redact_urls__list_with_commas__loses_every_key() -> None:
         "https://h/models/Qwen2.5-0.5B-Instruct/resolve/main/model.safetensors",
         "sqlite:////var/lib/keeper.db",
         f"no URL: {KEY}",
+        f"https://h:1#sha256={KEY * 2}",
+        "a." * 100_000,
     ],
 )
 def test_redact_urls__public_parts__stay(text: str) -> None:

@@ -113,3 +113,14 @@ def test_answer__more_than_announced__is_whole_but_the_connection_is_not_used_ag
     assert asyncio.run(body_of(exchange)) == b"hello world"
     assert connection.closed
     assert free == []
+
+
+@pytest.mark.parametrize("value", [b"a\nset-cookie: b", b"a\rb", b"a\n\nb", b"a\0b", b"a\x7f"])
+def test_answer__forbidden_character_in_a_header__fails(value: bytes) -> None:
+    connection, exchange, _ = asked()
+    connection.data_received(
+        b"HTTP/1.1 200 OK\r\nx-parallelix-receipt: " + value + b"\r\ncontent-length: 0\r\n\r\n"
+    )
+    with pytest.raises(ProtocolError):
+        asyncio.run(body_of(exchange))
+    assert connection.closed

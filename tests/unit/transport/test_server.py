@@ -193,3 +193,20 @@ async def test_stop__answers_that_are_cut__have_ended_when_it_returns(
     await asyncio.wait_for(stopping, 5)
     assert server.cancelled.is_set()
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "chunked",
+    [
+        b"5;\nabc\r\nhello\r\n0\r\n\r\n",
+        b"5;\rabc\r\nhello\r\n0\r\n\r\n",
+        b"0\r\nx: a\nb\r\n\r\n",
+        b"0x5\r\nhello\r\n0\r\n\r\n",
+    ],
+    ids=["LF in an extension", "CR in an extension", "LF in a trailer", "a size with a prefix"],
+)
+async def test_server__chunk_line_that_a_proxy_may_read_otherwise__is_refused(
+    server: Server, chunked: bytes
+) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert (await server.say(head + chunked)).startswith(b"HTTP/1.1 400 ")

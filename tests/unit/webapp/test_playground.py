@@ -10,6 +10,7 @@ from flask import Flask
 from tests.support.webapp.account import post
 from tests.support.webapp.gateway import gateway
 from tests.support.webapp.seed import SeededNetwork, app_of
+from webapp.sources.gateway import deltas
 
 
 def events_of(text_: str) -> list[tuple[str, Any]]:
@@ -61,3 +62,11 @@ def test_playground__malformed__is_refused(app: Flask, body: dict) -> None:
 def test_playground__no_key_anywhere__asks_for_one(app: Flask) -> None:
     answer = post(app.test_client(), "/playground/chat", {"model": "m", "prompt": "x"})
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "event", ['{"choices":5}', '{"choices":{"a":1}}', '{"choices":[[]]}', "5", "[" * 100_000]
+)
+def test_deltas__event_that_a_node_made_up__is_passed_over(event: str) -> None:
+    stream = f'data: {event}\n\ndata: {{"choices":[{{"delta":{{"content":"a"}}}}]}}\n\n'
+    assert list(deltas([stream.encode()])) == ["a"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 
 from offchain.crypto.recovery import recover
 from offchain.protocol.receipts import ReceiptVerifier
@@ -71,15 +71,20 @@ class OddModelServer:
 
     def __init__(self) -> None:
         self.choices: list[dict[str, Any]] = []
+        self.fields: dict[str, Any] = {}
+        self.event = "data: @\r\n\r\n"
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         if not (await request.json()).get("stream"):
             return web.json_response({"choices": self.choices, "usage": USAGE})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        chunks = [*({"choices": [choice]} for choice in self.choices), {"choices": [], "usage": USAGE}]
+        chunks = [
+            *({**self.fields, "choices": [choice]} for choice in self.choices),
+            {"choices": [], "usage": USAGE},
+        ]
         for data in [*map(json.dumps, chunks), "[DONE]"]:
-            await response.write(f"data: {data}\r\n\r\n".encode())
+            await response.write(self.event.replace("@", data).encode())
         return response
 
     async def health(self, request: web.Request) -> web.Response:
@@ -145,3 +150,54 @@ async def test_stream__odd_shape__gateway_accepts_the_nodes_receipt(
     task.end()
     assert task.verdict() is None
     assert task.receipt is not None
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        ("data:@\r\r", {}),
+        ("data:  @\n\n", {}),
+        ("data: \ndata: @\n: a comment\n\n", {}),
+        ("event: message\ndata: @\n\n", {}),
+        ("event: parallelix.receipt\ndata: @\n\n", {}),
+        ("data: @\n\n", {"error": None}),
+        ("data: @\n\n", {"id": "1", "error": None}),
+        ("data: @\n\n", {"id": "1", "error": {}}),
+    ],
+)
+async def test_stream__odd_events__reach_the_caller_and_the_nodes_receipt_holds(
+    agent: tuple[OddModelServer, RunningAgent], event: str, fields: dict[str, Any]
+) -> None:
+    odd, running = agent
+    odd.choices, odd.event, odd.fields = STREAMED["content"], event, fields
+    body = chat("hi", stream=True)
+    answer = await running.post(body, **ticket_headers(body, request_id=REQUEST_ID))
+    task = StreamTask(parse(Kind.CHAT, body), body, REQUEST_ID, verifier(), lambda _: None)
+    task.call(NODE)
+    assert task.feed(await answer.read()).count(b'"choices"') == len(odd.choices)
+    task.end()
+    assert task.verdict() is None
+    assert task.receipt is not None
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"prompt_tokens": -1}, {"prompt_tokens": 1 << 32}, {"prompt_tokens": 1, "completion_tokens": 1e300}],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answer__count_that_no_receipt_holds__is_no_answer(
+    agent: tuple[OddModelServer, RunningAgent],
+    monkeypatch: pytest.MonkeyPatch,
+    usage: dict[str, Any],
+    stream: bool,
+) -> None:
+    odd, running = agent
+    odd.choices = STREAMED["content"] if stream else WHOLE["content"]
+    monkeypatch.setitem(globals(), "USAGE", usage)
+    body = chat("hi", stream=stream)
+    answer = await running.post(body, **ticket_headers(body, request_id=REQUEST_ID))
+    if stream:
+        with pytest.raises(ClientPayloadError):
+            await answer.read()
+    else:
+        assert answer.status == 503

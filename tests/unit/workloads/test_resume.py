@@ -262,3 +262,30 @@ def test_strip_ids__text_that_looks_like_them__stays() -> None:
     for content in (',"token_ids":[1,2]', '\\",\\"token_ids\\":[3]', '"token_ids"'):
         raw = orjson.dumps({"choices": [{"delta": {"content": content}, "token_ids": [7]}]})
         assert orjson.loads(strip_ids(raw)) == {"choices": [{"delta": {"content": content}}]}
+
+
+@pytest.mark.parametrize(
+    ("event", "left"),
+    [
+        (b'{"a":1,"token_ids":[[1],[2]]}', b'{"a":1}'),
+        (b'{"a":1,"token_ids":["]"]}', b'{"a":1}'),
+        (b'{"a":1,"token_ids":[1', b'{"a":1,"token_ids":[1'),
+        (b'{"a":1' + b',"token_ids":null' * 100_000 + b"}", b'{"a":1}'),
+    ],
+    ids=["nested", "texts", "without end", "very many"],
+)
+def test_strip_ids__what_no_node_of_ours_sends__costs_no_more_than_its_length(
+    event: bytes, left: bytes
+) -> None:
+    assert strip_ids(event) == left
+
+
+def test_stream__event_is_no_json_and_then_a_cut__cannot_be_continued() -> None:
+    body = orjson.dumps(ASK)
+    task = StreamTask(parse(Kind.CHAT, body), body, bytes(32), verifier(), lambda node: 4096)
+    task.call(NODE)
+    for event in (*events_of(ASK, chat=True)[:3], b'data: {"choices":\n\n'):
+        task.feed(event)
+    assert task.rest_if_complete() is None
+    with pytest.raises(NotResumableError, match="malformed"):
+        task.call(NODE)

@@ -166,6 +166,16 @@ async def test_plain__wrong_proof_or_receipt__next_node_answers(bad: Node) -> No
     assert task.receipt.receipt.node_id == 2
 
 
+async def test_plain__right_proof_beside_an_endless_receipt__next_node_answers() -> None:
+    class Endless(Node):
+        def answer_to(self, node_id: NodeId, call: Call) -> tuple[dict[str, str], bytes]:
+            headers, body = super().answer_to(node_id, call)
+            return {**headers, "x-parallelix-receipt": "A" * 9000}, body
+
+    _, trace = await World(Endless(), Node()).ask()
+    assert [(one.outcome, one.reason) for one in trace.attempts] == [("failed", "bad_receipt"), ("ok", "")]
+
+
 async def test_plain__right_proof_over_a_bad_receipt__answer_stands_and_the_node_is_charged() -> None:
     world = World(Node(signer=STRANGER))
     node = next(iter(world.fleet))
