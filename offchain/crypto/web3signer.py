@@ -52,9 +52,8 @@ class Web3Signer:
         try:
             answer = httpx.get(f"{url.rstrip('/')}/api/v1/eth1/publicKeys", timeout=TIMEOUT_SECONDS)
             names = [str(name) for name in answer.raise_for_status().json()]
-            signer = next(
-                (made for made in (cls(url, name) for name in names) if made.address == wanted), None
-            )
+            signers = (cls(url, name) for name in names)
+            signer = next((made for made in signers if made.address == wanted), None)
         except (httpx.HTTPError, ValueError, TypeError) as error:
             raise UserError(f"web3signer at {label} does not list its keys: {type(error).__name__}") from None
         if signer is None:
@@ -74,23 +73,20 @@ class Web3Signer:
 
     def sign(self, message: bytes) -> bytes:
         """65 bytes over the Keccak-256 of a message. Raises TransientError when there is no such answer."""
+        who = f"web3signer at {self._label}"
         try:
             answer = self._http().post(self._url, json={"data": "0x" + message.hex()})
             signature = bytes.fromhex(answer.raise_for_status().text.strip().removeprefix("0x"))
         except httpx.HTTPStatusError as error:
-            raise TransientError(
-                f"web3signer at {self._label} answers HTTP {error.response.status_code}"
-            ) from None
+            raise TransientError(f"{who} answers HTTP {error.response.status_code}") from None
         except (httpx.HTTPError, ValueError) as error:
-            raise TransientError(
-                f"web3signer at {self._label} does not sign: {type(error).__name__}"
-            ) from None
+            raise TransientError(f"{who} does not sign: {type(error).__name__}") from None
         try:
             signed_by = recover(keccak256(message), signature)
         except ValueError as error:
-            raise TransientError(f"web3signer at {self._label} gave no signature: {error}") from None
+            raise TransientError(f"{who} gave no signature: {error}") from None
         if signed_by != self.address:
-            raise TransientError(f"web3signer at {self._label} signed with the key of {signed_by}")
+            raise TransientError(f"{who} signed with the key of {signed_by}")
         return signature
 
     def sign_transaction(self, transaction: Mapping[str, Any]) -> tuple[bytes, str]:

@@ -44,18 +44,9 @@ class _Running:
     """An attempt in flight. `call` and `exchange` exist once it is in `_running`. Times are seconds of the router's clock."""
 
     __slots__ = (
-        "answering",
-        "began",
-        "blocked",
-        "call",
-        "exchange",
-        "hedge",
-        "hedge_at",
-        "node_id",
-        "patience",
-        "placement",
+        "answering", "began", "blocked", "call", "exchange", "hedge", "hedge_at", "node_id", "patience", "placement",
         "progressed",
-    )
+    )  # fmt: skip
 
     call: Call
     exchange: Exchange
@@ -179,7 +170,7 @@ class Dispatcher:
                 tried[node_id] = False
             except NodeError as fault:
                 hedge = None
-                if fault.kind is not FaultKind.NO_SLOT:
+                if fault.kind is not FaultKind.NO_SLOT:  # a full node may get the unit again
                     tried[node_id] = FAULT_WEIGHT[fault.kind] >= FAULT_LIMIT
                 if (rest := task.rest_if_complete()) is not None:
                     if not sink.write(rest):
@@ -293,14 +284,15 @@ class Dispatcher:
         """Send the request, unless a hedge has done so, and put the attempt under watch."""
         placement, router = watch.placement, self.router
         watch.call = call = task.call(watch.node_id)
-        watch.patience = router.patience(placement.unit, task.initial_patience_seconds)
+        timing_class = placement.unit.timing_class
+        watch.patience = router.timings.patience(timing_class, task.initial_patience_seconds)
         if self.hedging.share and ready is None and not task.delivered:
-            watch.hedge_at = watch.began + (router.timings.p95(placement.unit.timing_class) or float("inf"))
-        watch.exchange = exchange = (
-            self._upstream.start(watch.node_id, placement.node.report.url, call)
-            if ready is None
-            else ready.exchange
-        )
+            watch.hedge_at = watch.began + (router.timings.p95(timing_class) or float("inf"))
+        if ready is None:
+            exchange = self._upstream.start(watch.node_id, placement.node.report.url, call)
+        else:
+            exchange = ready.exchange
+        watch.exchange = exchange
         self._running.add(watch)
         self._wake_ticker()
         return exchange
@@ -364,9 +356,8 @@ class Dispatcher:
             self._call_off(watch)
             return
         hedge.won = True
-        watch.exchange.abort(
-            NodeError(FaultKind.HEDGE_LOST, f"node {hedge.placement.lease.node_id} was faster")
-        )
+        faster = f"node {hedge.placement.lease.node_id} was faster"
+        watch.exchange.abort(NodeError(FaultKind.HEDGE_LOST, faster))
 
     def _call_off(self, watch: _Running) -> None:
         """Cancel an attempt's hedge."""
@@ -398,7 +389,7 @@ class Dispatcher:
             self._wake_ticker()
 
     def _overdue(self, watch: _Running, now: float, silent: set[NodeId]) -> NodeError | None:
-        if watch.blocked:
+        if watch.blocked:  # the caller is slow, which says nothing about the node
             return None
         if not watch.exchange.connected and now - watch.began > self._connect_seconds:
             return NodeError(FaultKind.UNREACHABLE, f"no connection in {self._connect_seconds:g} s")

@@ -13,20 +13,14 @@ from offchain.transport.pool import HostPool, HttpExchange
 
 MAX_POOLS = 200_000
 
-
 MakeTicket = Callable[[NodeId, bytes, bytes], str]
 """(node id, request id, Keccak-256 of the body) -> value of the ticket header."""
 
 
 def node_error(fault: TransportError) -> NodeError:
     """The NodeError for an exchange that failed."""
-    if isinstance(fault, ConnectError):
-        kind = FaultKind.UNREACHABLE
-    elif isinstance(fault, ResetError):
-        kind = FaultKind.RESET
-    else:
-        kind = FaultKind.BAD_ANSWER
-    return NodeError(kind, str(fault))
+    kinds = {ConnectError: FaultKind.UNREACHABLE, ResetError: FaultKind.RESET}
+    return NodeError(kinds.get(type(fault), FaultKind.BAD_ANSWER), str(fault))
 
 
 class HttpUpstream:

@@ -5,7 +5,6 @@ import orjson
 from offchain.protocol.openai_errors import error_body
 from offchain.scheduler.quotas import QuotaExceededError
 from offchain.scheduler.work import CallerError, NoCapacityError
-from offchain.workloads.inference.request import InvalidRequestError
 
 
 class ApiError(Exception):
@@ -37,12 +36,17 @@ def whole_number(text: str, param: str, limit: int) -> int:
     """A query's number from 1 to `limit`. Raises ApiError."""
     if text.isascii() and text.isdigit() and len(text) <= len(str(limit)) and 1 <= int(text) <= limit:
         return int(text)
-    raise ApiError(400, f"{param} must be a number from 1 to {limit}", param=param, code="invalid_value")
+    raise invalid_value(param, f"{param} must be a number from 1 to {limit}")
 
 
-def from_invalid(error: InvalidRequestError) -> ApiError:
-    """400 for a request of the wrong shape."""
-    return ApiError(error.status, str(error), param=error.param, code=error.code)
+def invalid_value(param: str, message: str) -> ApiError:
+    """400 for a field or a query parameter of the caller."""
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def unavailable(message: str, code: str = "store_unavailable") -> ApiError:
+    """503 for what this gateway lacks, or cannot reach now."""
+    return ApiError(503, message, "server_error", code=code)
 
 
 def from_quota(error: QuotaExceededError) -> ApiError:
@@ -79,16 +83,14 @@ def from_caller_fault(error: CallerError) -> ApiError:
         document = orjson.loads(error.body)
     except ValueError:
         return made
-    inner = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(inner, dict):
-        inner = document if isinstance(document, dict) else {}
+    outer = document if isinstance(document, dict) else {}
+    inner = (
+        outer["error"] if isinstance(outer.get("error"), dict) else outer
+    )  # older vLLM has no `error` around it
     message = inner.get("message") or inner.get("detail")
     if isinstance(message, str):
-        code = inner.get("code")
-        made.body = error_body(
-            message,
-            "invalid_request_error",
-            inner.get("param") if isinstance(inner.get("param"), str) else None,
-            code if isinstance(code, str) else None,
+        param, code = (
+            text if isinstance(text := inner.get(name), str) else None for name in ("param", "code")
         )
+        made.body = error_body(message, "invalid_request_error", param, code)
     return made

@@ -23,6 +23,7 @@ from offchain.scheduler.work import Requirements
 CHOICES = 4
 MAX_SAMPLES = 16
 _NOBODY: frozenset[NodeId] = frozenset()
+_SECONDS = ("rtt_seconds", "first_byte_seconds")
 DEFAULT_FIRST_BYTE_SECONDS = 0.05
 
 
@@ -99,16 +100,7 @@ class Decision:
             "pool": [list(bucket) for bucket in self.shape],
             "draws": [[d.limit, d.place, d.member, d.weight, d.accepted] for d in self.samples],
             "candidates": [
-                {
-                    "node_id": int(c.node_id),
-                    "busy": c.busy,
-                    "slots": c.slots,
-                    "rtt_seconds": c.rtt_seconds,
-                    "first_byte_seconds": c.first_byte_seconds,
-                    "uncached": c.uncached,
-                    "reputation_bps": c.reputation_bps,
-                    "cost_seconds": c.cost() if c.reputation_bps else None,
-                }
+                {**c._asdict(), "cost_seconds": c.cost() if c.reputation_bps else None}
                 for c in self.candidates
             ],
             "chosen": int(self.chosen),
@@ -128,14 +120,8 @@ class Decision:
                     for limit, index, member, weight, accepted in _rows(data["draws"])
                 ],
                 candidates=[
-                    Candidate(
-                        NodeId(c["node_id"]),
-                        c["busy"],
-                        c["slots"],
-                        float(c["rtt_seconds"]),
-                        float(c["first_byte_seconds"]),
-                        c["uncached"],
-                        c["reputation_bps"],
+                    Candidate._make(
+                        float(c[name]) if name in _SECONDS else c[name] for name in Candidate._fields
                     )
                     for c in _rows(data["candidates"])
                 ],
@@ -220,10 +206,7 @@ def _pick_from(
     shape = pool.shape()
     candidates: list[Candidate] = []
     samples: list[WeightedSample] = []
-    if len(pool) <= CHOICES:
-        for member in sorted(pool.members()):
-            _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
-    else:
+    if len(pool) > CHOICES:
         random = SplitMix64(seed)
         sampled: set[int] = set()
         refused: WeightedSample | None = None
@@ -234,9 +217,9 @@ def _pick_from(
             if one.accepted and one.member not in sampled:
                 sampled.add(one.member)
                 _consider(fleet, NodeId(one.member), wants, barred, affinity, candidates)
-        if not candidates:
-            for member in sorted(pool.members()):
-                _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
+    if not candidates:  # a small pool; or one in which hardly a node fits, which the samples missed
+        for member in sorted(pool.members()):
+            _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
     if not candidates:
         return None
     return Decision(seed, region, tier, shape, samples, candidates, choose(seed, candidates))
@@ -253,18 +236,15 @@ def _consider(
     node = fleet.get(node_id)
     if node is None or node_id in barred or not fits(node, wants):
         return
+    candidates.append(candidate_of(node, _uncached(node, affinity)))
+
+
+def candidate_of(node: LiveNode, uncached: int = 1000) -> Candidate:
+    """A node as a candidate, as it is now."""
     report = node.report
-    candidates.append(
-        Candidate(
-            node_id,
-            node.leases + node.foreign + report.queue,
-            report.slots,
-            node.rtt_seconds,
-            node.first_byte_seconds,
-            _uncached(node, affinity),
-            node.reputation_bps,
-        )
-    )
+    busy = node.leases + node.foreign + report.queue
+    rtt, first_byte = node.rtt_seconds, node.first_byte_seconds
+    return Candidate(report.node_id, busy, report.slots, rtt, first_byte, uncached, node.reputation_bps)
 
 
 def _uncached(node: LiveNode, affinity: tuple[int, ...]) -> int:

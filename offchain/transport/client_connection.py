@@ -30,17 +30,8 @@ class ClientConnection(asyncio.Protocol):
     """One connection to a node or a model server."""
 
     __slots__ = (
-        "_buffer",
-        "_left",
-        "_state",
-        "closed",
-        "exchange",
-        "keep",
-        "on_free",
-        "paused",
-        "transport",
-        "used",
-    )
+        "_buffer", "_left", "_state", "closed", "exchange", "keep", "on_free", "paused", "transport", "used",
+    )  # fmt: skip
 
     def __init__(self, on_free: Callable[["ClientConnection"], None]) -> None:
         self.transport: asyncio.Transport | None = None
@@ -199,7 +190,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = "until_close"
             exchange.begin(status, headers)
             return
-        if 100 <= status < 200:
+        if 100 <= status < 200:  # RFC 9110, section 15.2: interim, the answer's own head follows
             return
         if version == "HTTP/1.0 " or headers.get("connection", "").lower() == "close":
             self.keep = False
@@ -211,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
                 raise _BrokenError("a malformed length")
             self._left = int(length)
             self._state = "length"
-        elif status in (204, 304):
+        elif status in (204, 304):  # RFC 9112, section 6.3: these have no body
             self._left = 0
             self._state = "length"
         else:
@@ -225,7 +216,9 @@ class ClientConnection(asyncio.Protocol):
         self._state = "head"
         exchange.finish()
         self.resume()
-        if surplus or not self.keep:
+        if (
+            surplus or not self.keep
+        ):  # bytes behind an answer that nobody asked for could pass for the next one
             self.drop()
         else:
             self.on_free(self)

@@ -198,12 +198,9 @@ class HostPool:
     def dispatch(self, exchange: HttpExchange) -> None:
         """Send an exchange over an idle connection, or over a new one."""
         while self._idle:
-            connection = self._idle.pop()
-            if (
-                not connection.closed
-                and connection.transport is not None
-                and not connection.transport.is_closing()
-            ):
+            connection = self._idle.pop()  # the one used last: the others time out and the pool shrinks
+            transport = connection.transport
+            if not connection.closed and transport is not None and not transport.is_closing():
                 exchange.attach(connection)
                 return
         self.connect(exchange)

@@ -59,11 +59,8 @@ def parse_head(head: bytes | bytearray, max_headers: int) -> Request:
     if minor == "1" and "host" not in headers:
         raise RequestRefusedError(400, "the Host header is missing")
     path, _, query = target.partition("?")
-    connection = headers.get("connection")
-    if connection is None:
-        keep = minor == "1"
-    else:
-        keep = connection.lower() != "close" if minor == "1" else connection.lower() == "keep-alive"
+    connection = headers.get("connection", "").lower()
+    keep = connection != "close" if minor == "1" else connection == "keep-alive"  # RFC 9112, section 9.3
     return Request(method, path, query, headers, b"", keep)
 
 
@@ -126,8 +123,7 @@ class Chunks:
                 raise RequestRefusedError(400, "a chunk size is malformed")
             self._left = int(digits, 16)
             if len(self.body) + self._left > self.limit:
-                raise RequestRefusedError(
-                    413, f"the request is larger than the {self.limit} bytes that are accepted"
-                )
+                message = f"the request is larger than the {self.limit} bytes that are accepted"
+                raise RequestRefusedError(413, message)
             if self._left == 0:
                 self._left = -2

@@ -68,7 +68,6 @@ class HttpLimits:
 
 Handler = Callable[[Request, "ServerConnection"], Awaitable[None]]
 
-
 RenderError = Callable[[int, str], bytes]
 """(status, message for the client) -> JSON body."""
 
@@ -247,11 +246,10 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         made: asyncio.Transport = transport  # type: ignore[assignment]
         self.transport = made
-        if len(self._server.connections) >= self._server.limits.max_connections:
-            self._server.connections.add(self)
+        self._server.connections.add(self)
+        if len(self._server.connections) > self._server.limits.max_connections:
             self._refuse(503, "too many connections; try again later")
             return
-        self._server.connections.add(self)
         made.set_write_buffer_limits(high=self._server.limits.max_buffered)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -308,9 +306,8 @@ class ServerConnection(asyncio.Protocol):
     def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         closing = "" if self._keep and not self._server.draining else "connection: close\r\n"
-        return f"{_STATUS_LINES.get(status) or _status_line(status)}{lines}{framing}{closing}\r\n".encode(
-            "latin-1"
-        )
+        first = _STATUS_LINES.get(status) or _status_line(status)
+        return f"{first}{lines}{framing}{closing}\r\n".encode("latin-1")
 
     def _advance(self) -> None:
         try:
@@ -341,10 +338,11 @@ class ServerConnection(asyncio.Protocol):
         length = headers.get("content-length")
         self._chunked, self._wanted = None, 0
         if coding is not None:
-            if length is not None or coding.lower() != "chunked":
-                raise RequestRefusedError(
-                    400 if length is not None else 501, "this transfer coding is not supported"
-                )
+            if (
+                length is not None or coding.lower() != "chunked"
+            ):  # RFC 9112, section 6.1: both is a smuggling attempt
+                code = 400 if length is not None else 501
+                raise RequestRefusedError(code, "this transfer coding is not supported")
             self._chunked = Chunks(limit)
         elif length is not None:
             if not length.isascii() or not length.isdigit() or len(length) > 15:
@@ -402,7 +400,7 @@ class ServerConnection(asyncio.Protocol):
         except asyncio.CancelledError:
             if self.transport is not None:
                 raise
-            return
+            return  # `connection_lost` cancelled us: the client has gone
         except Exception as error:  # noqa: BLE001  the last line: the client gets an answer, the operator the error
             self._server.on_error(error)
             if self.started:

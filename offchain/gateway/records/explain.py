@@ -22,13 +22,9 @@ def explain(record: dict[str, Any]) -> list[str]:
             lines += _decision(decisions[number])
         first = attempt["first_byte_ms"]
         waited = "no byte came" if first is None else f"first byte after {first:.1f} ms"
-        why = (
-            f" ({attempt['reason']}{': ' + attempt['detail'] if attempt['detail'] else ''})"
-            if attempt["reason"]
-            else ""
-        )
+        why = ": ".join(text for text in (attempt["reason"], attempt["detail"]) if text)
         lines.append(
-            f"attempt {number + 1}: node {attempt['node_id']} {attempt['outcome']}{why}; {waited}, "
+            f"attempt {number + 1}: node {attempt['node_id']} {attempt['outcome']}{f' ({why})' if attempt['reason'] else ''}; {waited}, "
             f"{attempt['ms']:.1f} ms, {attempt['resumed_from']} events delivered before"
         )
     return lines

@@ -193,12 +193,8 @@ class StreamTask:
         if not fresh and finish is None and not (self._wants_ids and ids):
             return b""
         choice: dict[str, Any] = {"index": 0}
-        if self._request.kind is Kind.CHAT:
-            choice["delta"] = {"content": fresh}
-        else:
-            choice["text"] = fresh
-        choice["logprobs"] = None
-        choice["finish_reason"] = finish
+        choice |= {"delta": {"content": fresh}} if self._request.kind is Kind.CHAT else {"text": fresh}
+        choice |= {"logprobs": None, "finish_reason": finish}
         if finish is not None and "stop_reason" in chunk["choices"][0]:
             choice["stop_reason"] = chunk["choices"][0]["stop_reason"]
         if self._wants_ids:
@@ -209,11 +205,8 @@ class StreamTask:
     def _usage_event(self, ledger: TokenLedger) -> bytes:
         prompt, completion = len(ledger.prompt_ids), len(ledger.ids)
         self._usage_sent = True
-        usage = {
-            "prompt_tokens": prompt,
-            "total_tokens": prompt + completion,
-            "completion_tokens": completion,
-        }
+        total = prompt + completion
+        usage = {"prompt_tokens": prompt, "total_tokens": total, "completion_tokens": completion}
         return write_event(orjson.dumps({**self._template, "choices": [], "usage": usage}))
 
     def rest_if_complete(self) -> bytes | None:
@@ -224,24 +217,15 @@ class StreamTask:
             ledger = self._account()
         except (ValueError, NotResumableError):
             return None
-        limit = self._request.max_tokens
-        if (
-            ledger.finish is None
-            and limit is not None
-            and ledger.ids
-            and len(ledger.ids) >= limit
-            and not ledger.lag
-        ):
+        limit, end = self._request.max_tokens, b""
+        if ledger.finish is None:
+            if limit is None or not ledger.ids or len(ledger.ids) < limit or ledger.lag:
+                return None
             ledger.finish = "length"
             choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
-            choice["delta" if self._request.kind is Kind.CHAT else "text"] = (
-                {} if self._request.kind is Kind.CHAT else ""
-            )
+            nothing: dict[str, Any] = {"delta": {}} if self._request.kind is Kind.CHAT else {"text": ""}
+            choice |= nothing
             end = write_event(orjson.dumps({**self._template, "choices": [choice]}))
-        elif ledger.finish is None:
-            return None
-        else:
-            end = b""
         self.usage = (len(ledger.prompt_ids), len(ledger.ids))
         if self._wants_usage and not self._usage_sent and not self._has_usage():
             end += self._usage_event(ledger)
@@ -266,8 +250,7 @@ class StreamTask:
         if not answer.finished:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without a finish_reason")
         self._answer = answer
-        held = write_event(self._held) if self._held else b""
-        return held + DONE_EVENT
+        return (write_event(self._held) if self._held else b"") + DONE_EVENT
 
     def verdict(self) -> NodeError | None:
         fault = self._check_receipt()

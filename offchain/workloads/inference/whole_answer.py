@@ -112,9 +112,8 @@ class PlainTask:
             usage = document.get("usage") or {}
             tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise NodeError(
-                FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
-            ) from None
+            message = f"the answer is not what was asked for: {error!r}"
+            raise NodeError(FaultKind.BAD_ANSWER, message) from None
         self._result = result
         self._unchecked = self._is_proved(answer)
         if not self._unchecked:
