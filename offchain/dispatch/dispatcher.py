@@ -176,6 +176,7 @@ class Dispatcher:
                     if not sink.write(rest):
                         await sink.drain()
                     return None
+                # another revision of the model would give other tokens: the rest has to come from the same one
                 if task.delivered and unit.requirements.revision is None:
                     offer = placement.node.report.offers[unit.requirements.capability]
                     wants = unit.requirements._replace(revision=offer.revision)
@@ -211,7 +212,7 @@ class Dispatcher:
         def placed(outcome: Placement | NoCapacityError) -> None:
             if not ready.done():
                 ready.set_result(outcome)
-            elif isinstance(outcome, Placement):
+            elif isinstance(outcome, Placement):  # cancelled before we took the slot: give it back
                 self.router.abandoned(outcome)
 
         waiter = self.router.enqueue(unit, number, tried, placed)
@@ -254,6 +255,7 @@ class Dispatcher:
             attempt.outcome, attempt.reason, attempt.detail = "failed", fault.kind.value, fault.detail
             router.failed(placement, fault.kind, router.clock() - began)
             if fault.kind is FaultKind.HEDGE_LOST and watch.hedge is not None:
+                # its exchange is the next attempt: the `finally` below must not call it off
                 winner, watch.hedge = watch.hedge, None
                 return winner
             raise
@@ -266,6 +268,7 @@ class Dispatcher:
             router.abandoned(placement)
             raise
         except BaseException:
+            # usually the caller has left; that says nothing about the node, which should stop working
             attempt.outcome, attempt.reason = "cancelled", FaultKind.CANCELLED.value
             if exchange is not None:
                 exchange.close()
@@ -336,15 +339,17 @@ class Dispatcher:
         if unit.requirements.node_id is not None or router.waiting or not self.hedging.spend(unit.cost):
             return
         try:
+            # the number that the next attempt would have: both leases are held at once
             placement = router.place(unit, watch.placement.lease.attempt + 1, {watch.node_id: False})
         except NoCapacityError:
             placement = None
         if placement is None:
-            self.hedging.budget += unit.cost
+            self.hedging.budget += unit.cost  # nothing was spent
             return
         exchange = self._upstream.start(placement.lease.node_id, placement.node.report.url, watch.call)
         watch.hedge = hedge = _Hedge(placement, exchange, router.clock())
         hedge.waiting = asyncio.get_running_loop().create_task(first_bytes(exchange))
+        # the event loop itself holds tasks weakly
         self._hedges.add(hedge.waiting)
         hedge.waiting.add_done_callback(self._hedges.discard)
         hedge.waiting.add_done_callback(lambda _: self._hedge_ended(watch, hedge))
@@ -378,10 +383,10 @@ class Dispatcher:
         self._ticker = None
         silent = {node.report.node_id for node in self.router.tick()}
         now = self.router.clock()
-        for watch in list(self._running):
+        for watch in list(self._running):  # an abort may end the attempt at once
             fault = self._overdue(watch, now, silent)
             if fault is not None:
-                if watch.hedge is None or not watch.hedge.won:
+                if watch.hedge is None or not watch.hedge.won:  # the hedge that won has aborted it
                     watch.exchange.abort(fault)
             elif now >= watch.hedge_at and not watch.answering:
                 self._start_hedge(watch)

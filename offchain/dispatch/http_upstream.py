@@ -31,8 +31,7 @@ class HttpUpstream:
         tls: TLS context for agents whose address names no certificate; by default the system's authorities.
 
     Attributes:
-        on_round_trip: called with a node and the seconds of one round trip to it whenever a connection was made (TCP
-            takes one round trip, TLS 1.3 another).
+        on_round_trip: called with a node and the seconds of one round trip to it whenever a connection was made.
     """
 
     def __init__(self, ticket: MakeTicket, tls: ssl.SSLContext | None = None) -> None:

@@ -88,11 +88,8 @@ class ClusterState:
         now_ms: Callable[[], int],
         outward: Callable[[NodeReport], NodeReport] = lambda report: report,
     ) -> None:
-        """
-        Args:
-            heard: called with every report that another gateway published, and its age in seconds.
-            outward: changes a report for other processes, e.g. the address of a node that dialled in.
-        """
+        """`heard` is called with every report that another gateway published, and its age in seconds. `outward` changes a
+        report for other processes, e.g. the address of a node that dialled in."""
         self._redis = redis
         self._fleet = AsyncFleetStore(redis, now_ms)
         self._quotas = quotas
@@ -100,6 +97,7 @@ class ClusterState:
         self._heard = heard
         self._now_ms = now_ms
         self._outward = outward
+        # no version of Redis: the first exchange reads all tenants
         self._version: bytes | None = b"?"
         self._reports: dict[NodeId, tuple[NodeReport, int]] = {}
         self._records: deque[tuple[bytes, bytes]] = deque(maxlen=MAX_UNSHARED)
@@ -208,12 +206,14 @@ class ClusterState:
             pipeline.hgetall(SPENT + tenant)
         if not len(pipeline):
             return
+        # the answers of the HSETs come first
         answers: list[dict[bytes, bytes]] = (await pipeline.execute())[len(published) :]
         self._published_wei |= published
         for tenant, parts in zip(credited, answers, strict=True):
             if parts.pop(self._name.encode(), None) is None:
                 self._published_wei.pop(tenant, None)  # Redis has lost our sum: write it again next time
             usage = self._quotas.usage(tenant)
+            # a Redis that came back empty must not give credit back
             usage.spent_elsewhere_wei = max(usage.spent_elsewhere_wei, sum(map(int, parts.values())))
 
     async def _exchange_quotas(self) -> None:

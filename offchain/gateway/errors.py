@@ -71,9 +71,8 @@ def from_no_capacity(error: NoCapacityError) -> ApiError:
     if error.reason == "full":
         return ApiError(429, str(error), "rate_limit_error", code="capacity_exceeded", headers=retry)
     codes = {"node_unavailable": "node_unavailable", "failed": "nodes_failed"}
-    return ApiError(
-        503, str(error), "server_error", code=codes.get(error.reason, "no_capacity"), headers=retry
-    )
+    code = codes.get(error.reason, "no_capacity")
+    return ApiError(503, str(error), "server_error", code=code, headers=retry)
 
 
 def from_caller_fault(error: CallerError) -> ApiError:
@@ -84,9 +83,8 @@ def from_caller_fault(error: CallerError) -> ApiError:
     except ValueError:
         return made
     outer = document if isinstance(document, dict) else {}
-    inner = (
-        outer["error"] if isinstance(outer.get("error"), dict) else outer
-    )  # older vLLM has no `error` around it
+    # older vLLM has no `error` around it
+    inner = outer["error"] if isinstance(outer.get("error"), dict) else outer
     message = inner.get("message") or inner.get("detail")
     if isinstance(message, str):
         param, code = (

@@ -53,6 +53,7 @@ class AgreedKeys:
         key = self._keys.get(public_key)
         if key is None:
             if len(self._keys) >= _MAX_KEYS:
+                # a bound: callers may send made-up public keys
                 self._keys.clear()
             key = self._keys[public_key] = self._agree(public_key)
         return key
@@ -77,12 +78,7 @@ class GatewayMacs:
         agree: Callable[[bytes], bytes],
         public_key_of: Callable[[NodeId], bytes | None],
     ) -> None:
-        """
-        Args:
-            public_key: the gateway's, 64 bytes.
-            agree: see `AgreedKeys`.
-            public_key_of: public key of a node; None when it is not known, or being rotated.
-        """
+        """`public_key` is the gateway's, 64 bytes; `public_key_of` a node's, None when it is not known, or being rotated."""
         self._public_key = public_key
         self._agreed = AgreedKeys(agree)
         self._public_key_of = public_key_of

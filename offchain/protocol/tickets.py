@@ -28,13 +28,8 @@ class TicketSigner:
         now_ms: Callable[[], int],
         mac: Callable[[NodeId, bytes], bytes | None] = lambda _node_id, _message: None,
     ) -> None:
-        """
-        Args:
-            nodes_domain: EIP-712 domain of NodeRegistryLocker.
-            sign: signs with a key that a bonded keeper has listed as its gateway.
-            now_ms: Unix milliseconds.
-            mac: `pair_mac.GatewayMacs.ticket` of the same key.
-        """
+        """`nodes_domain` is that of NodeRegistryLocker. `sign` uses a key that a bonded keeper has listed as its gateway, and
+        `mac` is `pair_mac.GatewayMacs.ticket` of the same key."""
         self._prefix = nodes_domain.message(b"")
         self._sign = sign
         self._now_ms = now_ms

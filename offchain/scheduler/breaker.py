@@ -47,7 +47,7 @@ class Breaker:
             return False
         if self.state is BreakerState.CLOSED and self.faults < FAULT_LIMIT:
             return False
-        if self.state is BreakerState.HALF_OPEN and weight == 0:
+        if self.state is BreakerState.HALF_OPEN and weight == 0:  # a full node has not failed its trial
             return False
         self.open_seconds = min(LONGEST_OPEN_SECONDS, max(FIRST_OPEN_SECONDS, 2 * self.open_seconds))
         self.open_until = now + self.open_seconds

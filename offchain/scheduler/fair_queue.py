@@ -58,6 +58,7 @@ class FairQueue(Generic[T]):
         classes = self._lines.setdefault(item.capability, {})
         tenants = classes.setdefault(item.priority, {})
         if not self._waiting.get(item.tenant):
+            # who was idle starts level with those that wait
             self._served[item.tenant] = max(self._served.get(item.tenant, 0.0), self._floor)
         line = tenants.setdefault(item.tenant, deque())
         if first:
@@ -101,6 +102,7 @@ class FairQueue(Generic[T]):
     def charge(self, tenant: str, cost: float) -> None:
         """A tenant was given work of this cost (tokens)."""
         if len(self._served) > 100_000:
+            # a bound: who does not wait is treated as idle from now on
             self._served = {name: value for name, value in self._served.items() if name in self._waiting}
         before = max(self._served.get(tenant, 0.0), self._floor)
         self._served[tenant] = before + cost

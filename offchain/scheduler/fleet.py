@@ -166,7 +166,7 @@ class Fleet:
             node.reputation_bps = self._reputation.get(report.node_id, FULL_BPS)
             self._join(node)
             return node
-        self._nodes.move_to_end(report.node_id)
+        self._nodes.move_to_end(report.node_id)  # oldest heartbeat first: `expire` reads from the front
         node.seen_at = now
         node.first_byte_seconds *= FORGETTING
         node.breaker.sign_of_life(now)
@@ -228,7 +228,7 @@ class Fleet:
     def released(self, node: LiveNode) -> None:
         """This process released a slot of the node."""
         node.leases -= 1
-        if node.free == 1 or node.breaker.state is not _CLOSED:
+        if node.free == 1 or node.breaker.state is not _CLOSED:  # 1: it was full and in no pool
             self.refresh(node)
 
     def succeeded(self, node: LiveNode) -> None:
@@ -273,6 +273,7 @@ class Fleet:
         if node.free <= 0 or not node.reputation_bps:
             return False
         state = node.breaker.state
+        # half open: one trial at a time
         return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and node.leases == 0)
 
     def _pool(self, capability: str, region: str, tier: int) -> WeightedPool:
@@ -280,9 +281,8 @@ class Fleet:
         pool = tiers.get(tier)
         if pool is None:
             pool = tiers[tier] = WeightedPool()
-            self._pools[capability][region] = dict(
-                sorted(tiers.items())
-            )  # `pick` takes the lowest tier first
+            # sorted: `pick` takes the lowest tier first
+            self._pools[capability][region] = dict(sorted(tiers.items()))
         return pool
 
     def _join(self, node: LiveNode) -> None:

@@ -120,9 +120,7 @@ class Decision:
                     for limit, index, member, weight, accepted in _rows(data["draws"])
                 ],
                 candidates=[
-                    Candidate._make(
-                        float(c[name]) if name in _SECONDS else c[name] for name in Candidate._fields
-                    )
+                    Candidate._make([float(c[n]) if n in _SECONDS else c[n] for n in Candidate._fields])
                     for c in _rows(data["candidates"])
                 ],
                 chosen=NodeId(int(str(data["chosen"]))),
@@ -270,6 +268,7 @@ def choose(seed: int, candidates: Sequence[Candidate]) -> NodeId:
             cheapest, equal = cost, [candidate.node_id]
         elif cost == cheapest:
             equal.append(candidate.node_id)
+    # another stream of numbers from the same seed, so that it does not follow the samples
     return equal[0] if len(equal) == 1 else equal[SplitMix64(seed ^ 0x5DEECE66D).below(len(equal))]
 
 

@@ -168,7 +168,7 @@ class Router:
         waiter = Waiter(unit, attempt, dict(tried), placed, now + self.limits.queue_seconds)
         no_capacity = None if unit.requirements.node_id is not None else self._why_not(unit, tried, now)
         if no_capacity is None:
-            self._waiting.push(waiter, first=attempt > 0)
+            self._waiting.push(waiter, first=attempt > 0)  # its tenant paid for it already
         elif not self._await_return(waiter, no_capacity, now):
             raise no_capacity
         return waiter
@@ -189,7 +189,7 @@ class Router:
             return
         now = self.clock()
         for capability in self._waiting.capabilities():
-            while self._serve_one(capability, now):
+            while self._serve_one(capability, now):  # each placement changes whose turn it is
                 pass
 
     def _serve_one(self, capability: str, now: float) -> bool:
@@ -224,6 +224,7 @@ class Router:
 
     def _recall(self, now: float) -> None:
         """Move units whose node is back to the queue, and refuse those that no node is expected back for."""
+        # one look for all units with the same wish: a thousand may wait
         found: dict[tuple[Requirements, frozenset[NodeId]], NoCapacityError | None] = {}
         for waiter in list(self._absent):
             unit, tried = waiter.unit, waiter.tried
@@ -311,6 +312,7 @@ class Router:
         seed = self.entropy()
         regions = self.regions if wants.region is None else (wants.region, *self.regions)
         decision = pick(self.fleet, wants, seed, regions, tried, unit.affinity)
+        # nobody is left who was not tried: those whose breaker has half-opened may have it again
         if decision is None and tried and self.limits.absence_seconds:
             barred = [node_id for node_id, again in tried.items() if not again]
             decision = pick(self.fleet, wants, seed, regions, barred, unit.affinity)

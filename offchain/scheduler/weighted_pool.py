@@ -108,7 +108,7 @@ class WeightedPool:
         self._shape = None
         bucket, index, weight = place
         last, last_weight = bucket.members.pop(), bucket.weights.pop()
-        if last != member:
+        if last != member:  # the last member fills the gap: O(1)
             bucket.members[index], bucket.weights[index] = last, last_weight
             self._places[last] = (bucket, index, last_weight)
         bucket.total -= weight

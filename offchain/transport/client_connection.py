@@ -79,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
+        # RFC 9112, section 6.3: without a length the end of the connection is the end of the body
         if self._state == "until_close" and exc is None:
             exchange.finish()
         elif self._state == "head" and not self._buffer:
@@ -184,7 +185,7 @@ class ClientConnection(asyncio.Protocol):
             name, colon, value = line.partition(":")
             if not colon:
                 raise _BrokenError("a header line without a colon")
-            headers[name.lower()] = value.strip()
+            headers[name.lower()] = value.strip()  # of a repeated one the last
         if status == 101:  # RFC 9110, 15.2.2: what follows is no HTTP of ours, so it is passed on as it is
             self.keep = False
             self._state = "until_close"
@@ -198,6 +199,7 @@ class ClientConnection(asyncio.Protocol):
         if coding is not None and coding.lower() == "chunked":
             self._state = "chunk_size"
         elif length is not None:
+            # isdigit() alone takes other scripts, int() also "+1" and "1_0"
             if not length.isascii() or not length.isdigit() or len(length) > 15:
                 raise _BrokenError("a malformed length")
             self._left = int(length)
@@ -216,10 +218,8 @@ class ClientConnection(asyncio.Protocol):
         self._state = "head"
         exchange.finish()
         self.resume()
-        if (
-            surplus or not self.keep
-        ):  # bytes behind an answer that nobody asked for could pass for the next one
-            self.drop()
+        if surplus or not self.keep:
+            self.drop()  # surplus bytes could pass for the answer to the next request
         else:
             self.on_free(self)
 

@@ -46,11 +46,7 @@ class HttpExchange:
         body: bytes,
         translate: Callable[[TransportError], Exception] = untranslated,
     ) -> None:
-        """
-        Args:
-            head: request line and headers, including the empty line.
-            translate: makes the exception that `head` and `read` raise of a TransportError.
-        """
+        """`head` includes the empty line; `translate` makes the exception that `head` and `read` raise of a TransportError."""
         self.status = 0
         self.headers: dict[str, str] = {}
         self.connected = False
@@ -226,6 +222,7 @@ class HostPool:
             exchange.fail(ConnectError("its certificate is not the one that its heartbeat names"))
             return
         if self.on_round_trip is not None:
+            # TCP takes one round trip, TLS 1.3 another
             self.on_round_trip((loop.time() - began) / (1 if self.tls is None else 2))
         exchange.attach(connection)
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+# possessive quantifiers (`++`, `*+`) do not backtrack: any head takes time linear in its length
 _REQUEST_LINE = r"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])"
 _HEADER_LINE = r"\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\n-\x1f\x7f]*+"
 _HEAD = re.compile(f"{_REQUEST_LINE}(?:{_HEADER_LINE})*+")
@@ -115,9 +116,10 @@ class Chunks:
             line = bytes(buffer[:end])
             del buffer[: end + 2]
             if self._left == -2:
-                if not line:
+                if not line:  # an empty line ends the trailers, which are dropped (RFC 9112, section 7.1.2)
                     return True
                 continue
+            # RFC 9112, section 7.1.1: extensions that we do not know are ignored
             digits = line.partition(b";")[0]
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", digits):
                 raise RequestRefusedError(400, "a chunk size is malformed")

@@ -59,9 +59,8 @@ class GatewayService:
         try:
             await self._route(request, connection)
         except ApiError as error:
-            route = (
-                request.path if request.path in self._authenticated else "other"
-            )  # a label is never a caller's text
+            # the label is never a caller's text
+            route = request.path if request.path in self._authenticated else "other"
             self._deps.metrics.requests[route, error.status] += 1
             connection.reply(error.status, {**JSON, **error.headers}, error.body)
 
@@ -175,9 +174,8 @@ class GatewayService:
         if not since.isascii() or not since.isdigit() or len(since) > 10:
             raise invalid_value("since", "since must be the number of an epoch")
         executions = self._deps.executions
-        making = (
-            executions.making
-        )  # read before the list: a batch that is signed in between is then in the list
+        # read before the list: a batch that is signed in between is then in the list
+        making = executions.making
         _json(connection, {"object": "list", "making": making, "data": executions.listed(int(since))})
 
     async def _execution(self, request: Request, connection: ServerConnection, text: str) -> None:

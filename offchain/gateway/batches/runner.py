@@ -145,6 +145,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
         while not over.wait(LEASE_SECONDS / 3):
             try:
                 lease.extend(LEASE_SECONDS, replace_ttl=True)
+            # not ours any more: another worker may be at it already
             except LockError:
                 lost.set()
                 return
@@ -247,6 +248,7 @@ class _Run:
             else:
                 if answer is not None:
                     tries += _code(answer) == "nodes_failed"
+                    # no free node, or a gateway that is going down: the line has a day
                     if answer.status_code not in (429, 500, 502, 503, 504) or tries >= MAX_TRIES:
                         good = _GOOD if answer.status_code == 200 else _BAD
                         self._keep(line, good, _output(line, answer))

@@ -32,9 +32,8 @@ def explain(record: dict[str, Any]) -> list[str]:
 
 def _decision(data: dict[str, Any]) -> list[str]:
     pool = ", ".join(f"{count} nodes of up to {limit} slots" for limit, count, _ in data["pool"])
-    place = (
-        f"region {data['region']}, tier {data['tier']}: {pool}" if data["region"] else "pinned to the node"
-    )
+    region = data["region"]
+    place = f"region {region}, tier {data['tier']}: {pool}" if region else "pinned to the node"
     lines = [f"  candidates from {place}; seed {data['seed']}, {len(data['draws'])} samples"]
     lines.extend(
         f"  {'*' if c['node_id'] == data['chosen'] else ' '} node {c['node_id']}: {c['busy']}/{c['slots']} busy, "

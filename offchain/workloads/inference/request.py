@@ -107,10 +107,12 @@ def _check_messages(messages: object) -> None:
 
 
 def _max_tokens(fields: dict[str, Any]) -> int | None:
+    # the newer name goes first, as at OpenAI
     for name in ("max_completion_tokens", "max_tokens"):
         value = fields.get(name)
         if value is None:
             continue
+        # in Python True is an int
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidRequestError(f"{name} must be an integer", name, "invalid_type")
         if value < 0 or value > 1 << 31:

@@ -120,6 +120,7 @@ class TokenLedger:
     def of(cls, fields: Mapping[str, Any]) -> "TokenLedger":
         """An empty ledger for a request."""
         stops = stop_strings(fields)
+        # the L - 1 of the docstring above: what may begin a stop string
         hold = max((len(s) for s in stops), default=1) - 1
         visible = bool(fields.get("include_stop_str_in_output"))
         return cls(lag=0 if visible else hold, margin=hold if visible else 0, guesses=not is_greedy(fields))
@@ -159,6 +160,7 @@ class TokenLedger:
     def rewind(self) -> int:
         """Drop ids behind the last usable boundary; the next node continues there. Returns the number of ids left."""
         limit = len(self.text) - self.margin
+        # the first boundary, before any token, stays: it is always exact
         while self._boundaries[-1][1] > limit and len(self._boundaries) > 1:
             self._boundaries.pop()
         self._base = self._boundaries[-1]

@@ -129,6 +129,7 @@ class StreamTask:
     def _event(self, event: bytes) -> bytes:
         name, payload = read_event(event)
         if payload[:1] == b"{" and not name:
+            # vLLM says so that it failed after the head went out with 200
             if payload.startswith(b'{"error"'):
                 raise NodeError(FaultKind.SERVER_ERROR, payload[:200].decode("utf-8", "replace"))
             self._events.append(payload)
@@ -156,9 +157,8 @@ class StreamTask:
             chunk = orjson.loads(payload)
             self._template = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
             choices = chunk.get("choices") or []
-            has_output = any(
-                (c.get("delta") or {}).get("content") or c.get("text") or c.get("token_ids") for c in choices
-            )
+            texts = [(c.get("delta") or {}).get("content") or c.get("text") for c in choices]
+            has_output = any(texts) or any(c.get("token_ids") for c in choices)
         except (ValueError, AttributeError, TypeError):
             raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is malformed") from None
         if not has_output:
@@ -241,6 +241,7 @@ class StreamTask:
             raise self._fault
         if self._splitter.unfinished or not self._done:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without [DONE]")
+        # parsed only now: until here the events went to the caller as bytes
         answer = StreamedAnswer()
         try:
             for payload in self._events:
