@@ -29,11 +29,7 @@ class Web3Signer:
     """Signs by asking. Thread-safe, and may be carried over a fork: each process makes its own connections."""
 
     def __init__(self, url: str, public_key: str) -> None:
-        """
-        Args:
-            url: base URL of the service; errors and logs name its host and port only.
-            public_key: 64 bytes as 0x-hex, the service's name for the key.
-        """
+        """`public_key`, 64 bytes as 0x-hex, is the service's name for the key. Errors and logs name host and port of `url` only."""
         self.address: Address = public_key_address(bytes.fromhex(public_key.removeprefix("0x")))
         self._label = endpoint_label(url, "web3signer_url")
         self._url = f"{url.rstrip('/')}/api/v1/eth1/sign/{quote(public_key)}"

@@ -67,12 +67,7 @@ def decode_all(values: Iterable[bytes | None], now_ms: int) -> list[tuple[NodeRe
 
 
 class FleetStore:
-    """The live nodes through a blocking Redis client (Celery workers, keeper APIs).
-
-    Args:
-        redis: a `redis.Redis` with `decode_responses=False`.
-        now_ms: Unix milliseconds.
-    """
+    """The live nodes through a blocking `redis.Redis` with `decode_responses=False` (Celery workers, keeper APIs)."""
 
     def __init__(self, redis: Any, now_ms: Callable[[], int]) -> None:
         self._redis = redis

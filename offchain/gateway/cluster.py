@@ -253,7 +253,7 @@ class ClusterState:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zadd(GATEWAYS, {self.url: now})
         pipeline.zremrangebyscore(GATEWAYS, 0, now - 3600)
-        pipeline.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)
+        pipeline.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)  # the first one stays
         pipeline.get(BATCH_SECRET)
         self._authenticator.batch_secret = (await pipeline.execute())[-1]
 

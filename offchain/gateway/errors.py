@@ -44,6 +44,11 @@ def invalid_value(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_value")
 
 
+def unknown_url(method: str, path: str) -> ApiError:
+    """404 for a path that no route has."""
+    return ApiError(404, f"Unknown request URL: {method} {path[:200]}", code="unknown_url")
+
+
 def unavailable(message: str, code: str = "store_unavailable") -> ApiError:
     """503 for what this gateway lacks, or cannot reach now."""
     return ApiError(503, message, "server_error", code=code)

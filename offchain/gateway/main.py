@@ -202,6 +202,7 @@ class _GatewayProcess:
         if known is not None and is_dialed(known.report.url) and now - known.seen_at < SILENCE_SECONDS:
             return  # the node is connected to us; the published address is another gateway's relay
         seen_at = now - age_seconds
+        # what we published ourselves comes back through Redis, some milliseconds off
         if known is None or seen_at > known.seen_at + 0.25:
             self._fleet.update(report, seen_at)
 

@@ -40,7 +40,7 @@ class SignedReceipt(NamedTuple):
     @classmethod
     def parse(cls, raw: bytes | str) -> "SignedReceipt":
         """Read the JSON text of a receipt. Raises ValueError when it is malformed."""
-        if len(raw) > MAX_RECEIPT_BYTES:
+        if len(raw) > MAX_RECEIPT_BYTES:  # before it is parsed
             raise ValueError("a receipt too long to be one")
         try:
             data = orjson.loads(raw)

@@ -12,7 +12,6 @@ A `Decision` holds every input, so that `replay` can compute it again. For examp
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from offchain.domain.types import FULL_BPS, NodeId
@@ -272,21 +271,14 @@ def choose(seed: int, candidates: Sequence[Candidate]) -> NodeId:
     return equal[0] if len(equal) == 1 else equal[SplitMix64(seed ^ 0x5DEECE66D).below(len(equal))]
 
 
-@dataclass(slots=True)
 class _RecordedPool:
     """The pool as far as a decision recorded it. Raises LookupError for a place that was not sampled."""
 
-    decision: Decision
-    places: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.places = {(d.limit, d.place): (d.member, d.weight) for d in self.decision.samples}
-
-    def shape(self) -> list[tuple[int, int, int]]:
-        return self.decision.shape
+    def __init__(self, decision: Decision) -> None:
+        self._places = {(d.limit, d.place): (d.member, d.weight) for d in decision.samples}
 
     def member_at(self, limit: int, index: int) -> tuple[int, int]:
-        return self.places[(limit, index)]
+        return self._places[limit, index]
 
 
 def replay(decision: Decision) -> NodeId:

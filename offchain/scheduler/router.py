@@ -71,8 +71,7 @@ class RouterLimits:
     """Bounds of a router.
 
     Attributes:
-        queue_length: most units that may wait in all.
-        tenant_queue_length: most units of one tenant that may wait.
+        queue_length, tenant_queue_length: most units that may wait, in all and of one tenant.
         queue_seconds: longest wait for a slot.
         absence_seconds: seconds that a silent node still counts as expected back. A unit that only this node can serve
             waits that long, at most `queue_seconds`. 0 turns waiting for nodes off.

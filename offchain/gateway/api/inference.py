@@ -214,6 +214,7 @@ class Inference:
         if ended.task is not None:
             self._take(record, ended.task)
         deps.metrics.seconds.observe(record.total_ms / 1000)
+        # an ApiError leaves 499 here: `GatewayService.handle` counts it with its own status
         if ended.status != 499 or record.status == "cancelled":
             deps.metrics.requests[ended.kind, ended.status] += 1
         deps.quotas.correct(record.tenant, ended.cost, sum(record.usage))

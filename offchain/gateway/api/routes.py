@@ -14,7 +14,7 @@ from offchain.gateway.api.inference import Inference
 from offchain.gateway.api.openapi import document
 from offchain.gateway.batches.routes import BATCHES, FILES
 from offchain.gateway.dependencies import GatewayDependencies
-from offchain.gateway.errors import ApiError, invalid_value, unavailable, whole_number
+from offchain.gateway.errors import ApiError, invalid_value, unavailable, unknown_url, whole_number
 from offchain.gateway.tenants.registry import Tenant
 from offchain.protocol import headers as header_names
 from offchain.protocol.heartbeats import HeartbeatRefusedError
@@ -94,7 +94,7 @@ class GatewayService:
                 raise unavailable("batches are kept in Redis; this gateway has none", "no_store")
             await self._deps.batches.answer(request, connection, tenant.name)
             return
-        raise ApiError(404, f"Unknown request URL: {request.method} {path[:200]}", code="unknown_url")
+        raise unknown_url(request.method, path)
 
     def _tenant(self, request: Request) -> Tenant:
         authorization = request.headers.get("authorization")

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from offchain.gateway.batches.form_data import MalformedError, read_form
 from offchain.gateway.batches.store import OVER, BatchStore, StoreFullError
-from offchain.gateway.errors import ApiError, invalid_value, unavailable, whole_number
+from offchain.gateway.errors import ApiError, invalid_value, unavailable, unknown_url, whole_number
 from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import Kind
 
@@ -72,9 +72,7 @@ class BatchRoutes:
             return found
         allowed = sorted(method for method, *other in routes if tuple(other) == key[1:])
         if not allowed:
-            raise ApiError(
-                404, f"Unknown request URL: {request.method} {request.path[:200]}", code="unknown_url"
-            )
+            raise unknown_url(request.method, request.path)
         raise ApiError(
             405, f"{request.path[:200]} takes {' or '.join(allowed)}, not {request.method}",
             code="method_not_allowed", headers={"allow": ", ".join(allowed)},

@@ -160,6 +160,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
         over.set()
         thread.join()
         with suppress(RedisError):
+            # if Redis is away, the lease runs out by itself
             lease.release()
 
 

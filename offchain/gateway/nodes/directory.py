@@ -65,7 +65,7 @@ class NodeDirectory:
         with self._database.read() as session:
             block_hash = session.scalar(select(Cursor.block_hash).where(Cursor.name == "head")) or ""
             head = (block_hash, epoch)
-            if self.loaded and head == self._head and block_hash:
+            if self.loaded and head == self._head and block_hash:  # no hash: nothing is indexed yet
                 return False
             columns = (Node.node_id, Node.key_address, Node.tier, Node.active_until, Node.withdrawn)
             rows = session.execute(select(*columns)).all()

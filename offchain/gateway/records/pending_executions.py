@@ -122,7 +122,7 @@ class RedisPending:
 
     copy_seconds = 6 * 3600
 
-    def __init__(self, redis: "Redis") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def add(self, records: Sequence[bytes], unless_taken: int | None = None) -> None:

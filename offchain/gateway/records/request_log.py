@@ -81,7 +81,7 @@ class RequestRecord:
                 self.status,
                 self.total_ms,
                 self.usage,
-                orjson.Fragment(self.raw_receipt),
+                orjson.Fragment(self.raw_receipt),  # the node's own bytes, not parsed and written anew
                 self.revision,
                 trace.queue_ms,
                 [_attempt_row(one) for one in trace.attempts],

@@ -122,6 +122,7 @@ class TenantAdmin:
     def delete(self, name: str) -> int:
         """Remove a tenant and all of its keys. Returns the number of keys."""
         self.get(name)
+        # keys first: if we die between, nobody is let in
         digests = [digest for digest, owner in self._do("hgetall", KEYS).items() if owner.decode() == name]
         if digests:
             self._do("hdel", KEYS, *digests)

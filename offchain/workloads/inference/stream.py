@@ -113,7 +113,7 @@ class StreamTask:
         if self._fault is not None:
             raise self._fault
         events = self._splitter.feed(data)
-        if len(events) == 1:
+        if len(events) == 1:  # nearly always: nodes flush after each token
             return self._event(events[0])
         out: list[bytes] = []
         for event in events:

@@ -139,6 +139,7 @@ class PlainTask:
         if self._proof is None or self.receipt_header is None:
             return False
         proved = self._proved(self._node_id, self._call.request_id, answer, self._proof)
+        # None: we cannot tell, so the receipt decides before the caller gets a byte
         if proved is False:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer's proof is wrong")
         return proved is True
