@@ -21,11 +21,9 @@ def checksum(address: str) -> Address:
     lower = address.removeprefix("0x").lower()
     if len(lower) != 40:
         raise ValueError(f"{address!r} is not a 20-byte address")
-    int(lower, 16)
-    digest = keccak256(lower.encode()).hex()
-    return Address(
-        "0x" + "".join(c.upper() if int(d, 16) >= 8 else c for c, d in zip(lower, digest, strict=False))
-    )
+    int(lower, 16)  # raises ValueError for other letters
+    pairs = zip(lower, keccak256(lower.encode()).hex(), strict=False)  # 40 letters, 64 digits
+    return Address("0x" + "".join(c.upper() if int(d, 16) >= 8 else c for c, d in pairs))
 
 
 def address_of(public_key: bytes) -> Address:

@@ -93,6 +93,7 @@ class Signer:
         if len(digest) != 32:
             raise ValueError("a digest is 32 bytes")
         raw = self._key.sign_recoverable(digest, hasher=None)
+        # Ethereum's v is the recovery id + 27
         return raw[:64] + bytes((raw[64] + 27,))
 
     def sign(self, message: bytes) -> bytes:
@@ -173,6 +174,7 @@ def _read_private(path: Path, what: str) -> str:
 def _write_private(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # O_EXCL and the mode at once: the file is never readable by others, and never overwritten
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(text)

@@ -52,12 +52,9 @@ def recover_point(digest: bytes, signature: bytes) -> bytes:
         raise ValueError("a digest is 32 bytes")
     check_form(signature)
     context, parsed, point = GLOBAL_CONTEXT.ctx, ffi.new(_RECOVERABLE), ffi.new(_POINT)
-    if not (
-        lib.secp256k1_ecdsa_recoverable_signature_parse_compact(
-            context, parsed, signature, signature[64] - 27
-        )
-        and lib.secp256k1_ecdsa_recover(context, point, parsed, digest)
-    ):
+    parse, finish = lib.secp256k1_ecdsa_recoverable_signature_parse_compact, lib.secp256k1_ecdsa_recover
+    v = signature[64] - 27
+    if not (parse(context, parsed, signature, v) and finish(context, point, parsed, digest)):
         raise ValueError("the signature recovers to no key")
     return bytes(ffi.buffer(point))
 

@@ -29,11 +29,7 @@ class Web3Signer:
     """Signs by asking. Thread-safe, and may be carried over a fork: each process makes its own connections."""
 
     def __init__(self, url: str, public_key: str) -> None:
-        """
-        Args:
-            url: base URL of the service; errors and logs name its host and port only.
-            public_key: 64 bytes as 0x-hex, the service's name for the key.
-        """
+        """`public_key`, 64 bytes as 0x-hex, is the service's name for the key. Errors and logs name host and port of `url` only."""
         self.address: Address = public_key_address(bytes.fromhex(public_key.removeprefix("0x")))
         self._label = endpoint_label(url, "web3signer_url")
         self._url = f"{url.rstrip('/')}/api/v1/eth1/sign/{quote(public_key)}"
@@ -52,9 +48,8 @@ class Web3Signer:
         try:
             answer = httpx.get(f"{url.rstrip('/')}/api/v1/eth1/publicKeys", timeout=TIMEOUT_SECONDS)
             names = [str(name) for name in answer.raise_for_status().json()]
-            signer = next(
-                (made for made in (cls(url, name) for name in names) if made.address == wanted), None
-            )
+            signers = (cls(url, name) for name in names)
+            signer = next((made for made in signers if made.address == wanted), None)
         except (httpx.HTTPError, ValueError, TypeError) as error:
             raise UserError(f"web3signer at {label} does not list its keys: {type(error).__name__}") from None
         if signer is None:
@@ -74,23 +69,20 @@ class Web3Signer:
 
     def sign(self, message: bytes) -> bytes:
         """65 bytes over the Keccak-256 of a message. Raises TransientError when there is no such answer."""
+        who = f"web3signer at {self._label}"
         try:
             answer = self._http().post(self._url, json={"data": "0x" + message.hex()})
             signature = bytes.fromhex(answer.raise_for_status().text.strip().removeprefix("0x"))
         except httpx.HTTPStatusError as error:
-            raise TransientError(
-                f"web3signer at {self._label} answers HTTP {error.response.status_code}"
-            ) from None
+            raise TransientError(f"{who} answers HTTP {error.response.status_code}") from None
         except (httpx.HTTPError, ValueError) as error:
-            raise TransientError(
-                f"web3signer at {self._label} does not sign: {type(error).__name__}"
-            ) from None
+            raise TransientError(f"{who} does not sign: {type(error).__name__}") from None
         try:
             signed_by = recover(keccak256(message), signature)
         except ValueError as error:
-            raise TransientError(f"web3signer at {self._label} gave no signature: {error}") from None
+            raise TransientError(f"{who} gave no signature: {error}") from None
         if signed_by != self.address:
-            raise TransientError(f"web3signer at {self._label} signed with the key of {signed_by}")
+            raise TransientError(f"{who} signed with the key of {signed_by}")
         return signature
 
     def sign_transaction(self, transaction: Mapping[str, Any]) -> tuple[bytes, str]:

@@ -36,6 +36,7 @@ def classify(status: int, body: bytes) -> NodeError | CallerError:
         return NodeError(FaultKind.NO_SLOT, "the node has no free slot")
     if status in (401, 403, 407, 409):
         return NodeError(FaultKind.REFUSED, f"status {status}: {body[:200].decode('utf-8', 'replace')}")
+    # 404 and its like say something about this node only, e.g. that it has unloaded the model
     if 400 <= status < 500 and status not in (404, 405, 408):
         return CallerError(status, body)
     return NodeError(FaultKind.SERVER_ERROR, f"status {status}")

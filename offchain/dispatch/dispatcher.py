@@ -44,18 +44,9 @@ class _Running:
     """An attempt in flight. `call` and `exchange` exist once it is in `_running`. Times are seconds of the router's clock."""
 
     __slots__ = (
-        "answering",
-        "began",
-        "blocked",
-        "call",
-        "exchange",
-        "hedge",
-        "hedge_at",
-        "node_id",
-        "patience",
-        "placement",
+        "answering", "began", "blocked", "call", "exchange", "hedge", "hedge_at", "node_id", "patience", "placement",
         "progressed",
-    )
+    )  # fmt: skip
 
     call: Call
     exchange: Exchange
@@ -179,12 +170,13 @@ class Dispatcher:
                 tried[node_id] = False
             except NodeError as fault:
                 hedge = None
-                if fault.kind is not FaultKind.NO_SLOT:
+                if fault.kind is not FaultKind.NO_SLOT:  # a full node may get the unit again
                     tried[node_id] = FAULT_WEIGHT[fault.kind] >= FAULT_LIMIT
                 if (rest := task.rest_if_complete()) is not None:
                     if not sink.write(rest):
                         await sink.drain()
                     return None
+                # another revision of the model would give other tokens: the rest has to come from the same one
                 if task.delivered and unit.requirements.revision is None:
                     offer = placement.node.report.offers[unit.requirements.capability]
                     wants = unit.requirements._replace(revision=offer.revision)
@@ -220,7 +212,7 @@ class Dispatcher:
         def placed(outcome: Placement | NoCapacityError) -> None:
             if not ready.done():
                 ready.set_result(outcome)
-            elif isinstance(outcome, Placement):
+            elif isinstance(outcome, Placement):  # cancelled before we took the slot: give it back
                 self.router.abandoned(outcome)
 
         waiter = self.router.enqueue(unit, number, tried, placed)
@@ -263,6 +255,7 @@ class Dispatcher:
             attempt.outcome, attempt.reason, attempt.detail = "failed", fault.kind.value, fault.detail
             router.failed(placement, fault.kind, router.clock() - began)
             if fault.kind is FaultKind.HEDGE_LOST and watch.hedge is not None:
+                # its exchange is the next attempt: the `finally` below must not call it off
                 winner, watch.hedge = watch.hedge, None
                 return winner
             raise
@@ -275,6 +268,7 @@ class Dispatcher:
             router.abandoned(placement)
             raise
         except BaseException:
+            # usually the caller has left; that says nothing about the node, which should stop working
             attempt.outcome, attempt.reason = "cancelled", FaultKind.CANCELLED.value
             if exchange is not None:
                 exchange.close()
@@ -293,14 +287,15 @@ class Dispatcher:
         """Send the request, unless a hedge has done so, and put the attempt under watch."""
         placement, router = watch.placement, self.router
         watch.call = call = task.call(watch.node_id)
-        watch.patience = router.patience(placement.unit, task.initial_patience_seconds)
+        timing_class = placement.unit.timing_class
+        watch.patience = router.timings.patience(timing_class, task.initial_patience_seconds)
         if self.hedging.share and ready is None and not task.delivered:
-            watch.hedge_at = watch.began + (router.timings.p95(placement.unit.timing_class) or float("inf"))
-        watch.exchange = exchange = (
-            self._upstream.start(watch.node_id, placement.node.report.url, call)
-            if ready is None
-            else ready.exchange
-        )
+            watch.hedge_at = watch.began + (router.timings.p95(timing_class) or float("inf"))
+        if ready is None:
+            exchange = self._upstream.start(watch.node_id, placement.node.report.url, call)
+        else:
+            exchange = ready.exchange
+        watch.exchange = exchange
         self._running.add(watch)
         self._wake_ticker()
         return exchange
@@ -344,15 +339,17 @@ class Dispatcher:
         if unit.requirements.node_id is not None or router.waiting or not self.hedging.spend(unit.cost):
             return
         try:
+            # the number that the next attempt would have: both leases are held at once
             placement = router.place(unit, watch.placement.lease.attempt + 1, {watch.node_id: False})
         except NoCapacityError:
             placement = None
         if placement is None:
-            self.hedging.budget += unit.cost
+            self.hedging.budget += unit.cost  # nothing was spent
             return
         exchange = self._upstream.start(placement.lease.node_id, placement.node.report.url, watch.call)
         watch.hedge = hedge = _Hedge(placement, exchange, router.clock())
         hedge.waiting = asyncio.get_running_loop().create_task(first_bytes(exchange))
+        # the event loop itself holds tasks weakly
         self._hedges.add(hedge.waiting)
         hedge.waiting.add_done_callback(self._hedges.discard)
         hedge.waiting.add_done_callback(lambda _: self._hedge_ended(watch, hedge))
@@ -364,9 +361,8 @@ class Dispatcher:
             self._call_off(watch)
             return
         hedge.won = True
-        watch.exchange.abort(
-            NodeError(FaultKind.HEDGE_LOST, f"node {hedge.placement.lease.node_id} was faster")
-        )
+        faster = f"node {hedge.placement.lease.node_id} was faster"
+        watch.exchange.abort(NodeError(FaultKind.HEDGE_LOST, faster))
 
     def _call_off(self, watch: _Running) -> None:
         """Cancel an attempt's hedge."""
@@ -387,10 +383,10 @@ class Dispatcher:
         self._ticker = None
         silent = {node.report.node_id for node in self.router.tick()}
         now = self.router.clock()
-        for watch in list(self._running):
+        for watch in list(self._running):  # an abort may end the attempt at once
             fault = self._overdue(watch, now, silent)
             if fault is not None:
-                if watch.hedge is None or not watch.hedge.won:
+                if watch.hedge is None or not watch.hedge.won:  # the hedge that won has aborted it
                     watch.exchange.abort(fault)
             elif now >= watch.hedge_at and not watch.answering:
                 self._start_hedge(watch)
@@ -398,7 +394,7 @@ class Dispatcher:
             self._wake_ticker()
 
     def _overdue(self, watch: _Running, now: float, silent: set[NodeId]) -> NodeError | None:
-        if watch.blocked:
+        if watch.blocked:  # the caller is slow, which says nothing about the node
             return None
         if not watch.exchange.connected and now - watch.began > self._connect_seconds:
             return NodeError(FaultKind.UNREACHABLE, f"no connection in {self._connect_seconds:g} s")

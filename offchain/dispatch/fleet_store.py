@@ -17,55 +17,40 @@ A node whose last report is older than 10 s counts as silent. Every call is one 
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
-from offchain.domain.types import NodeId
 from offchain.scheduler.fleet import NodeReport, Offer
 
 PREFIX = "parallelix:fleet:"
 INDEX = "parallelix:fleet"
 TTL_SECONDS = 10
 _FORGET_MS = 60_000
+_AS_IT_IS = ("node_id", "url", "region", "tier", "slots", "free_slots", "queue")
 
 
 def encode(report: NodeReport, now_ms: int) -> bytes:
     """A report as stored in Redis, with the Unix milliseconds at which it was heard."""
-    return orjson.dumps(
-        {
-            "node_id": report.node_id,
-            "url": report.url,
-            "region": report.region,
-            "tier": report.tier,
-            "models": [
-                {"name": name, "revision": offer.revision, "context_length": offer.context_size}
-                for name, offer in report.offers.items()
-            ],
-            "slots": report.slots,
-            "free_slots": report.free_slots,
-            "queue": report.queue,
-            "price_per_token_wei": str(report.price_per_token_wei),
-            "seen_at_ms": now_ms,
-        }
-    )
+    stored: dict[str, Any] = {name: getattr(report, name) for name in _AS_IT_IS}
+    stored["models"] = [
+        {"name": name, "revision": offer.revision, "context_length": offer.context_size}
+        for name, offer in report.offers.items()
+    ]
+    stored["price_per_token_wei"] = str(report.price_per_token_wei)  # may be beyond the 64 bits of orjson
+    stored["seen_at_ms"] = now_ms
+    return orjson.dumps(stored)
 
 
 def decode(raw: bytes) -> tuple[NodeReport, int]:
     """Inverse of `encode`: the report, and when it was heard in Unix milliseconds. Raises ValueError."""
     try:
         data: dict[str, Any] = orjson.loads(raw)
-        report = NodeReport(
-            node_id=NodeId(data["node_id"]),
-            url=data["url"],
-            region=data["region"],
-            tier=data["tier"],
-            offers={m["name"]: Offer(m["revision"], m["context_length"]) for m in data["models"]},
-            slots=data["slots"],
-            free_slots=data["free_slots"],
-            queue=data["queue"],
-            price_per_token_wei=int(data["price_per_token_wei"]),
-        )
+        offers = {m["name"]: Offer(m["revision"], m["context_length"]) for m in data["models"]}
+        price_wei = int(data["price_per_token_wei"])
+        as_it_is = {name: data[name] for name in _AS_IT_IS}
+        report = NodeReport(**as_it_is, offers=offers, price_per_token_wei=price_wei)
         return report, int(data["seen_at_ms"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a fleet record: {error!r}") from None
@@ -75,23 +60,14 @@ def decode_all(values: Iterable[bytes | None], now_ms: int) -> list[tuple[NodeRe
     """Reports with their age in seconds. Expired (None) and malformed values are left out."""
     found: list[tuple[NodeReport, float]] = []
     for raw in values:
-        if raw is None:
-            continue
-        try:
-            report, seen_at_ms = decode(raw)
-        except ValueError:
-            continue
-        found.append((report, max(0.0, (now_ms - seen_at_ms) / 1000)))
+        with suppress(ValueError):
+            report, seen_at_ms = decode(raw or b"null")
+            found.append((report, max(0.0, (now_ms - seen_at_ms) / 1000)))
     return found
 
 
 class FleetStore:
-    """The live nodes through a blocking Redis client (Celery workers, keeper APIs).
-
-    Args:
-        redis: a `redis.Redis` with `decode_responses=False`.
-        now_ms: Unix milliseconds.
-    """
+    """The live nodes through a blocking `redis.Redis` with `decode_responses=False` (Celery workers, keeper APIs)."""
 
     def __init__(self, redis: Any, now_ms: Callable[[], int]) -> None:
         self._redis = redis

@@ -13,20 +13,14 @@ from offchain.transport.pool import HostPool, HttpExchange
 
 MAX_POOLS = 200_000
 
-
 MakeTicket = Callable[[NodeId, bytes, bytes], str]
 """(node id, request id, Keccak-256 of the body) -> value of the ticket header."""
 
 
 def node_error(fault: TransportError) -> NodeError:
     """The NodeError for an exchange that failed."""
-    if isinstance(fault, ConnectError):
-        kind = FaultKind.UNREACHABLE
-    elif isinstance(fault, ResetError):
-        kind = FaultKind.RESET
-    else:
-        kind = FaultKind.BAD_ANSWER
-    return NodeError(kind, str(fault))
+    kinds = {ConnectError: FaultKind.UNREACHABLE, ResetError: FaultKind.RESET}
+    return NodeError(kinds.get(type(fault), FaultKind.BAD_ANSWER), str(fault))
 
 
 class HttpUpstream:
@@ -37,8 +31,7 @@ class HttpUpstream:
         tls: TLS context for agents whose address names no certificate; by default the system's authorities.
 
     Attributes:
-        on_round_trip: called with a node and the seconds of one round trip to it whenever a connection was made (TCP
-            takes one round trip, TLS 1.3 another).
+        on_round_trip: called with a node and the seconds of one round trip to it whenever a connection was made.
     """
 
     def __init__(self, ticket: MakeTicket, tls: ssl.SSLContext | None = None) -> None:

@@ -15,10 +15,9 @@ class Call:
     """What is sent to a node in one attempt.
 
     Attributes:
-        path: path in the node's API, e.g. `/v1/chat/completions`.
+        path: e.g. `/v1/chat/completions`.
         body: exactly these bytes are sent, and the receipt binds their hash.
-        request_id: 32 bytes.
-        headers: further headers, besides framing, request id and ticket.
+        headers: further ones, besides framing, request id and ticket.
     """
 
     __slots__ = ("_hash", "body", "headers", "path", "request_id")

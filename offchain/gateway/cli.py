@@ -1,9 +1,10 @@
 """`parallelix gateway ...`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 _CONFIG = click.option(
     "--config", "config", type=click.Path(path_type=Path), required=True, help="TOML file of settings."
 )
-_PRIORITIES = click.Choice(["interactive", "standard", "batch"])
+_READY = click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
+_NAME = click.argument("name")
 
 
 @click.group()
@@ -35,7 +37,7 @@ def cli() -> None:
     type=click.IntRange(0, 65535),
     help="Port to use instead of the configured one; 0: any free one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
+@_READY
 def start(config: Path, port: int | None, as_json: bool) -> None:
     """Serve until SIGTERM; then let running answers end."""
     interpreted = native_code.use()
@@ -50,7 +52,7 @@ def start(config: Path, port: int | None, as_json: bool) -> None:
 @cli.command("worker")
 @_CONFIG
 @click.option("--concurrency", type=click.IntRange(1, 64), default=4, help="Batches at the same time.")
-@click.option("--json", "as_json", is_flag=True, help="Announce readiness as a line of JSON.")
+@_READY
 def worker(config: Path, concurrency: int, as_json: bool) -> None:
     """Work on batches (`/v1/batches`) until SIGTERM. Any number of workers may share one Redis."""
     from offchain.gateway.batches.worker import run_worker  # noqa: PLC0415  `--help` must not load Celery
@@ -77,12 +79,9 @@ def explain_request(request_id: str, url: str, key: str, again: bool, as_json: b
 
     from offchain.gateway.records.explain import check, explain  # noqa: PLC0415
 
+    headers = {"Authorization": f"Bearer {key}"}
     try:
-        answer = httpx.get(
-            f"{url.rstrip('/')}/v1/receipts/{request_id}",
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=10,
-        )
+        answer = httpx.get(f"{url.rstrip('/')}/v1/receipts/{request_id}", headers=headers, timeout=10)
         record: dict[str, Any] = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise UserError(f"{url} does not answer as a gateway ({type(error).__name__}); check --url") from None
@@ -91,13 +90,10 @@ def explain_request(request_id: str, url: str, key: str, again: bool, as_json: b
     for line in [json.dumps(record)] if as_json else explain(record):
         click.echo(line)
     if again:
-        wrong = check(record)
-        if wrong:
+        if wrong := check(record):
             raise UserError("; ".join(wrong))
-        click.echo(
-            f"replayed  {len(record['decisions'])} decision(s) agree; signed by {record['gateway']}",
-            err=as_json,
-        )
+        agreed = f"{len(record['decisions'])} decision(s) agree; signed by {record['gateway']}"
+        click.echo(f"replayed  {agreed}", err=as_json)
 
 
 @cli.group()
@@ -145,13 +141,28 @@ def _admin(config: Path) -> Iterator["TenantAdmin"]:
         client.close()
 
 
+def _tenant_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command of `tenant`. The function gets a `TenantAdmin` where the command takes --config."""
+
+    def decorate(work: Callable[..., None]) -> click.Command:
+        @wraps(work)
+        def run(config: Path, **given: Any) -> None:
+            with _admin(config) as admin:
+                work(admin, **given)
+
+        return tenant.command(name)(_CONFIG(run))
+
+    return decorate
+
+
 def _to_wei(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
     return None if text is None else parse_prlx(text)
 
 
 def _limits(function: Any) -> Any:
+    priorities = click.Choice(["interactive", "standard", "batch"])
     for option in (
-        click.option("--priority", type=_PRIORITIES, help="Admission class: who goes first."),
+        click.option("--priority", type=priorities, help="Admission class: who goes first."),
         click.option("--requests-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option("--tokens-per-minute", type=click.IntRange(0), help="0: no limit."),
         click.option(
@@ -182,65 +193,53 @@ def _changes(priority: str | None, numbers: dict[str, int | None]) -> dict[str, 
     return changed
 
 
-@tenant.command("create")
-@_CONFIG
-@click.argument("name")
+@_tenant_command("create")
+@_NAME
 @_limits
-def tenant_create(config: Path, name: str, priority: str | None, **numbers: int | None) -> None:
+def tenant_create(admin: "TenantAdmin", name: str, priority: str | None, **numbers: int | None) -> None:
     """Make a tenant and its first API key, and print the key."""
     from offchain.scheduler.quotas import TenantLimits  # noqa: PLC0415
 
-    with _admin(config) as admin:
-        admin.create(name, replace(TenantLimits(), **_changes(priority, numbers)))
-        click.echo(admin.add_key(name))
+    admin.create(name, replace(TenantLimits(), **_changes(priority, numbers)))
+    click.echo(admin.add_key(name))
 
 
-@tenant.command("update")
-@_CONFIG
-@click.argument("name")
+@_tenant_command("update")
+@_NAME
 @_limits
 @click.option("--disable/--enable", "disabled", default=None, help="Refuse all requests, or serve again.")
 def tenant_update(
-    config: Path, name: str, priority: str | None, disabled: bool | None, **numbers: int | None
+    admin: "TenantAdmin", name: str, priority: str | None, disabled: bool | None, **numbers: int | None
 ) -> None:
     """Change a tenant's limits."""
-    with _admin(config) as admin:
-        old = admin.get(name)
-        new = replace(old, limits=replace(old.limits, **_changes(priority, numbers)))
-        admin.save(new if disabled is None else replace(new, disabled=disabled))
+    old = admin.get(name)
+    new = replace(old, limits=replace(old.limits, **_changes(priority, numbers)))
+    admin.save(new if disabled is None else replace(new, disabled=disabled))
 
 
-@tenant.command("list")
-@_CONFIG
-def tenant_list(config: Path) -> None:
+@_tenant_command("list")
+def tenant_list(admin: "TenantAdmin") -> None:
     """Show all tenants, a line of JSON each."""
-    with _admin(config) as admin:
-        for found in admin.list():
-            click.echo(json.dumps(found.to_json()))
+    for found in admin.list():
+        click.echo(json.dumps(found.to_json()))
 
 
-@tenant.command("delete")
-@_CONFIG
-@click.argument("name")
-def tenant_delete(config: Path, name: str) -> None:
+@_tenant_command("delete")
+@_NAME
+def tenant_delete(admin: "TenantAdmin", name: str) -> None:
     """Remove a tenant and all of its keys."""
-    with _admin(config) as admin:
-        click.echo(f"removed with {admin.delete(name)} key(s)")
+    click.echo(f"removed with {admin.delete(name)} key(s)")
 
 
-@tenant.command("add-key")
-@_CONFIG
-@click.argument("name")
-def tenant_add_key(config: Path, name: str) -> None:
+@_tenant_command("add-key")
+@_NAME
+def tenant_add_key(admin: "TenantAdmin", name: str) -> None:
     """Make another API key of a tenant, and print it."""
-    with _admin(config) as admin:
-        click.echo(admin.add_key(name))
+    click.echo(admin.add_key(name))
 
 
-@tenant.command("revoke-key")
-@_CONFIG
+@_tenant_command("revoke-key")
 @click.argument("key_or_hash")
-def tenant_revoke_key(config: Path, key_or_hash: str) -> None:
+def tenant_revoke_key(admin: "TenantAdmin", key_or_hash: str) -> None:
     """Revoke a key, given as the key itself or its SHA-256."""
-    with _admin(config) as admin:
-        click.echo(f"revoked a key of {admin.revoke_key(key_or_hash)}")
+    click.echo(f"revoked a key of {admin.revoke_key(key_or_hash)}")

@@ -14,9 +14,8 @@ downwards, and a Redis that comes back empty all lead to the same total.
 
 import contextlib
 import secrets
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -46,28 +45,7 @@ MAX_AT_ONCE = 10_000
 """Records that one exchange writes. There are two exchanges a second: more than a gateway can answer requests."""
 _WEI_PART = 10**9
 """A price is summed in two parts: a Redis integer has 63 bits, which 10 tokens at 10^18 wei would overflow."""
-_FIELDS = ("requests", "prompt_tokens", "completion_tokens", "price_high", "price_low")
-
-
-@dataclass(slots=True)
-class _Totals:
-    """What a tenant used on one day and is not in Redis yet."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    price_wei: int = 0
-
-    def amounts(self) -> tuple[int, ...]:
-        """The amounts in the order of `_FIELDS`."""
-        return self.requests, self.prompt_tokens, self.completion_tokens, *divmod(self.price_wei, _WEI_PART)
-
-    def add(self, more: "_Totals") -> None:
-        """Add another total to this one."""
-        self.requests += more.requests
-        self.prompt_tokens += more.prompt_tokens
-        self.completion_tokens += more.completion_tokens
-        self.price_wei += more.price_wei
+_COUNTED = ("requests", "prompt_tokens", "completion_tokens")
 
 
 def new_request_id(now_ms: int, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
@@ -110,11 +88,8 @@ class ClusterState:
         now_ms: Callable[[], int],
         outward: Callable[[NodeReport], NodeReport] = lambda report: report,
     ) -> None:
-        """
-        Args:
-            heard: called with every report that another gateway published, and its age in seconds.
-            outward: changes a report for other processes, e.g. the address of a node that dialled in.
-        """
+        """`heard` is called with every report that another gateway published, and its age in seconds. `outward` changes a
+        report for other processes, e.g. the address of a node that dialled in."""
         self._redis = redis
         self._fleet = AsyncFleetStore(redis, now_ms)
         self._quotas = quotas
@@ -122,10 +97,12 @@ class ClusterState:
         self._heard = heard
         self._now_ms = now_ms
         self._outward = outward
+        # no version of Redis: the first exchange reads all tenants
         self._version: bytes | None = b"?"
         self._reports: dict[NodeId, tuple[NodeReport, int]] = {}
         self._records: deque[tuple[bytes, bytes]] = deque(maxlen=MAX_UNSHARED)
-        self._usage: defaultdict[tuple[str, int], _Totals] = defaultdict(_Totals)
+        self._usage: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+        """(tenant, Unix day) -> what is not in Redis yet: `_COUNTED` and `price_wei`."""
         self._published_wei: dict[str, int] = {}
         self._name = secrets.token_hex(8)
         self._down = False
@@ -141,14 +118,13 @@ class ClusterState:
         self._records.append((record.trace.request_id, packed))
         if record.status != "answered":
             return
-        day = int(self._now_ms() // 86_400_000)
-        totals = self._usage[record.tenant, day]
-        totals.requests += 1
-        totals.prompt_tokens += record.usage[0]
-        totals.completion_tokens += record.usage[1]
+        totals = self._usage[record.tenant, int(self._now_ms() // 86_400_000)]
+        totals["requests"] += 1
+        totals["prompt_tokens"] += record.usage[0]
+        totals["completion_tokens"] += record.usage[1]
         if record.receipt is not None:
             price = record.receipt.receipt.price_wei
-            totals.price_wei += price
+            totals["price_wei"] += price
             self._quotas.usage(record.tenant).spent_wei += price
 
     async def exchange(self) -> None:
@@ -179,12 +155,11 @@ class ClusterState:
         today = int(self._now_ms() // 86_400_000)
         found = []
         for day in range(today, today - days, -1):
-            raw: dict[bytes, bytes] = await self._redis.hgetall(  # type: ignore[misc]
-                f"parallelix:usage:{tenant}:{day}"
-            )
+            key = f"parallelix:usage:{tenant}:{day}"
+            raw: dict[bytes, bytes] = await self._redis.hgetall(key)  # type: ignore[misc]
             if raw:
-                values = {name: int(raw.get(name.encode(), 0)) for name in _FIELDS}
-                price = values.pop("price_high") * _WEI_PART + values.pop("price_low")
+                values = {name: int(raw.get(name.encode(), 0)) for name in _COUNTED}
+                price = int(raw.get(b"price_high", 0)) * _WEI_PART + int(raw.get(b"price_low", 0))
                 found.append({"day": day * 86400, **values, "price_wei": str(price)})
         return found
 
@@ -192,7 +167,7 @@ class ClusterState:
         pipeline = self._redis.pipeline(transaction=False)
         reports, self._reports = self._reports, {}
         records = [self._records.popleft() for _ in range(min(len(self._records), MAX_AT_ONCE))]
-        usage, self._usage = self._usage, defaultdict(_Totals)
+        usage, self._usage = self._usage, defaultdict(Counter)
         try:
             if reports:
                 await self._fleet.write_all(reports.values())
@@ -201,16 +176,19 @@ class ClusterState:
                 pipeline.expire(RECEIPTS + str(minute), RECEIPT_SECONDS)
             for (tenant, day), totals in usage.items():
                 key = f"parallelix:usage:{tenant}:{day}"
-                for name, amount in zip(_FIELDS, totals.amounts(), strict=True):
-                    pipeline.hincrby(key, name, amount)
+                for name in _COUNTED:
+                    pipeline.hincrby(key, name, totals[name])
+                high, low = divmod(totals["price_wei"], _WEI_PART)
+                pipeline.hincrby(key, "price_high", high)
+                pipeline.hincrby(key, "price_low", low)
                 pipeline.expire(key, USAGE_SECONDS)
             if len(pipeline):
                 await pipeline.execute()
         except (RedisError, OSError, TimeoutError):
-            self._reports = {**reports, **self._reports}
+            self._reports = {**reports, **self._reports}  # a report that came meanwhile is the newer one
             self._records.extendleft(reversed(records))
             for unwritten, totals in usage.items():
-                self._usage[unwritten].add(totals)
+                self._usage[unwritten].update(totals)
             raise
         await self._exchange_quotas()
         await self._exchange_spent()
@@ -228,12 +206,14 @@ class ClusterState:
             pipeline.hgetall(SPENT + tenant)
         if not len(pipeline):
             return
+        # the answers of the HSETs come first
         answers: list[dict[bytes, bytes]] = (await pipeline.execute())[len(published) :]
         self._published_wei |= published
         for tenant, parts in zip(credited, answers, strict=True):
             if parts.pop(self._name.encode(), None) is None:
                 self._published_wei.pop(tenant, None)  # Redis has lost our sum: write it again next time
             usage = self._quotas.usage(tenant)
+            # a Redis that came back empty must not give credit back
             usage.spent_elsewhere_wei = max(usage.spent_elsewhere_wei, sum(map(int, parts.values())))
 
     async def _exchange_quotas(self) -> None:
@@ -273,7 +253,7 @@ class ClusterState:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zadd(GATEWAYS, {self.url: now})
         pipeline.zremrangebyscore(GATEWAYS, 0, now - 3600)
-        pipeline.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)
+        pipeline.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)  # the first one stays
         pipeline.get(BATCH_SECRET)
         self._authenticator.batch_secret = (await pipeline.execute())[-1]
 

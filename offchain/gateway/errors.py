@@ -5,7 +5,6 @@ import orjson
 from offchain.protocol.openai_errors import error_body
 from offchain.scheduler.quotas import QuotaExceededError
 from offchain.scheduler.work import CallerError, NoCapacityError
-from offchain.workloads.inference.request import InvalidRequestError
 
 
 class ApiError(Exception):
@@ -37,12 +36,22 @@ def whole_number(text: str, param: str, limit: int) -> int:
     """A query's number from 1 to `limit`. Raises ApiError."""
     if text.isascii() and text.isdigit() and len(text) <= len(str(limit)) and 1 <= int(text) <= limit:
         return int(text)
-    raise ApiError(400, f"{param} must be a number from 1 to {limit}", param=param, code="invalid_value")
+    raise invalid_value(param, f"{param} must be a number from 1 to {limit}")
 
 
-def from_invalid(error: InvalidRequestError) -> ApiError:
-    """400 for a request of the wrong shape."""
-    return ApiError(error.status, str(error), param=error.param, code=error.code)
+def invalid_value(param: str, message: str) -> ApiError:
+    """400 for a field or a query parameter of the caller."""
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def unknown_url(method: str, path: str) -> ApiError:
+    """404 for a path that no route has."""
+    return ApiError(404, f"Unknown request URL: {method} {path[:200]}", code="unknown_url")
+
+
+def unavailable(message: str, code: str = "store_unavailable") -> ApiError:
+    """503 for what this gateway lacks, or cannot reach now."""
+    return ApiError(503, message, "server_error", code=code)
 
 
 def from_quota(error: QuotaExceededError) -> ApiError:
@@ -67,9 +76,8 @@ def from_no_capacity(error: NoCapacityError) -> ApiError:
     if error.reason == "full":
         return ApiError(429, str(error), "rate_limit_error", code="capacity_exceeded", headers=retry)
     codes = {"node_unavailable": "node_unavailable", "failed": "nodes_failed"}
-    return ApiError(
-        503, str(error), "server_error", code=codes.get(error.reason, "no_capacity"), headers=retry
-    )
+    code = codes.get(error.reason, "no_capacity")
+    return ApiError(503, str(error), "server_error", code=code, headers=retry)
 
 
 def from_caller_fault(error: CallerError) -> ApiError:
@@ -79,16 +87,13 @@ def from_caller_fault(error: CallerError) -> ApiError:
         document = orjson.loads(error.body)
     except ValueError:
         return made
-    inner = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(inner, dict):
-        inner = document if isinstance(document, dict) else {}
+    outer = document if isinstance(document, dict) else {}
+    # older vLLM has no `error` around it
+    inner = outer["error"] if isinstance(outer.get("error"), dict) else outer
     message = inner.get("message") or inner.get("detail")
     if isinstance(message, str):
-        code = inner.get("code")
-        made.body = error_body(
-            message,
-            "invalid_request_error",
-            inner.get("param") if isinstance(inner.get("param"), str) else None,
-            code if isinstance(code, str) else None,
+        param, code = (
+            text if isinstance(text := inner.get(name), str) else None for name in ("param", "code")
         )
+        made.body = error_body(message, "invalid_request_error", param, code)
     return made

@@ -76,23 +76,9 @@ def run(settings: GatewaySettings, *, interpreted: str | None, announce_json: bo
     """
     configure_logs(settings.log_level, "gateway")
     log.info("gateway.starting", compiled=interpreted is None, reason=interpreted)
-    deployment = Deployment.load(settings.deployment)
-    signer = Signer.load(settings.keystore, settings.password_file)
-    authenticator = Authenticator(settings.api_keys_file, keccak256(signer.sign_digest(keccak256(_SALT_TAG))))
-    _check_chain(settings, deployment)
-    database = open_database(settings.database_url, read_only=True)
-    directory = NodeDirectory(database, deployment.clock())
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-
-    async def serve() -> None:
-        gateway = _GatewayProcess(
-            settings, deployment, signer, authenticator, directory, compiled=interpreted is None
-        )
-        await gateway.serve(announce_json)
-
+    gateway = _GatewayProcess(settings, compiled=interpreted is None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
-    database.close()
+        runner.run(gateway.serve(announce_json))
 
 
 def _check_chain(settings: GatewaySettings, deployment: Deployment) -> None:
@@ -106,21 +92,17 @@ def _check_chain(settings: GatewaySettings, deployment: Deployment) -> None:
 class _GatewayProcess:
     """The parts of a gateway, made in the order in which they need each other, and its background loops."""
 
-    def __init__(
-        self,
-        settings: GatewaySettings,
-        deployment: Deployment,
-        signer: Signer,
-        authenticator: Authenticator,
-        directory: NodeDirectory,
-        *,
-        compiled: bool,
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, *, compiled: bool) -> None:
         self._settings = settings
-        self._deployment = deployment
-        self._signer = signer
-        self._authenticator = authenticator
-        self._directory = directory
+        self._deployment = deployment = Deployment.load(settings.deployment)
+        self._signer = signer = Signer.load(settings.keystore, settings.password_file)
+        # all gateways with this key derive the same salts
+        salt_secret = keccak256(signer.sign_digest(keccak256(_SALT_TAG)))
+        self._authenticator = authenticator = Authenticator(settings.api_keys_file, salt_secret)
+        _check_chain(settings, deployment)
+        self._database = open_database(settings.database_url, read_only=True)
+        self._directory = directory = NodeDirectory(self._database, deployment.clock())
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._index_error: str | None = None
         self._own_urls = [settings.public_url] if settings.public_url is not None else []
         self._fleet = Fleet()
@@ -128,9 +110,8 @@ class _GatewayProcess:
         self._recover = CachedRecovery()
         self._nodes_domain = deployment.signing_domain("NodeRegistryLocker")
         self._macs = GatewayMacs(signer.public_key, signer.agree, self._sole_public_key_of)
-        self._upstream = DialInUpstream(
-            TicketSigner(self._nodes_domain, signer.sign, now_ms, self._macs.ticket)
-        )
+        ticket = TicketSigner(self._nodes_domain, signer.sign, now_ms, self._macs.ticket)
+        self._upstream = DialInUpstream(ticket)
         self._upstream.on_round_trip = self._fleet.round_trip_took
         self._dispatcher = self._make_dispatcher()
         self._quotas = Quotas(time.time)
@@ -147,31 +128,23 @@ class _GatewayProcess:
             self._batches = BatchRoutes(BatchStore(blocking))
         self._metrics = GatewayMetrics()
         self._service = GatewayService(self._dependencies(compiled))
-        self._server = HttpServer(
-            DialIn(
-                self._upstream, self._nodes_domain, self._recover, directory.get, lambda: self._own_urls
-            ).before(self._service.handle),
-            HttpLimits(max_body=settings.max_request_bytes),
-            self._on_error,
-            server_error_body,
+        dial_in = DialIn(
+            self._upstream, self._nodes_domain, self._recover, directory.get, lambda: self._own_urls
         )
+        handler, limits = (
+            dial_in.before(self._service.handle),
+            HttpLimits(max_body=settings.max_request_bytes),
+        )
+        self._server = HttpServer(handler, limits, self._on_error, server_error_body)
 
     # ------------------------------------------------------------------------------------------------ the parts
 
     def _make_dispatcher(self) -> Dispatcher:
-        router = Router(
-            self._fleet,
-            (self._settings.region,),
-            time.monotonic,
-            self._entropy.bits,
-            RouterLimits(absence_seconds=self._settings.absence_seconds),
-        )
-        return Dispatcher(
-            router,
-            self._upstream,
-            stall_seconds=self._settings.stall_timeout_seconds,
-            hedge_share=self._settings.hedge_share,
-        )
+        settings = self._settings
+        limits = RouterLimits(absence_seconds=settings.absence_seconds)
+        router = Router(self._fleet, (settings.region,), time.monotonic, self._entropy.bits, limits)
+        stall, share = settings.stall_timeout_seconds, settings.hedge_share
+        return Dispatcher(router, self._upstream, stall_seconds=stall, hedge_share=share)
 
     def _make_execution_log(self) -> ExecutionLog:
         folder, redis_url = self._settings.data_dir / "executions", self._settings.redis_url
@@ -225,14 +198,11 @@ class _GatewayProcess:
         record = self._directory.get(report.node_id)
         if record is None or not record.routable or record.tier != report.tier:
             return
-        known = self._fleet.get(report.node_id)
-        if (
-            known is not None
-            and is_dialed(known.report.url)
-            and time.monotonic() - known.seen_at < SILENCE_SECONDS
-        ):
+        known, now = self._fleet.get(report.node_id), time.monotonic()
+        if known is not None and is_dialed(known.report.url) and now - known.seen_at < SILENCE_SECONDS:
             return  # the node is connected to us; the published address is another gateway's relay
-        seen_at = time.monotonic() - age_seconds
+        seen_at = now - age_seconds
+        # what we published ourselves comes back through Redis, some milliseconds off
         if known is None or seen_at > known.seen_at + 0.25:
             self._fleet.update(report, seen_at)
 
@@ -281,6 +251,7 @@ class _GatewayProcess:
         return f"http://{host}:{port}"
 
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        # in this order: nothing new, what has ended is recorded, records are written, and Redis has them
         await self._server.stop(DRAIN_SECONDS)
         self._service.verify_and_record()
         self._executions.stop()
@@ -297,6 +268,7 @@ class _GatewayProcess:
             await self._redis.aclose()
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
+        self._database.close()
 
     async def _refresh_once(self) -> None:
         self._authenticator.refresh()

@@ -23,14 +23,12 @@ class GatewayMetrics:
 
     def render(self, gauges: dict[str, int]) -> bytes:
         """All metric families as text; `gauges` are name -> present value."""
+        tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
         counters: dict[str, list[Sample]] = {
             "requests_total": [(labels(route=r, status=s), n) for (r, s), n in self.requests.items()],
             "attempts_total": [(labels(outcome=o, reason=why), n) for (o, why), n in self.attempts.items()],
             "heartbeats_total": [(labels(result=r), n) for r, n in self.heartbeats.items()],
-            "tokens_total": [
-                (labels(direction="prompt"), self.prompt_tokens),
-                (labels(direction="completion"), self.completion_tokens),
-            ],
+            "tokens_total": [(labels(direction=d), n) for d, n in tokens.items()],
             "internal_errors_total": [("", self.internal_errors)],
         }
         lines: list[str] = []

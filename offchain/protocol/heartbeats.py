@@ -43,9 +43,8 @@ class NodeRecord:
     """A node as registered on chain.
 
     Attributes:
-        node_id: registered id.
         key_address: EIP-55 address of its current key.
-        tier: registered hardware tier, 1..4.
+        tier: 1 to 4.
         routable: whether it may get work: not withdrawn, and before the end of its activity.
     """
 
@@ -65,9 +64,12 @@ class HeartbeatRefusedError(SkipError):
 
     def to_json(self) -> dict[str, object]:
         """Body of the answer."""
-        return {
-            "error": {"message": str(self), "type": "invalid_request_error", "param": None, "code": self.code}
-        }
+        error = {"message": str(self), "type": "invalid_request_error", "param": None, "code": self.code}
+        return {"error": error}
+
+
+def _malformed(error: Exception) -> HeartbeatRefusedError:
+    return HeartbeatRefusedError(400, "malformed_heartbeat", f"the heartbeat is malformed: {error}")
 
 
 class HeartbeatVerifier:
@@ -108,50 +110,39 @@ class HeartbeatVerifier:
         except ValueError as error:
             raise HeartbeatRefusedError(401, "missing_signature", str(error)) from None
         if len(body) > MAX_BODY_BYTES:
-            raise HeartbeatRefusedError(
-                413, "heartbeat_too_large", f"a heartbeat has at most {MAX_BODY_BYTES} bytes"
-            )
+            message = f"a heartbeat has at most {MAX_BODY_BYTES} bytes"
+            raise HeartbeatRefusedError(413, "heartbeat_too_large", message)
         try:
             data = orjson.loads(body)
             node_id = NodeId(_number(data, "node_id", 1, 0xFFFFFFFF))
         except (ValueError, TypeError, AttributeError) as error:
-            raise HeartbeatRefusedError(
-                400, "malformed_heartbeat", f"the heartbeat is malformed: {error}"
-            ) from None
+            raise _malformed(error) from None
         record = self._lookup(node_id)
         if record is None:
-            raise HeartbeatRefusedError(
-                404, "unknown_node", f"node {node_id} is not registered, or not indexed yet"
-            )
+            message = f"node {node_id} is not registered, or not indexed yet"
+            raise HeartbeatRefusedError(404, "unknown_node", message)
         digest = self._digest(Heartbeat(node_id, keccak256(body), sent_at_ms).struct_hash())
         try:
             signer = self._recover(digest, signature)
         except ValueError:
             signer = ""
         if signer.lower() != record.key_address.lower():
-            raise HeartbeatRefusedError(
-                401, "invalid_signature", f"the heartbeat is not signed with node {node_id}'s current key"
-            )
+            message = f"the heartbeat is not signed with node {node_id}'s current key"
+            raise HeartbeatRefusedError(401, "invalid_signature", message)
         skew = sent_at_ms - self._now_ms()
         if abs(skew) > MAX_SKEW_MS:
-            raise HeartbeatRefusedError(
-                401,
-                "stale_heartbeat",
-                f"the heartbeat is {skew / 1000:+.1f} s from our clock; set the node's clock",
-            )
+            message = f"the heartbeat is {skew / 1000:+.1f} s from our clock; set the node's clock"
+            raise HeartbeatRefusedError(401, "stale_heartbeat", message)
         if sent_at_ms <= self._last.get(node_id, 0):
-            raise HeartbeatRefusedError(
-                409, "replayed_heartbeat", "a later heartbeat of this node is known already"
-            )
+            message = "a later heartbeat of this node is known already"
+            raise HeartbeatRefusedError(409, "replayed_heartbeat", message)
         if not record.routable:
             raise HeartbeatRefusedError(403, "inactive_node", f"node {node_id} has left the network")
         try:
             report = _read_report(data, record)
         except (ValueError, TypeError, AttributeError) as error:
-            raise HeartbeatRefusedError(
-                400, "malformed_heartbeat", f"the heartbeat is malformed: {error}"
-            ) from None
-        self._last[node_id] = sent_at_ms
+            raise _malformed(error) from None
+        self._last[node_id] = sent_at_ms  # only now: one that was refused is not the last
         return report
 
 
@@ -185,9 +176,8 @@ def _read_report(data: dict[str, object], record: NodeRecord) -> NodeReport:
         name = model.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError("a model's name must be 1 to 256 printable ASCII characters")
-        offers[name] = Offer(
-            str(model.get("revision", ""))[:256], _number(model, "context_length", 1, 1 << 31)
-        )
+        context_size = _number(model, "context_length", 1, 1 << 31)
+        offers[name] = Offer(str(model.get("revision", ""))[:256], context_size)
     slots = _number(data, "slots", 1, MAX_SLOTS)
     price_wei = int(str(data.get("price_per_token_wei", 0)))
     if price_wei < 0:

@@ -15,9 +15,8 @@ def parse_manifest(data: bytes) -> dict[str, Any]:
     found = parse(data)
     if not isinstance(found, dict) or found.get("version") != MANIFEST_VERSION:
         raise ValueError("not a capability manifest of this version")
-    if not isinstance(found.get("models"), list) or not all(
-        isinstance(model, dict) for model in found["models"]
-    ):
+    models = found.get("models")
+    if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
         raise ValueError("a manifest lists its models")
     return found
 

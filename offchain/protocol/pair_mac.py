@@ -44,10 +44,7 @@ class AgreedKeys:
     __slots__ = ("_agree", "_keys")
 
     def __init__(self, agree: Callable[[bytes], bytes]) -> None:
-        """
-        Args:
-            agree: ECDH: public key (64 bytes) -> K (32 bytes); raises ValueError for no point of the curve.
-        """
+        """`agree` is ECDH: public key (64 bytes) -> K (32 bytes); it raises ValueError for no point of the curve."""
         self._agree = agree
         self._keys: dict[bytes, bytes] = {}
 
@@ -56,6 +53,7 @@ class AgreedKeys:
         key = self._keys.get(public_key)
         if key is None:
             if len(self._keys) >= _MAX_KEYS:
+                # a bound: callers may send made-up public keys
                 self._keys.clear()
             key = self._keys[public_key] = self._agree(public_key)
         return key
@@ -80,12 +78,7 @@ class GatewayMacs:
         agree: Callable[[bytes], bytes],
         public_key_of: Callable[[NodeId], bytes | None],
     ) -> None:
-        """
-        Args:
-            public_key: the gateway's, 64 bytes.
-            agree: see `AgreedKeys`.
-            public_key_of: public key of a node; None when it is not known, or being rotated.
-        """
+        """`public_key` is the gateway's, 64 bytes; `public_key_of` a node's, None when it is not known, or being rotated."""
         self._public_key = public_key
         self._agreed = AgreedKeys(agree)
         self._public_key_of = public_key_of
@@ -93,11 +86,9 @@ class GatewayMacs:
     def ticket(self, node_id: NodeId, ticket: bytes) -> bytes | None:
         """The proof of an encoded ticket for a node; None when the ticket must be signed instead."""
         public_key = self._public_key_of(node_id)
-        return (
-            None
-            if public_key is None
-            else self._public_key + ticket_mac(self._agreed.key(public_key), ticket)
-        )
+        if public_key is None:
+            return None
+        return self._public_key + ticket_mac(self._agreed.key(public_key), ticket)
 
     def proved(self, node_id: NodeId, request_id: bytes, body: bytes, proof: str) -> bool | None:
         """Whether a proof (hex) shows that an answer is the node's; None when the node's public key is not known."""

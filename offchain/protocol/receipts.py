@@ -26,13 +26,7 @@ class ReceiptError(ValueError):
 
 
 class SignedReceipt(NamedTuple):
-    """A receipt with its signature.
-
-    Attributes:
-        receipt: the signed fields.
-        signature: 65 bytes.
-        node_key: address of the key, as the node claims.
-    """
+    """A receipt with its signature (65 bytes), and the address of its key as the node claims."""
 
     receipt: ServiceReceipt
     signature: bytes
@@ -40,16 +34,13 @@ class SignedReceipt(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         """The JSON form, as it travels in `x-parallelix-receipt`."""
-        return {
-            "receipt": self.receipt.to_json(),
-            "signature": "0x" + self.signature.hex(),
-            "nodeKey": self.node_key,
-        }
+        signature = "0x" + self.signature.hex()
+        return {"receipt": self.receipt.to_json(), "signature": signature, "nodeKey": self.node_key}
 
     @classmethod
     def parse(cls, raw: bytes | str) -> "SignedReceipt":
         """Read the JSON text of a receipt. Raises ValueError when it is malformed."""
-        if len(raw) > MAX_RECEIPT_BYTES:
+        if len(raw) > MAX_RECEIPT_BYTES:  # before it is parsed
             raise ValueError("a receipt too long to be one")
         try:
             data = orjson.loads(raw)
@@ -79,7 +70,6 @@ def check_binding(
 
     Args:
         node_id: of the node that was asked.
-        request_id: 32 bytes.
         request_hash: Keccak-256 of the body that the node was sent.
         result: `messages.result_bytes` of the answer; None when the answer has no text of its own (an embedding).
     """
@@ -132,11 +122,8 @@ class ReceiptVerifier:
     def __init__(
         self, market_domain: SigningDomain, recover: Recover, keys_of: Callable[[NodeId], Collection[str]]
     ) -> None:
-        """
-        Args:
-            market_domain: EIP-712 domain of InferenceMarket.
-            keys_of: EIP-55 addresses of a node's key and, shortly after a rotation, of its old one; empty for an unknown node.
-        """
+        """`market_domain` is that of InferenceMarket. `keys_of` gives EIP-55 addresses of a node's key and, shortly after a
+        rotation, of its old one; none for an unknown node."""
         self._digest = DigestMaker(market_domain)
         self._recover = recover
         self._keys_of = keys_of

@@ -43,23 +43,21 @@ class Breaker:
     def failed(self, weight: int, now: float) -> bool:
         """An attempt failed with a fault of this weight. Returns whether that opened the breaker."""
         self.faults += weight
-        if self.state is BreakerState.OPEN or (
-            self.state is BreakerState.CLOSED and self.faults < FAULT_LIMIT
-        ):
+        if self.state is BreakerState.OPEN:
             return False
-        if self.state is BreakerState.HALF_OPEN and weight == 0:
+        if self.state is BreakerState.CLOSED and self.faults < FAULT_LIMIT:
+            return False
+        if self.state is BreakerState.HALF_OPEN and weight == 0:  # a full node has not failed its trial
             return False
         self.open_seconds = min(LONGEST_OPEN_SECONDS, max(FIRST_OPEN_SECONDS, 2 * self.open_seconds))
         self.open_until = now + self.open_seconds
         self.state = BreakerState.OPEN
         return True
 
-    def sign_of_life(self, now: float) -> bool:
-        """A heartbeat came: an open breaker may half-open at once. Returns whether that changed anything."""
+    def sign_of_life(self, now: float) -> None:
+        """A heartbeat came: an open breaker may half-open at once."""
         if self.state is BreakerState.OPEN and now < self.open_until:
             self.open_until = now
-            return True
-        return False
 
     def try_half_open(self, now: float) -> bool:
         """Half-open an open breaker whose time has passed. Returns whether it did."""

@@ -15,12 +15,10 @@ class Queued(Protocol):
     """What the queue needs of its items."""
 
     @property
-    def tenant(self) -> str:
-        """Tenant of the item."""
+    def tenant(self) -> str: ...
 
     @property
-    def priority(self) -> Priority:
-        """Class of the item."""
+    def priority(self) -> Priority: ...
 
     @property
     def capability(self) -> str:
@@ -60,6 +58,7 @@ class FairQueue(Generic[T]):
         classes = self._lines.setdefault(item.capability, {})
         tenants = classes.setdefault(item.priority, {})
         if not self._waiting.get(item.tenant):
+            # who was idle starts level with those that wait
             self._served[item.tenant] = max(self._served.get(item.tenant, 0.0), self._floor)
         line = tenants.setdefault(item.tenant, deque())
         if first:
@@ -97,20 +96,15 @@ class FairQueue(Generic[T]):
 
     def everybody(self) -> list[T]:
         """All items."""
-        return [
-            item
-            for classes in self._lines.values()
-            for tenants in classes.values()
-            for line in tenants.values()
-            for item in line
-        ]
+        tenants = [tenants for classes in self._lines.values() for tenants in classes.values()]
+        return [item for lines in tenants for line in lines.values() for item in line]
 
     def charge(self, tenant: str, cost: float) -> None:
         """A tenant was given work of this cost (tokens)."""
         if len(self._served) > 100_000:
+            # a bound: who does not wait is treated as idle from now on
             self._served = {name: value for name, value in self._served.items() if name in self._waiting}
-        before = self._served.get(tenant, 0.0)
-        before = max(before, self._floor)
+        before = max(self._served.get(tenant, 0.0), self._floor)
         self._served[tenant] = before + cost
         if self._waiting:
             self._floor = min(self._served.get(name, 0.0) for name in self._waiting)

@@ -42,15 +42,12 @@ class NodeReport:
     """A node's verified heartbeat, with the hardware tier that is registered on chain.
 
     Attributes:
-        node_id: registered id.
         url: base URL of the agent.
-        region: where the node is, e.g. `eu-west`.
-        tier: registered hardware tier, 1 to 4.
-        offers: capability name -> offer.
-        slots: units that the node can work on at once.
-        free_slots: slots that were free when the node sent the heartbeat.
+        region: e.g. `eu-west`.
+        tier: 1 to 4.
+        offers: by the name of the capability.
+        slots, free_slots: units that the node can work on at once, and how many more when it sent the heartbeat.
         queue: units that wait inside the node.
-        price_per_token_wei: price of a token in wei.
     """
 
     node_id: NodeId
@@ -169,20 +166,16 @@ class Fleet:
             node.reputation_bps = self._reputation.get(report.node_id, FULL_BPS)
             self._join(node)
             return node
-        self._nodes.move_to_end(report.node_id)
+        self._nodes.move_to_end(report.node_id)  # oldest heartbeat first: `expire` reads from the front
         node.seen_at = now
         node.first_byte_seconds *= FORGETTING
         node.breaker.sign_of_life(now)
         busy = report.slots - report.free_slots
+        # the heartbeat was sent before now: slots that we have released since are in `busy`, and not foreign
         node.foreign = max(0, busy - max(node.leases, node.peak_leases))
         node.peak_leases = node.leases
-        old = node.report
-        if (old.offers, old.region, old.tier, old.slots) != (
-            report.offers,
-            report.region,
-            report.tier,
-            report.slots,
-        ):
+        old, new = node.report, report
+        if (old.offers, old.region, old.tier, old.slots) != (new.offers, new.region, new.tier, new.slots):
             self._leave(node)
             node.report = report
             self._join(node)
@@ -200,13 +193,12 @@ class Fleet:
                 node.reputation_bps = rated
                 self.refresh(node)
 
-    def remove(self, node_id: NodeId) -> LiveNode | None:
-        """Remove a node (withdrawn or silent). Returns it, or None when it was not live."""
+    def remove(self, node_id: NodeId) -> None:
+        """Remove a node (withdrawn or silent), if it is live."""
         node = self._nodes.pop(node_id, None)
         if node is not None:
             self._leave(node)
             self._open.pop(node_id, None)
-        return node
 
     def expire(self, now: float) -> list[LiveNode]:
         """Remove and return the nodes without a heartbeat for `silence_seconds`."""
@@ -219,15 +211,12 @@ class Fleet:
             gone.append(node)
         return gone
 
-    def reopen(self, now: float) -> list[LiveNode]:
-        """Half-open every breaker that was open for long enough. Returns the nodes, which may be tried again."""
-        if not self._open:
-            return []
-        tried = [node for node in self._open.values() if node.breaker.try_half_open(now)]
-        for node in tried:
-            self._open.pop(node.report.node_id, None)
-            self.refresh(node)
-        return tried
+    def reopen(self, now: float) -> None:
+        """Half-open every breaker that was open for long enough: its node may be tried again."""
+        for node in list(self._open.values()):
+            if node.breaker.try_half_open(now):
+                self._open.pop(node.report.node_id, None)
+                self.refresh(node)
 
     def leased(self, node: LiveNode) -> None:
         """This process leased a slot of the node."""
@@ -239,7 +228,7 @@ class Fleet:
     def released(self, node: LiveNode) -> None:
         """This process released a slot of the node."""
         node.leases -= 1
-        if node.free == 1 or node.breaker.state is not _CLOSED:
+        if node.free == 1 or node.breaker.state is not _CLOSED:  # 1: it was full and in no pool
             self.refresh(node)
 
     def succeeded(self, node: LiveNode) -> None:
@@ -284,6 +273,7 @@ class Fleet:
         if node.free <= 0 or not node.reputation_bps:
             return False
         state = node.breaker.state
+        # half open: one trial at a time
         return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and node.leases == 0)
 
     def _pool(self, capability: str, region: str, tier: int) -> WeightedPool:
@@ -291,8 +281,8 @@ class Fleet:
         pool = tiers.get(tier)
         if pool is None:
             pool = tiers[tier] = WeightedPool()
+            # sorted: `pick` takes the lowest tier first
             self._pools[capability][region] = dict(sorted(tiers.items()))
-            pool = self._pools[capability][region][tier]
         return pool
 
     def _join(self, node: LiveNode) -> None:

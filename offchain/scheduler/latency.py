@@ -31,6 +31,7 @@ class Window:
         found = self._cached.get(percent)
         if found is None:
             ordered = sorted(self.values)
+            # -(-a // b) rounds up, in integers
             found = self._cached[percent] = ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
         return found
 

@@ -6,13 +6,7 @@ from offchain.domain.types import NodeId
 
 
 class Lease(NamedTuple):
-    """A unit placed on a node.
-
-    Attributes:
-        request_id: 32 bytes.
-        attempt: number of the try, from 0.
-        node_id: the node that works on it.
-    """
+    """A unit placed on a node; `attempt` counts from 0."""
 
     request_id: bytes
     attempt: int

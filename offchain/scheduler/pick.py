@@ -12,7 +12,6 @@ A `Decision` holds every input, so that `replay` can compute it again. For examp
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from offchain.domain.types import FULL_BPS, NodeId
@@ -23,6 +22,7 @@ from offchain.scheduler.work import Requirements
 CHOICES = 4
 MAX_SAMPLES = 16
 _NOBODY: frozenset[NodeId] = frozenset()
+_SECONDS = ("rtt_seconds", "first_byte_seconds")
 DEFAULT_FIRST_BYTE_SECONDS = 0.05
 
 
@@ -99,16 +99,7 @@ class Decision:
             "pool": [list(bucket) for bucket in self.shape],
             "draws": [[d.limit, d.place, d.member, d.weight, d.accepted] for d in self.samples],
             "candidates": [
-                {
-                    "node_id": int(c.node_id),
-                    "busy": c.busy,
-                    "slots": c.slots,
-                    "rtt_seconds": c.rtt_seconds,
-                    "first_byte_seconds": c.first_byte_seconds,
-                    "uncached": c.uncached,
-                    "reputation_bps": c.reputation_bps,
-                    "cost_seconds": c.cost() if c.reputation_bps else None,
-                }
+                {**c._asdict(), "cost_seconds": c.cost() if c.reputation_bps else None}
                 for c in self.candidates
             ],
             "chosen": int(self.chosen),
@@ -128,15 +119,7 @@ class Decision:
                     for limit, index, member, weight, accepted in _rows(data["draws"])
                 ],
                 candidates=[
-                    Candidate(
-                        NodeId(c["node_id"]),
-                        c["busy"],
-                        c["slots"],
-                        float(c["rtt_seconds"]),
-                        float(c["first_byte_seconds"]),
-                        c["uncached"],
-                        c["reputation_bps"],
-                    )
+                    Candidate._make([float(c[n]) if n in _SECONDS else c[n] for n in Candidate._fields])
                     for c in _rows(data["candidates"])
                 ],
                 chosen=NodeId(int(str(data["chosen"]))),
@@ -220,10 +203,7 @@ def _pick_from(
     shape = pool.shape()
     candidates: list[Candidate] = []
     samples: list[WeightedSample] = []
-    if len(pool) <= CHOICES:
-        for member in sorted(pool.members()):
-            _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
-    else:
+    if len(pool) > CHOICES:
         random = SplitMix64(seed)
         sampled: set[int] = set()
         refused: WeightedSample | None = None
@@ -234,9 +214,9 @@ def _pick_from(
             if one.accepted and one.member not in sampled:
                 sampled.add(one.member)
                 _consider(fleet, NodeId(one.member), wants, barred, affinity, candidates)
-        if not candidates:
-            for member in sorted(pool.members()):
-                _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
+    if not candidates:  # a small pool; or one in which hardly a node fits, which the samples missed
+        for member in sorted(pool.members()):
+            _consider(fleet, NodeId(member), wants, barred, affinity, candidates)
     if not candidates:
         return None
     return Decision(seed, region, tier, shape, samples, candidates, choose(seed, candidates))
@@ -253,18 +233,15 @@ def _consider(
     node = fleet.get(node_id)
     if node is None or node_id in barred or not fits(node, wants):
         return
+    candidates.append(candidate_of(node, _uncached(node, affinity)))
+
+
+def candidate_of(node: LiveNode, uncached: int = 1000) -> Candidate:
+    """A node as a candidate, as it is now."""
     report = node.report
-    candidates.append(
-        Candidate(
-            node_id,
-            node.leases + node.foreign + report.queue,
-            report.slots,
-            node.rtt_seconds,
-            node.first_byte_seconds,
-            _uncached(node, affinity),
-            node.reputation_bps,
-        )
-    )
+    busy = node.leases + node.foreign + report.queue
+    rtt, first_byte = node.rtt_seconds, node.first_byte_seconds
+    return Candidate(report.node_id, busy, report.slots, rtt, first_byte, uncached, node.reputation_bps)
 
 
 def _uncached(node: LiveNode, affinity: tuple[int, ...]) -> int:
@@ -290,24 +267,18 @@ def choose(seed: int, candidates: Sequence[Candidate]) -> NodeId:
             cheapest, equal = cost, [candidate.node_id]
         elif cost == cheapest:
             equal.append(candidate.node_id)
+    # another stream of numbers from the same seed, so that it does not follow the samples
     return equal[0] if len(equal) == 1 else equal[SplitMix64(seed ^ 0x5DEECE66D).below(len(equal))]
 
 
-@dataclass(slots=True)
 class _RecordedPool:
     """The pool as far as a decision recorded it. Raises LookupError for a place that was not sampled."""
 
-    decision: Decision
-    places: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.places = {(d.limit, d.place): (d.member, d.weight) for d in self.decision.samples}
-
-    def shape(self) -> list[tuple[int, int, int]]:
-        return self.decision.shape
+    def __init__(self, decision: Decision) -> None:
+        self._places = {(d.limit, d.place): (d.member, d.weight) for d in decision.samples}
 
     def member_at(self, limit: int, index: int) -> tuple[int, int]:
-        return self.places[(limit, index)]
+        return self._places[limit, index]
 
 
 def replay(decision: Decision) -> NodeId:

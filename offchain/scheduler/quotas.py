@@ -139,7 +139,7 @@ class Quotas:
 
     def tenants(self) -> Iterator[tuple[str, Usage]]:
         """All tenants with their usage."""
-        return iter(list(self._usage.items()))
+        return iter(list(self._usage.items()))  # a copy: the exchange waits for Redis while requests come in
 
     def admit(self, tenant: str, limits: TenantLimits, cost: int) -> None:
         """Admit a request of this expected cost (tokens) and count it. Raises QuotaExceededError; then nothing is counted."""

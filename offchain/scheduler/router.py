@@ -14,7 +14,7 @@ from offchain.scheduler.fair_queue import FairQueue
 from offchain.scheduler.fleet import Fleet, LiveNode
 from offchain.scheduler.latency import Timings
 from offchain.scheduler.lease import Lease, LeaseTable
-from offchain.scheduler.pick import Candidate, Decision, fits, pick
+from offchain.scheduler.pick import Decision, candidate_of, fits, pick
 from offchain.scheduler.work import FAULT_WEIGHT, FaultKind, NoCapacityError, Priority, Requirements, WorkUnit
 
 MAX_LATE = 4096
@@ -53,12 +53,10 @@ class Waiter:
 
     @property
     def tenant(self) -> str:
-        """Tenant of the unit."""
         return self.unit.tenant
 
     @property
     def priority(self) -> Priority:
-        """Admission class of the unit."""
         return self.unit.priority
 
     @property
@@ -73,8 +71,7 @@ class RouterLimits:
     """Bounds of a router.
 
     Attributes:
-        queue_length: most units that may wait in all.
-        tenant_queue_length: most units of one tenant that may wait.
+        queue_length, tenant_queue_length: most units that may wait, in all and of one tenant.
         queue_seconds: longest wait for a slot.
         absence_seconds: seconds that a silent node still counts as expected back. A unit that only this node can serve
             waits that long, at most `queue_seconds`. 0 turns waiting for nodes off.
@@ -138,7 +135,7 @@ class Router:
         self.fleet.reopen(now)
         wants = unit.requirements
         if attempt == 0 and wants.node_id is None and self._waiting.has(wants.capability):
-            return None
+            return None  # those that wait go first, even if a slot is free just now
         try:
             return self._place(unit, attempt, tried, now)
         except NoCapacityError as no_capacity:
@@ -158,21 +155,19 @@ class Router:
         Raises:
             NoCapacityError: the queue is full.
         """
+        bound = None
         if self.waiting >= self.limits.queue_length:
-            raise NoCapacityError(
-                "full", "every capable node is busy and the queue is full", self._drain_estimate()
-            )
-        if self._waiting.waiting_of(unit.tenant) >= self.limits.tenant_queue_length:
-            raise NoCapacityError(
-                "full",
-                "every capable node is busy and too many of your requests wait",
-                self._drain_estimate(),
-            )
+            bound = "the queue is full"
+        elif self._waiting.waiting_of(unit.tenant) >= self.limits.tenant_queue_length:
+            bound = "too many of your requests wait"
+        if bound is not None:
+            message = f"every capable node is busy and {bound}"
+            raise NoCapacityError("full", message, self._drain_estimate())
         now = self.clock()
         waiter = Waiter(unit, attempt, dict(tried), placed, now + self.limits.queue_seconds)
         no_capacity = None if unit.requirements.node_id is not None else self._why_not(unit, tried, now)
         if no_capacity is None:
-            self._waiting.push(waiter, first=attempt > 0)
+            self._waiting.push(waiter, first=attempt > 0)  # its tenant paid for it already
         elif not self._await_return(waiter, no_capacity, now):
             raise no_capacity
         return waiter
@@ -193,7 +188,7 @@ class Router:
             return
         now = self.clock()
         for capability in self._waiting.capabilities():
-            while self._serve_one(capability, now):
+            while self._serve_one(capability, now):  # each placement changes whose turn it is
                 pass
 
     def _serve_one(self, capability: str, now: float) -> bool:
@@ -228,6 +223,7 @@ class Router:
 
     def _recall(self, now: float) -> None:
         """Move units whose node is back to the queue, and refuse those that no node is expected back for."""
+        # one look for all units with the same wish: a thousand may wait
         found: dict[tuple[Requirements, frozenset[NodeId]], NoCapacityError | None] = {}
         for waiter in list(self._absent):
             unit, tried = waiter.unit, waiter.tried
@@ -306,10 +302,6 @@ class Router:
         self._release(placement)
         self.pump()
 
-    def patience(self, unit: WorkUnit, initial_seconds: float) -> float:
-        """Seconds to wait for the first byte of this unit."""
-        return self.timings.patience(unit.timing_class, initial_seconds)
-
     # -------------------------------------------------------------------------------------------------- inside
 
     def _place(self, unit: WorkUnit, attempt: int, tried: Tried, now: float) -> Placement | None:
@@ -319,6 +311,7 @@ class Router:
         seed = self.entropy()
         regions = self.regions if wants.region is None else (wants.region, *self.regions)
         decision = pick(self.fleet, wants, seed, regions, tried, unit.affinity)
+        # nobody is left who was not tried: those whose breaker has half-opened may have it again
         if decision is None and tried and self.limits.absence_seconds:
             barred = [node_id for node_id, again in tried.items() if not again]
             decision = pick(self.fleet, wants, seed, regions, barred, unit.affinity)
@@ -332,28 +325,18 @@ class Router:
     def _place_pinned(self, unit: WorkUnit, node_id: NodeId, attempt: int, tried: Tried) -> Placement | None:
         node = self.fleet.get(node_id)
         if node is None or node_id in tried or not fits(node, unit.requirements):
-            raise NoCapacityError(
-                "node_unavailable", f"node {node_id} is not up, or does not offer what is asked"
-            )
+            message = f"node {node_id} is not up, or does not offer what is asked"
+            raise NoCapacityError("node_unavailable", message)
         if node.free <= 0:
             return None
-        report = node.report
-        candidate = Candidate(
-            node_id,
-            node.leases + node.foreign + report.queue,
-            report.slots,
-            node.rtt_seconds,
-            node.first_byte_seconds,
-            1000,
-            node.reputation_bps,
-        )
-        return self._lease(unit, attempt, Decision(0, "", 0, [], [], [candidate], node_id), node)
+        decision = Decision(0, "", 0, [], [], [candidate_of(node)], node_id)
+        return self._lease(unit, attempt, decision, node)
 
     def _lease(self, unit: WorkUnit, attempt: int, decision: Decision, node: LiveNode) -> Placement:
         lease = Lease(unit.request_id, attempt, decision.chosen)
         self.leases.grant(lease)
         self.fleet.leased(node)
-        if attempt == 0:
+        if attempt == 0:  # a tenant does not pay for its nodes' faults
             self._waiting.charge(unit.tenant, unit.cost)
         return Placement(unit, node, lease, decision)
 

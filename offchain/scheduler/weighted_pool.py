@@ -54,9 +54,6 @@ class WeightedSample(NamedTuple):
 class SampleSource(Protocol):
     """What `sample` reads of a pool. `pick.replay` puts a recorded decision in the pool's place."""
 
-    def shape(self) -> list[tuple[int, int, int]]:
-        """(limit, number of members, total weight) of each bucket, ascending by limit."""
-
     def member_at(self, limit: int, index: int) -> tuple[int, int]:
         """(member, weight) at an index of the bucket with this limit."""
 
@@ -108,13 +105,14 @@ class WeightedPool:
         self._shape = None
         bucket, index, weight = place
         last, last_weight = bucket.members.pop(), bucket.weights.pop()
-        if last != member:
+        if last != member:  # the last member fills the gap: O(1)
             bucket.members[index], bucket.weights[index] = last, last_weight
             self._places[last] = (bucket, index, last_weight)
         bucket.total -= weight
         self.total -= weight
 
     def shape(self) -> list[tuple[int, int, int]]:
+        """(limit, number of members, total weight) of each bucket, ascending by limit."""
         if self._shape is None:  # decisions keep the list, so a change makes a new one instead of editing it
             self._shape = [(b.limit, len(b.members), b.total) for b in self._buckets.values() if b.members]
         return self._shape
@@ -136,7 +134,7 @@ def sample(
     One 64-bit number decides all three: `bits * n` holds a number below n in its upper 64 bits and fresh bits in its lower 64.
 
     Args:
-        shape: `source.shape()`, not empty; callers read it once for several tries.
+        shape: `WeightedPool.shape` of the source, not empty; callers read it once for several tries.
         total: weight of all members: the sum over `shape`.
         refused: the previous try if it was not accepted; this one stays in its bucket.
     """

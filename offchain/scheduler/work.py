@@ -42,9 +42,7 @@ class WorkUnit(NamedTuple):
 
     Attributes:
         request_id: 32 bytes, unique.
-        requirements: which nodes can serve it.
         tenant: the customer who is served and billed.
-        priority: admission class.
         cost: expected tokens, for fairness and hedging.
         timing_class: units of one class have comparable times to the first byte.
         affinity: hashes of growing prefixes of the input, shortest first; a node that lately saw them answers sooner.
@@ -78,19 +76,11 @@ class FaultKind(StrEnum):
 
 
 FAULT_WEIGHT: dict[FaultKind, int] = {
-    FaultKind.UNREACHABLE: 3,
-    FaultKind.RESET: 3,
-    FaultKind.TRUNCATED: 3,
-    FaultKind.FIRST_BYTE_TIMEOUT: 2,
-    FaultKind.STALLED: 3,
-    FaultKind.SERVER_ERROR: 1,
-    FaultKind.NO_SLOT: 0,
-    FaultKind.REFUSED: 1,
-    FaultKind.BAD_ANSWER: 2,
-    FaultKind.BAD_RECEIPT: 2,
-    FaultKind.SILENT: 3,
-    FaultKind.CANCELLED: 0,
-    FaultKind.HEDGE_LOST: 0,
+    **dict.fromkeys((FaultKind.NO_SLOT, FaultKind.CANCELLED, FaultKind.HEDGE_LOST), 0),
+    **dict.fromkeys((FaultKind.SERVER_ERROR, FaultKind.REFUSED), 1),
+    **dict.fromkeys((FaultKind.FIRST_BYTE_TIMEOUT, FaultKind.BAD_ANSWER, FaultKind.BAD_RECEIPT), 2),
+    **dict.fromkeys((FaultKind.UNREACHABLE, FaultKind.RESET, FaultKind.TRUNCATED), 3),
+    **dict.fromkeys((FaultKind.STALLED, FaultKind.SILENT), 3),
 }
 """How much each fault counts against its node; a breaker opens when the sum reaches 3."""
 
@@ -146,16 +136,8 @@ class Attempt:
     """
 
     __slots__ = (
-        "detail",
-        "first_byte_ms",
-        "ms",
-        "node_id",
-        "number",
-        "outcome",
-        "reason",
-        "resumed_from",
-        "started_ms",
-    )
+        "detail", "first_byte_ms", "ms", "node_id", "number", "outcome", "reason", "resumed_from", "started_ms",
+    )  # fmt: skip
 
     def __init__(
         self,

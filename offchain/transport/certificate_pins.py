@@ -33,9 +33,9 @@ def unpinned(url: str) -> tuple[str, frozenset[str]]:
 
 def pins_of(fragment: str) -> frozenset[str]:
     """The fingerprints in an address's fragment; empty when the certificate must be signed by an authority instead."""
-    return (
-        frozenset(fragment.removeprefix(_PREFIX).split(",")) if fragment.startswith(_PREFIX) else frozenset()
-    )
+    if not fragment.startswith(_PREFIX):
+        return frozenset()
+    return frozenset(fragment.removeprefix(_PREFIX).split(","))
 
 
 def holds(tls: ssl.SSLObject | None, certificate_pins: frozenset[str]) -> bool:

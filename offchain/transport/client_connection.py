@@ -33,17 +33,8 @@ class ClientConnection(asyncio.Protocol):
     """One connection to a node or a model server."""
 
     __slots__ = (
-        "_buffer",
-        "_left",
-        "_state",
-        "closed",
-        "exchange",
-        "keep",
-        "on_free",
-        "paused",
-        "transport",
-        "used",
-    )
+        "_buffer", "_left", "_state", "closed", "exchange", "keep", "on_free", "paused", "transport", "used",
+    )  # fmt: skip
 
     def __init__(self, on_free: Callable[["ClientConnection"], None]) -> None:
         self.transport: asyncio.Transport | None = None
@@ -91,6 +82,7 @@ class ClientConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
+        # RFC 9112, section 6.3: without a length the end of the connection is the end of the body
         if self._state == "until_close" and exc is None:
             exchange.finish()
         elif self._state == "head" and not self._buffer:
@@ -196,13 +188,13 @@ class ClientConnection(asyncio.Protocol):
             name, colon, value = line.partition(":")
             if not colon or _BAD_TEXT.search(line):
                 raise _BrokenError("a header line without a colon or with a forbidden character")
-            headers[name.lower()] = value.strip()
+            headers[name.lower()] = value.strip()  # of a repeated one the last
         if status == 101:  # RFC 9110, 15.2.2: what follows is no HTTP of ours, so it is passed on as it is
             self.keep = False
             self._state = "until_close"
             exchange.begin(status, headers)
             return
-        if 100 <= status < 200:
+        if 100 <= status < 200:  # RFC 9110, section 15.2: interim, the answer's own head follows
             return
         if version == "HTTP/1.0 " or headers.get("connection", "").lower() == "close":
             self.keep = False
@@ -210,11 +202,12 @@ class ClientConnection(asyncio.Protocol):
         if coding is not None and coding.lower() == "chunked":
             self._state = "chunk_size"
         elif length is not None:
+            # isdigit() alone takes other scripts, int() also "+1" and "1_0"
             if not length.isascii() or not length.isdigit() or len(length) > 15:
                 raise _BrokenError("a malformed length")
             self._left = int(length)
             self._state = "length"
-        elif status in (204, 304):
+        elif status in (204, 304):  # RFC 9112, section 6.3: these have no body
             self._left = 0
             self._state = "length"
         else:
@@ -229,7 +222,7 @@ class ClientConnection(asyncio.Protocol):
         exchange.finish()
         self.resume()
         if surplus or not self.keep:
-            self.drop()
+            self.drop()  # surplus bytes could pass for the answer to the next request
         else:
             self.on_free(self)
 

@@ -46,11 +46,7 @@ class HttpExchange:
         body: bytes,
         translate: Callable[[TransportError], Exception] = untranslated,
     ) -> None:
-        """
-        Args:
-            head: request line and headers, including the empty line.
-            translate: makes the exception that `head` and `read` raise of a TransportError.
-        """
+        """`head` includes the empty line; `translate` makes the exception that `head` and `read` raise of a TransportError."""
         self.status = 0
         self.headers: dict[str, str] = {}
         self.connected = False
@@ -198,12 +194,9 @@ class HostPool:
     def dispatch(self, exchange: HttpExchange) -> None:
         """Send an exchange over an idle connection, or over a new one."""
         while self._idle:
-            connection = self._idle.pop()
-            if (
-                not connection.closed
-                and connection.transport is not None
-                and not connection.transport.is_closing()
-            ):
+            connection = self._idle.pop()  # the one used last: the others time out and the pool shrinks
+            transport = connection.transport
+            if not connection.closed and transport is not None and not transport.is_closing():
                 exchange.attach(connection)
                 return
         self.connect(exchange)
@@ -229,6 +222,7 @@ class HostPool:
             exchange.fail(ConnectError("its certificate is not the one that its heartbeat names"))
             return
         if self.on_round_trip is not None:
+            # TCP takes one round trip, TLS 1.3 another
             self.on_round_trip((loop.time() - began) / (1 if self.tls is None else 2))
         exchange.attach(connection)
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+# possessive quantifiers (`++`, `*+`) do not backtrack: any head takes time linear in its length
 _REQUEST_LINE = r"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])"
 _HEADER_LINE = r"\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\n-\x1f\x7f]*+"
 _HEAD = re.compile(f"{_REQUEST_LINE}(?:{_HEADER_LINE})*+")
@@ -60,11 +61,8 @@ def parse_head(head: bytes | bytearray, max_headers: int) -> Request:
     if minor == "1" and "host" not in headers:
         raise RequestRefusedError(400, "the Host header is missing")
     path, _, query = target.partition("?")
-    connection = headers.get("connection")
-    if connection is None:
-        keep = minor == "1"
-    else:
-        keep = connection.lower() != "close" if minor == "1" else connection.lower() == "keep-alive"
+    connection = headers.get("connection", "").lower()
+    keep = connection != "close" if minor == "1" else connection == "keep-alive"  # RFC 9112, section 9.3
     return Request(method, path, query, headers, b"", keep)
 
 
@@ -119,18 +117,18 @@ class Chunks:
             line = bytes(buffer[:end])
             del buffer[: end + 2]
             if self._left == -2:
-                if not line:
+                if not line:  # an empty line ends the trailers, which are dropped (RFC 9112, section 7.1.2)
                     return True
                 if b"\n" in line or b"\r" in line:
                     raise RequestRefusedError(400, "a trailer is malformed")
                 continue
+            # RFC 9112, section 7.1.1: extensions that we do not know are ignored
             digits = line.partition(b";")[0]
             if not _SIZE_LINE.fullmatch(line):
                 raise RequestRefusedError(400, "a chunk size is malformed")
             self._left = int(digits, 16)
             if len(self.body) + self._left > self.limit:
-                raise RequestRefusedError(
-                    413, f"the request is larger than the {self.limit} bytes that are accepted"
-                )
+                message = f"the request is larger than the {self.limit} bytes that are accepted"
+                raise RequestRefusedError(413, message)
             if self._left == 0:
                 self._left = -2

@@ -68,7 +68,6 @@ class HttpLimits:
 
 Handler = Callable[[Request, "ServerConnection"], Awaitable[None]]
 
-
 RenderError = Callable[[int, str], bytes]
 """(status, message for the client) -> JSON body."""
 
@@ -88,11 +87,8 @@ class HttpServer:
         on_error: Callable[[BaseException], None],
         render_error: RenderError = plain_error,
     ) -> None:
-        """
-        Args:
-            render_error: makes the JSON body of an answer that the server gives itself, e.g. 408.
-            on_error: called with an exception that the handler raised; the client gets status 500.
-        """
+        """`render_error` makes the JSON body of the server's own answers, e.g. 408. `on_error` is called with an exception that
+        the handler raised; the client gets status 500."""
         self.handler = handler
         self.limits = limits
         self.on_error = on_error
@@ -108,16 +104,18 @@ class HttpServer:
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Listen. Returns the port, which the system chooses for port 0. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
+        handshake_seconds = None if tls is None else self.limits.head_seconds
+        self._server = server = await loop.create_server(
             lambda: ServerConnection(self),
             host,
             port,
             ssl=tls,
-            ssl_handshake_timeout=None if tls is None else self.limits.head_seconds,
+            ssl_handshake_timeout=handshake_seconds,
             backlog=1024,
         )
         self._sweep()
-        return _port(self._server)
+        sockets: Any = server.sockets  # a list with uvloop, a tuple with asyncio
+        return int(sockets[0].getsockname()[1])
 
     async def stop(self, grace_seconds: float) -> None:
         """Accept nothing new, give running answers `grace_seconds` to end, then cut the rest."""
@@ -247,11 +245,11 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         made: asyncio.Transport = transport  # type: ignore[assignment]
         self.transport = made
-        if len(self._server.connections) >= self._server.limits.max_connections:
-            self._server.connections.add(self)
+        self._server.connections.add(self)
+        if len(self._server.connections) > self._server.limits.max_connections:
             self._refuse(503, "too many connections; try again later")
             return
-        self._server.connections.add(self)
+        # asyncio calls pause_writing above this and resume_writing below a quarter of it
         made.set_write_buffer_limits(high=self._server.limits.max_buffered)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -259,7 +257,7 @@ class ServerConnection(asyncio.Protocol):
         self._server.left(self)
         self._server.unfinished -= self._unfinished
         if self._task is not None:
-            self._task.cancel()
+            self._task.cancel()  # the client has gone, so its node should stop
         if self._drained is not None and not self._drained.done():
             self._drained.cancel()
 
@@ -308,9 +306,8 @@ class ServerConnection(asyncio.Protocol):
     def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         closing = "" if self._keep and not self._server.draining else "connection: close\r\n"
-        return f"{_STATUS_LINES.get(status) or _status_line(status)}{lines}{framing}{closing}\r\n".encode(
-            "latin-1"
-        )
+        first = _STATUS_LINES.get(status) or _status_line(status)
+        return f"{first}{lines}{framing}{closing}\r\n".encode("latin-1")
 
     def _advance(self) -> None:
         try:
@@ -342,9 +339,8 @@ class ServerConnection(asyncio.Protocol):
         self._chunked, self._wanted = None, 0
         if coding is not None:
             if length is not None or coding.lower() != "chunked":
-                raise RequestRefusedError(
-                    400 if length is not None else 501, "this transfer coding is not supported"
-                )
+                code = 400 if length is not None else 501  # both: RFC 9112, section 6.1, a sign of smuggling
+                raise RequestRefusedError(code, "this transfer coding is not supported")
             self._chunked = Chunks(limit)
         elif length is not None:
             if not length.isascii() or not length.isdigit() or len(length) > 15:
@@ -360,6 +356,7 @@ class ServerConnection(asyncio.Protocol):
         if self._chunked is None and len(self._buffer) >= self._wanted:
             return
         self.deadline = self._loop.time() + self._server.limits.body_seconds
+        # RFC 9110, section 10.1.1: curl waits a second for this before it sends a large body
         if headers.get("expect", "").lower() == "100-continue" and self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -374,6 +371,7 @@ class ServerConnection(asyncio.Protocol):
             request.body = bytes(self._buffer)
             self._buffer.clear()
         else:
+            # closed before `del`: a bytearray with an open view cannot shrink
             with memoryview(self._buffer) as view:
                 request.body = bytes(view[: self._wanted])
             del self._buffer[: self._wanted]
@@ -402,7 +400,7 @@ class ServerConnection(asyncio.Protocol):
         except asyncio.CancelledError:
             if self.transport is not None:
                 raise
-            return
+            return  # `connection_lost` cancelled us: the client has gone
         except Exception as error:  # noqa: BLE001  the last line: the client gets an answer, the operator the error
             self._server.on_error(error)
             if self.started:
@@ -449,10 +447,6 @@ class ServerConnection(asyncio.Protocol):
         self._buffer.clear()
         self.reply(status, _JSON, self._server.render_error(status, message))
         self.deadline = self._loop.time() + self._server.limits.linger_seconds
+        # TLS has no half-close
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
-
-
-def _port(server: Any) -> int:
-    """The port of a server. uvloop keeps a server's sockets in a list, asyncio in a tuple."""
-    return int(server.sockets[0].getsockname()[1])

@@ -14,13 +14,7 @@ from offchain.dispatch.dispatcher import DeliveredAnswer
 from offchain.dispatch.task import Sink
 from offchain.domain.types import NodeId
 from offchain.gateway.dependencies import GatewayDependencies
-from offchain.gateway.errors import (
-    ApiError,
-    from_caller_fault,
-    from_invalid,
-    from_no_capacity,
-    from_quota,
-)
+from offchain.gateway.errors import ApiError, from_caller_fault, from_no_capacity, from_quota, unavailable
 from offchain.gateway.records.request_log import RequestRecord
 from offchain.gateway.tenants.registry import Tenant
 from offchain.protocol import headers as header_names
@@ -59,16 +53,14 @@ class _StreamSink:
 
     def write(self, data: bytes) -> bool:
         if not self._connection.started:
-            self._connection.begin(
-                200,
-                {
-                    "content-type": "text/event-stream; charset=utf-8",
-                    "cache-control": "no-cache",
-                    "x-accel-buffering": "no",
-                    "x-request-id": "0x" + self._request_id.hex(),
-                    header_names.NODE: str(self._trace.node_id),
-                },
-            )
+            headers = {
+                "content-type": "text/event-stream; charset=utf-8",
+                "cache-control": "no-cache",
+                "x-accel-buffering": "no",  # nginx would hold events back
+                "x-request-id": "0x" + self._request_id.hex(),
+                header_names.NODE: str(self._trace.node_id),
+            }
+            self._connection.begin(200, headers)
         return self._connection.write(data)
 
     async def drain(self) -> None:
@@ -132,7 +124,7 @@ class Inference:
     def __init__(self, deps: GatewayDependencies) -> None:
         self._deps = deps
         self._ended: deque[_Ended] = deque()
-        self._later: asyncio.Handle | None = None
+        self._later: asyncio.Handle | None = None  # the one pending call of `verify_and_record`
         deps.dispatcher.on_attempt = self._count_attempt
 
     async def answer(
@@ -144,7 +136,7 @@ class Inference:
         try:
             work = parse(kind, request.body)
         except InvalidRequestError as invalid:
-            raise from_invalid(invalid) from None
+            raise ApiError(invalid.status, str(invalid), param=invalid.param, code=invalid.code) from None
         cost, node_id = work.cost, _pinned(request)
         try:
             deps.quotas.admit(tenant.name, tenant.limits, cost)
@@ -153,11 +145,8 @@ class Inference:
         headers = _NO_HEADERS
         if kind is not _EMBEDDING:
             # a header, not a field of the body: the node's receipt binds the bytes that the caller sent
-            headers = {
-                header_names.CACHE_SALT: deps.authenticator.salt_of(
-                    tenant.name, work.fields.get("cache_salt")
-                )
-            }
+            salt = deps.authenticator.salt_of(tenant.name, work.fields.get("cache_salt"))
+            headers = {header_names.CACHE_SALT: salt}
         request_id = deps.new_id()
         unit = WorkUnit(
             request_id,
@@ -225,6 +214,7 @@ class Inference:
         if ended.task is not None:
             self._take(record, ended.task)
         deps.metrics.seconds.observe(record.total_ms / 1000)
+        # an ApiError leaves 499 here: `GatewayService.handle` counts it with its own status
         if ended.status != 499 or record.status == "cancelled":
             deps.metrics.requests[ended.kind, ended.status] += 1
         deps.quotas.correct(record.tenant, ended.cost, sum(record.usage))
@@ -301,17 +291,14 @@ class Inference:
         if isinstance(error, CallerError):
             return from_caller_fault(error)
         if isinstance(error, NotResumableError):
-            return ApiError(503, str(error), "server_error", code="stream_interrupted")
+            return unavailable(str(error), "stream_interrupted")
         nodes = self._deps.fleet.capable(work.model).values()
         longest = max((node.report.offers[work.model].context_size for node in nodes), default=0)
         if not longest or (work.max_tokens or 0) <= longest:
             return from_no_capacity(error)
-        return ApiError(
-            400,
-            f"This model's maximum context length is {longest} tokens; max_tokens asks for {work.max_tokens}. Ask for fewer.",
-            param="max_tokens",
-            code="context_length_exceeded",
-        )
+        asked = f"max_tokens asks for {work.max_tokens}. Ask for fewer."
+        message = f"This model's maximum context length is {longest} tokens; {asked}"
+        return ApiError(400, message, param="max_tokens", code="context_length_exceeded")
 
     def _count_attempt(self, unit: WorkUnit, attempt: Attempt) -> None:
         metrics = self._deps.metrics
@@ -332,7 +319,6 @@ def _pinned(request: Request) -> NodeId | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 10:
-        raise ApiError(
-            400, "X-Parallelix-Node must be a node id", param=header_names.NODE, code="invalid_header"
-        )
+        message = "X-Parallelix-Node must be a node id"
+        raise ApiError(400, message, param=header_names.NODE, code="invalid_header")
     return NodeId(int(text))

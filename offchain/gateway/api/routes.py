@@ -1,4 +1,4 @@
-"""Routes of the gateway's HTTP API. Add an endpoint to `_public` (no API key), `_authenticated`, or `_route` (path with an id)."""
+"""Routes of the gateway's HTTP API. Add an endpoint to `_public` (no API key), `_authenticated`, or `_by_id` (path with an id)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from offchain.gateway.api.inference import Inference
 from offchain.gateway.api.openapi import document
 from offchain.gateway.batches.routes import BATCHES, FILES
 from offchain.gateway.dependencies import GatewayDependencies
-from offchain.gateway.errors import ApiError, whole_number
+from offchain.gateway.errors import ApiError, invalid_value, unavailable, unknown_url, whole_number
 from offchain.gateway.tenants.registry import Tenant
 from offchain.protocol import headers as header_names
 from offchain.protocol.heartbeats import HeartbeatRefusedError
@@ -23,7 +23,6 @@ from offchain.workloads.inference.request import Kind
 
 JSON = {"content-type": "application/json"}
 MAX_USAGE_DAYS = 90
-_RECEIPT, _NODE, _EXECUTION, _MODEL = "/v1/receipts/", "/v1/nodes/", "/v1/executions/", "/v1/models/"
 
 Route = Callable[[Request, ServerConnection, Tenant], Awaitable[None]]
 
@@ -48,15 +47,21 @@ class GatewayService:
             "/v1/models": ("GET", self._models),
             "/v1/usage": ("GET", self._usage),
         }
+        self._by_id: dict[str, Callable[[Request, ServerConnection, str], Awaitable[None]]] = {
+            "/v1/receipts/": self._receipt,
+            "/v1/nodes/": self._node,
+            "/v1/executions/": self._execution,
+            "/v1/models/": self._model,
+        }
 
     async def handle(self, request: Request, connection: ServerConnection) -> None:
         """Answer one request."""
         try:
             await self._route(request, connection)
         except ApiError as error:
-            self._deps.metrics.requests[
-                request.path if request.path in self._authenticated else "other", error.status
-            ] += 1
+            # the label is never a caller's text
+            route = request.path if request.path in self._authenticated else "other"
+            self._deps.metrics.requests[route, error.status] += 1
             connection.reply(error.status, {**JSON, **error.headers}, error.body)
 
     def verify_and_record(self) -> None:
@@ -66,7 +71,7 @@ class GatewayService:
     async def _route(self, request: Request, connection: ServerConnection) -> None:
         path = request.path
         if request.method == "GET":
-            self.verify_and_record()
+            self.verify_and_record()  # whoever reads sees every request that has ended before
         known = self._authenticated.get(path)
         if known is not None:
             method, route = known
@@ -78,42 +83,26 @@ class GatewayService:
             _need(request, plain[0])
             plain[1](request, connection)
             return
-        if path.startswith(_RECEIPT):
-            _need(request, "GET")
-            await self._receipt(path.removeprefix(_RECEIPT), connection, self._tenant(request))
-            return
-        if path.startswith(_NODE):
-            _need(request, "GET")
-            self._node(path.removeprefix(_NODE), connection)
-            return
-        if path.startswith(_EXECUTION):
-            _need(request, "GET")
-            await self._execution(path.removeprefix(_EXECUTION), connection)
-            return
+        for prefix, by_id in self._by_id.items():
+            if path.startswith(prefix):
+                _need(request, "GET")
+                await by_id(request, connection, path.removeprefix(prefix))
+                return
         if path.startswith((FILES, BATCHES)):
             tenant = self._tenant(request)
             if self._deps.batches is None:
-                raise ApiError(
-                    503, "batches are kept in Redis; this gateway has none", "server_error", code="no_store"
-                )
+                raise unavailable("batches are kept in Redis; this gateway has none", "no_store")
             await self._deps.batches.answer(request, connection, tenant.name)
             return
-        if path.startswith(_MODEL):
-            _need(request, "GET")
-            self._tenant(request)
-            self._model(unquote(path.removeprefix(_MODEL)), connection)
-            return
-        raise ApiError(404, f"Unknown request URL: {request.method} {path[:200]}", code="unknown_url")
+        raise unknown_url(request.method, path)
 
     def _tenant(self, request: Request) -> Tenant:
         authorization = request.headers.get("authorization")
         tenant = self._deps.authenticator.tenant_of(authorization)
         if tenant is None:
-            message = (
-                "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
-                if authorization is None
-                else "Incorrect API key provided. Ask the gateway's operator for one."
-            )
+            message = "Incorrect API key provided. Ask the gateway's operator for one."
+            if authorization is None:
+                message = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
             raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
         return tenant
 
@@ -123,11 +112,12 @@ class GatewayService:
         models = [self._describe(name) for name in sorted(self._deps.fleet.capabilities())]
         _json(connection, {"object": "list", "data": models})
 
-    def _model(self, name: str, connection: ServerConnection) -> None:
+    async def _model(self, request: Request, connection: ServerConnection, text: str) -> None:
+        self._tenant(request)
+        name = unquote(text)
         if name not in self._deps.fleet.capabilities():
-            raise ApiError(
-                404, f"The model {name[:256]!r} does not exist", param="model", code="model_not_found"
-            )
+            message = f"The model {name[:256]!r} does not exist"
+            raise ApiError(404, message, param="model", code="model_not_found")
         _json(connection, self._describe(name))
 
     def _describe(self, name: str) -> dict[str, Any]:
@@ -142,40 +132,33 @@ class GatewayService:
             "nodes": len(nodes),
         }
 
-    def _node(self, text: str, connection: ServerConnection) -> None:
+    async def _node(self, request: Request, connection: ServerConnection, text: str) -> None:
         """What this gateway knows of a node, and what keeps work from it. Public: it shows nobody's requests."""
-        node = (
-            self._deps.fleet.get(NodeId(int(text)))
-            if text.isascii() and text.isdigit() and len(text) < 10
-            else None
-        )
+        is_id = text.isascii() and text.isdigit() and len(text) < 10
+        node = self._deps.fleet.get(NodeId(int(text))) if is_id else None
         if node is None:
             raise ApiError(404, "No heartbeat of such a node came lately.", code="node_not_live")
         report = node.report
-        _json(
-            connection,
-            {
-                "id": int(report.node_id),
-                "object": "node",
-                "region": report.region,
-                "models": sorted(report.offers),
-                "slots": report.slots,
-                "free_slots": max(0, node.free),
-                "queue": report.queue,
-                "breaker": node.breaker.state.value,
-                "reputation_bps": node.reputation_bps,
-                "attempts_running": node.leases,
-                "attempts_succeeded": node.succeeded,
-                "attempts_failed": node.failed,
-                "first_byte_ms": round(node.first_byte_seconds * 1000, 1)
-                if node.first_byte_seconds
-                else None,
-                "round_trip_ms": round(node.rtt_seconds * 1000, 1) if node.rtt_seconds else None,
-            },
-        )
+        shown = {
+            "id": int(report.node_id),
+            "object": "node",
+            "region": report.region,
+            "models": sorted(report.offers),
+            "slots": report.slots,
+            "free_slots": max(0, node.free),
+            "queue": report.queue,
+            "breaker": node.breaker.state.value,
+            "reputation_bps": node.reputation_bps,
+            "attempts_running": node.leases,
+            "attempts_succeeded": node.succeeded,
+            "attempts_failed": node.failed,
+            "first_byte_ms": round(node.first_byte_seconds * 1000, 1) if node.first_byte_seconds else None,
+            "round_trip_ms": round(node.rtt_seconds * 1000, 1) if node.rtt_seconds else None,
+        }
+        _json(connection, shown)
 
-    async def _receipt(self, text: str, connection: ServerConnection, tenant: Tenant) -> None:
-        record = None
+    async def _receipt(self, request: Request, connection: ServerConnection, text: str) -> None:
+        tenant, record = self._tenant(request), None
         request_id = _request_id(text)
         if request_id is not None:
             record = self._deps.request_log.get(request_id)
@@ -189,19 +172,16 @@ class GatewayService:
         """Commitments to the execution records of past epochs. Public: keepers and auditors ask for them."""
         since = dict(parse_qsl(request.query)).get("since", "0")
         if not since.isascii() or not since.isdigit() or len(since) > 10:
-            raise ApiError(400, "since must be the number of an epoch", param="since", code="invalid_value")
+            raise invalid_value("since", "since must be the number of an epoch")
         executions = self._deps.executions
-        making = (
-            executions.making
-        )  # read before the list: a batch that is signed in between is then in the list
+        # read before the list: a batch that is signed in between is then in the list
+        making = executions.making
         _json(connection, {"object": "list", "making": making, "data": executions.listed(int(since))})
 
-    async def _execution(self, text: str, connection: ServerConnection) -> None:
+    async def _execution(self, request: Request, connection: ServerConnection, text: str) -> None:
         """A request's execution record and its Merkle proof in its batch. Whoever knows the request's id may ask."""
-        request_id = _request_id(text)
-        found = None
-        if request_id is not None:
-            found = await asyncio.to_thread(self._deps.executions.find, request_id)
+        request_id, find = _request_id(text), self._deps.executions.find
+        found = None if request_id is None else await asyncio.to_thread(find, request_id)
         if found is None:
             raise ApiError(
                 404,
@@ -213,16 +193,12 @@ class GatewayService:
     async def _usage(self, request: Request, connection: ServerConnection, tenant: Tenant) -> None:
         shared = self._deps.cluster
         if shared is None:
-            raise ApiError(
-                503, "usage is kept in Redis; this gateway has none", "server_error", code="no_store"
-            )
+            raise unavailable("usage is kept in Redis; this gateway has none", "no_store")
         asked = whole_number(dict(parse_qsl(request.query)).get("days", "30"), "days", MAX_USAGE_DAYS)
         try:
             days = await shared.usage(tenant.name, asked)
         except (RedisError, OSError, TimeoutError):
-            raise ApiError(
-                503, "usage cannot be read now", "server_error", code="store_unavailable"
-            ) from None
+            raise unavailable("usage cannot be read now") from None
         used, credit = self._deps.quotas.usage(tenant.name), tenant.limits.credit_wei
         spent = used.spent_wei + used.spent_elsewhere_wei
         found = None if credit is None else {"credit_wei": str(credit), "spent_wei": str(spent)}
@@ -251,15 +227,9 @@ class GatewayService:
 
     def _ready(self, request: Request, connection: ServerConnection) -> None:
         reason = self._deps.ready()
-        _json(
-            connection,
-            {
-                "status": "ready" if reason is None else "not_ready",
-                "reason": reason,
-                "nodes": len(self._deps.fleet),
-            },
-            200 if reason is None else 503,
-        )
+        status = "ready" if reason is None else "not_ready"
+        shown = {"status": status, "reason": reason, "nodes": len(self._deps.fleet)}
+        _json(connection, shown, 200 if reason is None else 503)
 
     def _metrics(self, request: Request, connection: ServerConnection) -> None:
         dispatcher = self._deps.dispatcher
@@ -276,10 +246,8 @@ class GatewayService:
 
 def _need(request: Request, method: str) -> None:
     if request.method != method:
-        raise ApiError(
-            405, f"{request.path} takes {method}, not {request.method}", code="method_not_allowed",
-            headers={"allow": method},
-        )  # fmt: skip
+        message = f"{request.path} takes {method}, not {request.method}"
+        raise ApiError(405, message, code="method_not_allowed", headers={"allow": method})
 
 
 def _request_id(text: str) -> bytes | None:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,7 +11,7 @@ from redis.exceptions import RedisError
 
 from offchain.gateway.batches.form_data import MalformedError, read_form
 from offchain.gateway.batches.store import OVER, BatchStore, StoreFullError
-from offchain.gateway.errors import ApiError, whole_number
+from offchain.gateway.errors import ApiError, invalid_value, unavailable, unknown_url, whole_number
 from offchain.transport.server import Request, ServerConnection
 from offchain.workloads.inference.request import Kind
 
@@ -23,16 +22,12 @@ _MAX_PAGE = 100
 _MAX_METADATA = 16
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReply:
-    """Body and headers of an answer with status 200."""
-
-    body: bytes
-    headers: dict[str, str]
+BatchReply = tuple[bytes, dict[str, str]]
+"""Body and headers of an answer with status 200."""
 
 
 def _document(document: object) -> BatchReply:
-    return BatchReply(orjson.dumps(document), _JSON)
+    return orjson.dumps(document), _JSON
 
 
 class BatchRoutes:
@@ -46,14 +41,12 @@ class BatchRoutes:
         """Answer one request of a tenant. Raises ApiError."""
         work = self._route(request, tenant)
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            body, headers = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except StoreFullError as full:
             raise ApiError(429, str(full), "rate_limit_error", code="storage_limit_exceeded") from None
         except (RedisError, OSError, TimeoutError):
-            raise ApiError(
-                503, "files and batches cannot be reached now", "server_error", code="store_unavailable"
-            ) from None
-        connection.reply(200, answer.headers, answer.body)
+            raise unavailable("files and batches cannot be reached now") from None
+        connection.reply(200, headers, body)
 
     def close(self) -> None:
         """End the threads."""
@@ -63,7 +56,6 @@ class BatchRoutes:
         head, _, rest = request.path.removeprefix("/v1/").partition("/")
         name, _, what = rest.partition("/")
         key = (request.method, head, "item" if name else "all", what)
-        store = self._store
         routes: dict[tuple[str, str, str, str], Callable[[], BatchReply]] = {
             ("GET", "files", "all", ""): lambda: self._files(request, tenant),
             ("POST", "files", "all", ""): lambda: self._upload(request, tenant),
@@ -72,7 +64,7 @@ class BatchRoutes:
             ("GET", "files", "item", "content"): lambda: self._content(tenant, name),
             ("GET", "batches", "all", ""): lambda: self._batches(request, tenant),
             ("POST", "batches", "all", ""): lambda: self._create(request, tenant),
-            ("GET", "batches", "item", ""): lambda: _document(self._batch(store, tenant, name)),
+            ("GET", "batches", "item", ""): lambda: _document(self._batch(tenant, name)),
             ("POST", "batches", "item", "cancel"): lambda: self._cancel(tenant, name),
         }
         found = routes.get(key)
@@ -80,9 +72,7 @@ class BatchRoutes:
             return found
         allowed = sorted(method for method, *other in routes if tuple(other) == key[1:])
         if not allowed:
-            raise ApiError(
-                404, f"Unknown request URL: {request.method} {request.path[:200]}", code="unknown_url"
-            )
+            raise unknown_url(request.method, request.path)
         raise ApiError(
             405, f"{request.path[:200]} takes {' or '.join(allowed)}, not {request.method}",
             code="method_not_allowed", headers={"allow": ", ".join(allowed)},
@@ -97,7 +87,7 @@ class BatchRoutes:
             raise ApiError(400, str(error), code="invalid_multipart_form") from None
         purpose, file = fields.get("purpose"), files.get("file")
         if purpose != "batch":
-            raise ApiError(400, "purpose must be 'batch'", param="purpose", code="invalid_value")
+            raise invalid_value("purpose", "purpose must be 'batch'")
         if file is None:
             raise ApiError(400, "file is missing", param="file", code="missing_required_parameter")
         filename, content = file
@@ -125,9 +115,8 @@ class BatchRoutes:
         content = self._store.content(tenant, file_id)
         if content is None:
             raise ApiError(404, "the file's content is gone", param="id", code="file_not_found")
-        return BatchReply(
-            content, {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
-        )
+        # nosniff: a tenant's file must not run as a page of this gateway
+        return content, {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
 
     def _delete(self, tenant: str, file_id: str) -> BatchReply:
         self._file(tenant, file_id)
@@ -145,52 +134,39 @@ class BatchRoutes:
             raise ApiError(400, "The body of your request must be a JSON object.", code="invalid_json")
         endpoint, file_id, metadata = (fields.get(n) for n in ("endpoint", "input_file_id", "metadata"))
         if not isinstance(endpoint, str) or endpoint not in set(Kind):
-            known = ", ".join(Kind)
-            raise ApiError(400, f"endpoint must be one of {known}", param="endpoint", code="invalid_value")
+            raise invalid_value("endpoint", f"endpoint must be one of {', '.join(Kind)}")
         if fields.get("completion_window") != "24h":
-            raise ApiError(
-                400, "completion_window must be '24h'", param="completion_window", code="invalid_value"
-            )
+            raise invalid_value("completion_window", "completion_window must be '24h'")
         if metadata is not None and not _is_metadata(metadata):
-            raise ApiError(
-                400,
-                f"metadata must be at most {_MAX_METADATA} short texts",
-                param="metadata",
-                code="invalid_value",
-            )
+            raise invalid_value("metadata", f"metadata must be at most {_MAX_METADATA} short texts")
         if not isinstance(file_id, str):
             raise ApiError(
                 400, "input_file_id is missing", param="input_file_id", code="missing_required_parameter"
             )
         if self._file(tenant, file_id)["purpose"] != "batch":
-            raise ApiError(
-                400, "the file's purpose is not 'batch'", param="input_file_id", code="invalid_value"
-            )
+            raise invalid_value("input_file_id", "the file's purpose is not 'batch'")
         return _document(self._store.create(tenant, endpoint, file_id, metadata).to_json())
 
     def _batches(self, request: Request, tenant: str) -> BatchReply:
-        page = _page(
-            dict(parse_qsl(request.query)), [{"id": b.id, "b": b} for b in self._store.batches(tenant)]
-        )
+        rows = [{"id": batch.id, "b": batch} for batch in self._store.batches(tenant)]
+        page = _page(dict(parse_qsl(request.query)), rows)  # states are read of one page only
         page["data"] = [self._store.with_state(row["b"]).to_json() for row in page["data"]]
         return _document(page)
 
-    @staticmethod
-    def _batch(store: BatchStore, tenant: str, batch_id: str) -> dict[str, Any]:
-        found = store.batch(tenant, batch_id)
+    def _batch(self, tenant: str, batch_id: str) -> dict[str, Any]:
+        found = self._store.batch(tenant, batch_id)
         if found is None:
-            raise ApiError(
-                404, f"No batch found with id '{batch_id[:80]}'.", param="id", code="batch_not_found"
-            )
+            message = f"No batch found with id '{batch_id[:80]}'."
+            raise ApiError(404, message, param="id", code="batch_not_found")
         return found.to_json()
 
     def _cancel(self, tenant: str, batch_id: str) -> BatchReply:
-        status = self._batch(self._store, tenant, batch_id)["status"]
+        status = self._batch(tenant, batch_id)["status"]
         if status not in ("cancelling", *OVER):
             self._store.change(batch_id, {"status": "cancelling", "cancelling_at": self._store.now()})
         elif status in OVER - {"cancelled"}:
             raise ApiError(409, f"the batch is {status} already", code="batch_over")
-        return _document(self._batch(self._store, tenant, batch_id))
+        return _document(self._batch(tenant, batch_id))
 
 
 def _is_metadata(value: object) -> bool:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -24,7 +24,7 @@ import orjson
 import structlog
 from redis.exceptions import LockError, RedisError
 
-from offchain.gateway.batches.store import MAX_RESULT_BYTES, OVER, Batch, BatchStore
+from offchain.gateway.batches.store import MAX_RESULT_BYTES, OVER, Batch, BatchStore, Changes
 
 log = structlog.get_logger("gateway.batch")
 
@@ -130,9 +130,8 @@ class BatchRunner:
         with _kept(lease) as lost:
             batch = self._store.batch(tenant, batch_id)
             if batch is not None and batch.status not in OVER:
-                _Run(self._store, self._client, lambda: self._token(tenant), batch, lost).go(
-                    self._concurrency
-                )
+                run = _Run(self._store, self._client, lambda: self._token(tenant), batch, lost)
+                run.go(self._concurrency)
             elif batch is not None:
                 self._store.done(batch)
 
@@ -146,6 +145,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
         while not over.wait(LEASE_SECONDS / 3):
             try:
                 lease.extend(LEASE_SECONDS, replace_ttl=True)
+            # not ours any more: another worker may be at it already
             except LockError:
                 lost.set()
                 return
@@ -160,28 +160,22 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
         over.set()
         thread.join()
         with suppress(RedisError):
+            # if Redis is away, the lease runs out by itself
             lease.release()
 
 
+@dataclass
 class _Run:
-    """One worker's turn on one batch."""
+    """One worker's turn on one batch, until it is over or `_stop` is set: then the lease is lost."""
 
-    def __init__(
-        self,
-        store: BatchStore,
-        client: httpx.Client,
-        token: Callable[[], str],
-        batch: Batch,
-        lost: threading.Event,
-    ) -> None:
-        self._store = store
-        self._client = client
-        self._token = token
-        self._batch = batch
-        self._stop = lost
-        self._gateways: list[str] = []
-        self._turn = 0
-        self._kept_bytes = 0
+    _store: BatchStore
+    _client: httpx.Client
+    _token: Callable[[], str]
+    _batch: Batch
+    _stop: threading.Event
+    _gateways: list[str] = field(default_factory=list)
+    _turn: int = 0
+    _kept_bytes: int = 0
 
     def go(self, concurrency: int) -> None:
         store, batch = self._store, self._batch
@@ -190,15 +184,13 @@ class _Run:
         if content is None:
             errors = [_fault("file_not_found", "the input file was deleted", None)]
         if errors:
-            store.change(
-                batch.id, {"status": "failed", "failed_at": store.now(), "errors": orjson.dumps(errors)}
-            )
+            failed: Changes = {"status": "failed", "failed_at": store.now(), "errors": orjson.dumps(errors)}
+            store.change(batch.id, failed)
             store.done(batch)
             return
         if batch.status == "validating":
-            store.change(
-                batch.id, {"status": "in_progress", "in_progress_at": store.now(), "total": len(lines)}
-            )
+            begun: Changes = {"status": "in_progress", "in_progress_at": store.now(), "total": len(lines)}
+            store.change(batch.id, begun)
         results = store.results(batch.id)
         self._kept_bytes = sum(map(len, results.values()))
         end = self._ask_all([line for line in lines if line.number not in results], concurrency)
@@ -246,13 +238,8 @@ class _Run:
         tries = 0
         while not over.is_set() and not self._stop.is_set():
             if self._kept_bytes > MAX_RESULT_BYTES:
-                self._keep(
-                    line,
-                    _BAD,
-                    _output(
-                        line, None, "batch_output_too_large", "the batch's answers are too large together"
-                    ),
-                )
+                message = "the batch's answers are too large together"
+                self._keep(line, _BAD, _output(line, None, "batch_output_too_large", message))
                 return
             pause = 0.5
             try:
@@ -261,8 +248,8 @@ class _Run:
                 log.info("batch.gateway_failed", batch=self._batch.id, error=type(error).__name__)
             else:
                 if answer is not None:
-                    code = _code(answer)
-                    tries += code == "nodes_failed"
+                    tries += _code(answer) == "nodes_failed"
+                    # no free node, or a gateway that is going down: the line has a day
                     if answer.status_code not in (429, 500, 502, 503, 504) or tries >= MAX_TRIES:
                         good = _GOOD if answer.status_code == 200 else _BAD
                         self._keep(line, good, _output(line, answer))
@@ -303,14 +290,9 @@ class _Run:
         suffix = batch.id.removeprefix("batch_")
         for name, rows in (("output", good), ("error", bad)):
             if rows:
-                file_id = f"file-{suffix}-{name}"
-                store.put_file(
-                    batch.tenant,
-                    b"\n".join(rows) + b"\n",
-                    f"{batch.id}_{name}.jsonl",
-                    "batch_output",
-                    file_id,
-                )
+                file_id = f"file-{suffix}-{name}"  # the same for every worker: a second one writes the same file again
+                content, filename = b"\n".join(rows) + b"\n", f"{batch.id}_{name}.jsonl"
+                store.put_file(batch.tenant, content, filename, "batch_output", file_id)
                 changes[f"{name}_file_id"] = file_id
         store.change(batch.id, {**changes, "status": end, f"{end}_at": store.now()})
         store.done(batch)
@@ -325,22 +307,12 @@ def _code(answer: httpx.Response) -> object:
 
 def _output(line: Line, answer: httpx.Response | None, code: str = "", message: str = "") -> bytes:
     """A line of a result file."""
-    response = None
+    response: dict[str, Any] | None = None
     if answer is not None:
-        try:
-            body = orjson.loads(answer.content)
-        except ValueError:
-            body = None
-        response = {
-            "status_code": answer.status_code,
-            "request_id": answer.headers.get("x-request-id", ""),
-            "body": body,
-        }
-    return orjson.dumps(
-        {
-            "id": f"batch_req_{line.number}",
-            "custom_id": line.custom_id,
-            "response": response,
-            "error": {"code": code, "message": message} if answer is None else None,
-        }
-    )
+        request_id = answer.headers.get("x-request-id", "")
+        response = {"status_code": answer.status_code, "request_id": request_id, "body": None}
+        with suppress(ValueError):
+            response["body"] = orjson.loads(answer.content)
+    error = {"code": code, "message": message} if answer is None else None
+    ids = {"id": f"batch_req_{line.number}", "custom_id": line.custom_id}
+    return orjson.dumps({**ids, "response": response, "error": error})

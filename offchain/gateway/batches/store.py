@@ -32,7 +32,9 @@ GATEWAY_SECONDS: Final = 10
 
 DUE: Final = "parallelix:due:batches"
 GATEWAYS: Final = "parallelix:gateways"
+Changes = Mapping[str, str | int | bytes]
 OVER: Final = frozenset({"completed", "failed", "expired", "cancelled"})
+_ENDINGS: Final = ("finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 # One script checks the room and takes it, so that simultaneous uploads cannot exceed the bound together.
 _PUT: Final = """
@@ -90,7 +92,7 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """Id of the batch, `batch_...`."""
+        """`batch_...`."""
         return str(self.request["id"])
 
     @property
@@ -118,24 +120,14 @@ class Batch:
             "created_at": self.request["created_at"],
             "in_progress_at": number("in_progress_at"),
             "expires_at": self.request["expires_at"],
-            "finalizing_at": number("finalizing_at"),
-            "completed_at": number("completed_at"),
-            "failed_at": number("failed_at"),
-            "expired_at": number("expired_at"),
-            "cancelling_at": number("cancelling_at"),
-            "cancelled_at": number("cancelled_at"),
+            **{f"{what}_at": number(f"{what}_at") for what in _ENDINGS},
             "request_counts": {name: number(name) or 0 for name in ("total", "completed", "failed")},
             "metadata": self.request["metadata"],
         }
 
 
 class BatchStore:
-    """Reads and writes files and batches.
-
-    Args:
-        redis: a `redis.Redis` with `decode_responses=False`.
-        now: Unix seconds.
-    """
+    """Reads and writes files and batches through a `redis.Redis` with `decode_responses=False`; `now` is Unix seconds."""
 
     def __init__(self, redis: Any, now: Callable[[], float] = time.time) -> None:
         self.redis = redis
@@ -166,19 +158,10 @@ class BatchStore:
             "purpose": purpose,
             "status": "processed",
         }
-        max_files = MAX_FILES if file_id is None else 0
-        arguments = (
-            made["id"],
-            orjson.dumps(made),
-            len(content),
-            content,
-            created,
-            max_files,
-            MAX_TENANT_BYTES,
-        )
-        if not self.redis.eval(
-            _PUT, 2, _files(tenant), _content(tenant, str(made["id"])), *arguments, KEEP_SECONDS
-        ):
+        keys = (_key("files", tenant), _key("file", tenant, str(made["id"])))
+        arguments = (made["id"], orjson.dumps(made), len(content), content, created)
+        bounds = (MAX_FILES if file_id is None else 0, MAX_TENANT_BYTES, KEEP_SECONDS)
+        if not self.redis.eval(_PUT, 2, *keys, *arguments, *bounds):
             raise StoreFullError(
                 f"at most {MAX_FILES} files of {MAX_TENANT_BYTES >> 20} MiB together are kept; delete some"
             )
@@ -187,25 +170,25 @@ class BatchStore:
     def files(self, tenant: str) -> list[dict[str, Any]]:
         """A tenant's files, newest first."""
         now = self.now()
-        found = [orjson.loads(raw) for raw in self.redis.hvals(_files(tenant))]
+        found = [orjson.loads(raw) for raw in self.redis.hvals(_key("files", tenant))]
         found = [file for file in found if file["expires_at"] > now]
         return sorted(found, key=lambda file: (file["created_at"], file["id"]), reverse=True)
 
     def file(self, tenant: str, file_id: str) -> dict[str, Any] | None:
         """A file object, or None."""
-        raw = self.redis.hget(_files(tenant), file_id)
+        raw = self.redis.hget(_key("files", tenant), file_id)
         found: dict[str, Any] | None = None if raw is None else orjson.loads(raw)
         return None if found is None or found["expires_at"] <= self.now() else found
 
     def content(self, tenant: str, file_id: str) -> bytes | None:
         """A file's bytes, or None."""
-        raw: bytes | None = self.redis.get(_content(tenant, file_id))
+        raw: bytes | None = self.redis.get(_key("file", tenant, file_id))
         return raw
 
     def delete_file(self, tenant: str, file_id: str) -> bool:
         """Forget a file. Returns whether there was one."""
-        self.redis.delete(_content(tenant, file_id))
-        return bool(self.redis.hdel(_files(tenant), file_id))
+        self.redis.delete(_key("file", tenant, file_id))
+        return bool(self.redis.hdel(_key("files", tenant), file_id))
 
     # ----------------------------------------------------------------------------------------------- batches
 
@@ -223,7 +206,7 @@ class BatchStore:
             "expires_at": created + WINDOW_SECONDS,
         }
         self._forget_old(tenant, created)
-        keys = (_batches(tenant), _state(str(request["id"])), DUE)
+        keys = (_key("batches", tenant), _key("batch", str(request["id"])), DUE)
         arguments = (request["id"], orjson.dumps(request), MAX_BATCHES, MAX_OPEN_BATCHES, tenant, created)
         if not self.redis.eval(_CREATE, 3, *keys, *arguments):
             raise StoreFullError(f"at most {MAX_OPEN_BATCHES} batches may be open; wait for some to end")
@@ -231,24 +214,24 @@ class BatchStore:
 
     def batches(self, tenant: str) -> list[Batch]:
         """A tenant's batches, newest first; without their state."""
-        found = [orjson.loads(raw) for raw in self.redis.hvals(_batches(tenant))]
+        found = [orjson.loads(raw) for raw in self.redis.hvals(_key("batches", tenant))]
         found.sort(key=lambda request: (request["created_at"], request["id"]), reverse=True)
         return [Batch(tenant, request, {}) for request in found]
 
     def with_state(self, batch: Batch) -> Batch:
         """A batch with its present state."""
-        raw: dict[bytes, bytes] = self.redis.hgetall(_state(batch.id))
+        raw: dict[bytes, bytes] = self.redis.hgetall(_key("batch", batch.id))
         return Batch(batch.tenant, batch.request, {k.decode(): v.decode() for k, v in raw.items()})
 
     def batch(self, tenant: str, batch_id: str) -> Batch | None:
         """A batch with its present state, or None."""
-        raw = self.redis.hget(_batches(tenant), batch_id)
+        raw = self.redis.hget(_key("batches", tenant), batch_id)
         return None if raw is None else self.with_state(Batch(tenant, orjson.loads(raw), {}))
 
-    def change(self, batch_id: str, changes: Mapping[str, str | int | bytes]) -> bool:
+    def change(self, batch_id: str, changes: Changes) -> bool:
         """Change a batch's state. False, and nothing is written, when the batch has ended."""
         pairs = [item for pair in changes.items() for item in pair]
-        return bool(self.redis.eval(_CHANGE, 1, _state(batch_id), ",".join(sorted(OVER)), *pairs))
+        return bool(self.redis.eval(_CHANGE, 1, _key("batch", batch_id), ",".join(sorted(OVER)), *pairs))
 
     def due(self) -> list[tuple[str, str]]:
         """(tenant, batch id) of every batch that has not ended, oldest first."""
@@ -257,31 +240,30 @@ class BatchStore:
 
     def done(self, batch: Batch) -> None:
         """A batch has ended: no worker needs to look at it again. Its results stay for an hour, for a late worker."""
-        self.redis.expire(_results(batch.id), 3600)
-        self.redis.expire(_state(batch.id), KEEP_SECONDS)
+        self.redis.expire(_key("results", batch.id), 3600)
+        self.redis.expire(_key("batch", batch.id), KEEP_SECONDS)
         self.redis.zrem(DUE, f"{batch.tenant}/{batch.id}")
 
     def lease(self, batch_id: str, seconds: float) -> Any:
         """The lock (`redis.lock.Lock`) of the worker on a batch; a dead worker loses it after `seconds`."""
-        return self.redis.lock(
-            f"parallelix:lease:{batch_id}", timeout=seconds, blocking=False, thread_local=False
-        )
+        # not thread-local: `runner` acquires it in one thread and renews it in another
+        return self.redis.lock(_key("lease", batch_id), timeout=seconds, blocking=False, thread_local=False)
 
     def results(self, batch_id: str) -> dict[int, bytes]:
         """Answers by line number."""
-        raw: dict[bytes, bytes] = self.redis.hgetall(_results(batch_id))
+        raw: dict[bytes, bytes] = self.redis.hgetall(_key("results", batch_id))
         return {int(line): answer for line, answer in raw.items()}
 
     def commit(self, batch_id: str, line: int, answer: bytes) -> bool:
         """Store a line's answer. False when the line has one already, which is kept."""
-        new = bool(self.redis.hsetnx(_results(batch_id), str(line), answer))
-        self.redis.expire(_results(batch_id), WINDOW_SECONDS + 3600)
+        new = bool(self.redis.hsetnx(_key("results", batch_id), str(line), answer))
+        self.redis.expire(_key("results", batch_id), WINDOW_SECONDS + 3600)
         return new
 
     def _forget_old(self, tenant: str, now: int) -> None:
         old = [b.id for b in self.batches(tenant) if b.request["created_at"] + KEEP_SECONDS <= now]
         if old:
-            self.redis.hdel(_batches(tenant), *old)
+            self.redis.hdel(_key("batches", tenant), *old)
 
     # ----------------------------------------------------------------------------------------------- gateways
 
@@ -292,21 +274,5 @@ class BatchStore:
         return [url.decode() for url in urls]
 
 
-def _files(tenant: str) -> str:
-    return f"parallelix:files:{tenant}"
-
-
-def _content(tenant: str, file_id: str) -> str:
-    return f"parallelix:file:{tenant}:{file_id}"
-
-
-def _batches(tenant: str) -> str:
-    return f"parallelix:batches:{tenant}"
-
-
-def _state(batch_id: str) -> str:
-    return f"parallelix:batch:{batch_id}"
-
-
-def _results(batch_id: str) -> str:
-    return f"parallelix:results:{batch_id}"
+def _key(*names: str) -> str:
+    return ":".join(("parallelix", *names))

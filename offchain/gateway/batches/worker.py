@@ -7,7 +7,6 @@ worker loses nothing: its lease on the batch expires after three seconds, and an
 import secrets
 import threading
 import time
-from typing import Any
 
 import structlog
 from celery import Celery
@@ -94,18 +93,17 @@ def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bo
     app = make_app(settings.redis_url)
     register(app, runner)
 
-    def ready(**_: Any) -> None:
-        announce_ready("gateway worker", "", None, as_json=announce_json)
-
-    worker_ready.connect(ready, weak=False)
+    worker_ready.connect(
+        lambda **_: announce_ready("gateway worker", "", None, as_json=announce_json), weak=False
+    )
     threading.Thread(target=sweep_forever, args=(app, store), name="sweep", daemon=True).start()
     app.Worker(
         queues=[QUEUE],
         pool="threads",
         concurrency=concurrency,
         loglevel="WARNING",
+        quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
-        quiet=True,
     ).start()

@@ -97,9 +97,8 @@ class DialedPool(HostPool):
             self.close()
             self.key = key
         connection = _DialedConnection(self.give, key)
-        connection.used = (
-            True  # if the node closed it while it was idle, the request is tried again on another connection
-        )
+        # if the node closed it while it was idle, the request is tried again on another connection
+        connection.used = True
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self.give(connection)
@@ -224,15 +223,16 @@ class DialIn:
             gateway_url = str(data["front"])
         except (ValueError, KeyError, TypeError):
             raise ValueError("the body must name node_id, challenge and front") from None
+        # popped whatever follows: a challenge is good for one try
         if self._challenges.pop(challenge, 0.0) <= self._clock():
             raise ValueError("the challenge is unknown, used or too old; ask for another")
         if gateway_url.rstrip("/") not in {url.rstrip("/") for url in self._own_urls()}:
-            raise ValueError(
-                f"this gateway is not {gateway_url[:200]}; set its public_url, or the node's fronts"
-            )
+            reason = f"this gateway is not {gateway_url[:200]}"
+            raise ValueError(f"{reason}; set its public_url, or the node's fronts")
         record = self._lookup(NodeId(node_id))
         if record is None or not record.routable:
             raise ValueError(f"node {node_id} is not registered, or has left")
+        # the same struct as a heartbeat: the challenge in the body keeps one from passing for the other
         sent_at_ms, signature = read_header(request.headers.get(header_names.HEARTBEAT))
         message = Heartbeat(NodeId(node_id), keccak256(request.body), sent_at_ms)
         signer = self._recover(self._digest(message.struct_hash()), signature)

@@ -20,11 +20,7 @@ class NodeDirectory:
     """Node records by id. `refresh` runs in a thread; lookups are plain dictionary reads."""
 
     def __init__(self, database: Database, epochs: EpochClock, now: Callable[[], float] = time.time) -> None:
-        """
-        Args:
-            database: a keeper's index, read only.
-            now: Unix seconds.
-        """
+        """`database` is a keeper's index, read only; `now` Unix seconds."""
         self._database = database
         self._epochs = epochs
         self._now = now
@@ -56,11 +52,8 @@ class NodeDirectory:
         Raises:
             TransientError: the database does not answer.
         """
-        now = int(self._now())
-        return {
-            node_id: record.factor_bps
-            for node_id, record in reputations(self._database, self._epochs, now).items()
-        }
+        found = reputations(self._database, self._epochs, int(self._now()))
+        return {node_id: record.factor_bps for node_id, record in found.items()}
 
     def refresh(self) -> bool:
         """Read the index again if a new block or epoch came. Returns whether records may have changed.
@@ -72,20 +65,14 @@ class NodeDirectory:
         with self._database.read() as session:
             block_hash = session.scalar(select(Cursor.block_hash).where(Cursor.name == "head")) or ""
             head = (block_hash, epoch)
-            if self.loaded and head == self._head and block_hash:
+            if self.loaded and head == self._head and block_hash:  # no hash: nothing is indexed yet
                 return False
-            rows = session.execute(
-                select(Node.node_id, Node.key_address, Node.tier, Node.active_until, Node.withdrawn)
-            ).all()
-        fresh = {
-            NodeId(node_id): NodeRecord(
-                NodeId(node_id),
-                key_address,
-                tier,
-                not withdrawn and (active_until is None or epoch < active_until),
-            )
-            for node_id, key_address, tier, active_until, withdrawn in rows
-        }
+            columns = (Node.node_id, Node.key_address, Node.tier, Node.active_until, Node.withdrawn)
+            rows = session.execute(select(*columns)).all()
+        fresh = dict[NodeId, NodeRecord]()
+        for node_id, key_address, tier, active_until, withdrawn in rows:
+            routable = not withdrawn and (active_until is None or epoch < active_until)
+            fresh[NodeId(node_id)] = NodeRecord(NodeId(node_id), key_address, tier, routable)
         self._former = {node_id: held for node_id, held in self._former.items() if self._now() < held[1]}
         for node_id, record in self._records.items():
             if node_id in fresh and fresh[node_id].key_address != record.key_address:

@@ -81,6 +81,7 @@ def draft(folder: Path, epoch: Epoch, records: Iterable[bytes]) -> Iterator[Draf
 
 def write(folder: Path, made: Draft, signed: SignedExecutionBatch) -> None:
     """Write the file of a batch."""
+    # read back in the order of ids: the records themselves are never in memory together
     with made.raw.open("rb") as raw, replacing(_path(folder, signed), mode=0o644) as file:
         file.write(signed.to_bytes())
         for key in made.keys:

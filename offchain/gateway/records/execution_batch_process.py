@@ -98,9 +98,8 @@ class ExecutionBatchProcess:
     def _ended(self) -> OSError:
         code = self._process.wait()
         words = self._words.read().decode(errors="replace").strip().splitlines()
-        return OSError(
-            f"the process that makes a batch ended with {code}: {words[-1] if words else 'it said nothing'}"
-        )
+        said = words[-1] if words else "it said nothing"
+        return OSError(f"the process that makes a batch ended with {code}: {said}")
 
 
 def main() -> int:
@@ -112,10 +111,8 @@ def main() -> int:
     folder, epoch = Path(order["folder"]), Epoch(order["epoch"])
     try:
         with files.draft(folder, epoch, open_pending(folder, order["redis_url"]).taken(epoch)) as made:
-            sys.stdout.write(
-                json.dumps({"count": made.commitment.count, "root": made.commitment.root.hex()}) + "\n"
-            )
-            sys.stdout.flush()
+            answer = {"count": made.commitment.count, "root": made.commitment.root.hex()}
+            print(json.dumps(answer), flush=True)  # noqa: T201  standard output is the pipe to the gateway
             files.write(folder, made, SignedExecutionBatch.unpack(lines.get().decode()))
     except (OSError, RedisError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
@@ -124,9 +121,8 @@ def main() -> int:
 
 
 def _listen(lines: "SimpleQueue[bytes]") -> None:
-    with open(
-        0, "rb", buffering=0, closefd=False
-    ) as gateway:  # unbuffered: the lock of a buffer would block the exit
+    # unbuffered: the lock of a buffer would block the exit
+    with open(0, "rb", buffering=0, closefd=False) as gateway:
         while line := gateway.readline():
             lines.put(line.rstrip())
     os._exit(1)

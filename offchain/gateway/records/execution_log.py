@@ -77,7 +77,8 @@ class ExecutionLog:
         self._new: deque[bytes] = deque(maxlen=MAX_UNWRITTEN)
         self._batches = files.stored(folder)
         self._signed: dict[Epoch, SignedExecutionBatch] = {}
-        self._making = False
+        self.making = False
+        """Whether a batch is being made that is not in `listed` yet."""
         self._process: ExecutionBatchProcess | None = None
         self._stopped = False
         self._gateways: dict[bytes, str] = {}
@@ -93,11 +94,8 @@ class ExecutionLog:
         """Queue the record of an answered request."""
         try:
             record = Execution(signed.receipt, signed.signature).to_bytes()
-        except (
-            struct.error,
-            OverflowError,
-        ):  # a node may sign any numbers; a record has room for 32 or 64 bits
-            self.lost += 1
+        except (struct.error, OverflowError):
+            self.lost += 1  # a node may sign any numbers; a record has room for 32 or 64 bits
             return
         if len(self._new) == MAX_UNWRITTEN:
             self.lost += 1
@@ -133,9 +131,8 @@ class ExecutionLog:
             work()
         except (RedisError, OSError) as error:
             if what not in self._failing:
-                log.warning(
-                    "executions.unavailable", what=what, error=type(error).__name__, reason=str(error)
-                )
+                kind = type(error).__name__
+                log.warning("executions.unavailable", what=what, error=kind, reason=str(error))
             self._failing.add(what)
         else:
             if what in self._failing:
@@ -173,11 +170,6 @@ class ExecutionLog:
                 if Epoch(number) not in self._batches:
                     self._make(Epoch(number))
                 self._drop_copied(Epoch(number))
-
-    @property
-    def making(self) -> bool:
-        """Whether a batch is being made that is not in `listed` yet."""
-        return self._making
 
     def listed(self, since: int) -> list[dict[str, Any]]:
         """Commitments of epochs from `since` on: the newest `MAX_LISTED`, oldest first."""
@@ -219,7 +211,7 @@ class ExecutionLog:
             return self._pending.take(epoch)
 
     def _make(self, epoch: Epoch) -> None:
-        self._making = True
+        self.making = True
         try:
             with self._begin(epoch) as self._process:
                 if not self._stopped:  # tested after `stop` can see the process, so that one of both kills it
@@ -228,7 +220,7 @@ class ExecutionLog:
             if not self._stopped:
                 raise
         finally:
-            self._making = False
+            self.making = False
             self._process = None
             self._signed = {}
 
@@ -244,9 +236,9 @@ class ExecutionLog:
             log.error("executions.differ", epoch=epoch)
             return
         self._signed = {epoch: published}
-        self._making = False
+        self.making = False
         process.write(published)
-        self._batches = {**self._batches, epoch: published}
+        self._batches = {**self._batches, epoch: published}  # a new dict: `find` iterates in another thread
         log.info("executions.committed", epoch=epoch, records=commitment.count)
 
     def _drop_copied(self, epoch: Epoch) -> None:

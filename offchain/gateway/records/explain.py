@@ -22,13 +22,9 @@ def explain(record: dict[str, Any]) -> list[str]:
             lines += _decision(decisions[number])
         first = attempt["first_byte_ms"]
         waited = "no byte came" if first is None else f"first byte after {first:.1f} ms"
-        why = (
-            f" ({attempt['reason']}{': ' + attempt['detail'] if attempt['detail'] else ''})"
-            if attempt["reason"]
-            else ""
-        )
+        why = ": ".join(text for text in (attempt["reason"], attempt["detail"]) if text)
         lines.append(
-            f"attempt {number + 1}: node {attempt['node_id']} {attempt['outcome']}{why}; {waited}, "
+            f"attempt {number + 1}: node {attempt['node_id']} {attempt['outcome']}{f' ({why})' if attempt['reason'] else ''}; {waited}, "
             f"{attempt['ms']:.1f} ms, {attempt['resumed_from']} events delivered before"
         )
     return lines
@@ -36,9 +32,8 @@ def explain(record: dict[str, Any]) -> list[str]:
 
 def _decision(data: dict[str, Any]) -> list[str]:
     pool = ", ".join(f"{count} nodes of up to {limit} slots" for limit, count, _ in data["pool"])
-    place = (
-        f"region {data['region']}, tier {data['tier']}: {pool}" if data["region"] else "pinned to the node"
-    )
+    region = data["region"]
+    place = f"region {region}, tier {data['tier']}: {pool}" if region else "pinned to the node"
     lines = [f"  candidates from {place}; seed {data['seed']}, {len(data['draws'])} samples"]
     lines.extend(
         f"  {'*' if c['node_id'] == data['chosen'] else ' '} node {c['node_id']}: {c['busy']}/{c['slots']} busy, "

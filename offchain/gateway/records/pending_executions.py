@@ -73,10 +73,8 @@ class FilePending:
     def add(self, records: Sequence[bytes], unless_taken: int | None = None) -> None:
         raw = b"".join(records)
         with self._path.open("ab", buffering=0) as file:
-            whole = (
-                file.tell() - file.tell() % EXECUTION_SIZE
-            )  # a write that was killed may have left half a record
-            file.truncate(whole)
+            whole = file.tell() - file.tell() % EXECUTION_SIZE
+            file.truncate(whole)  # a write that was killed may have left half a record
             written = 0
             try:
                 written = file.write(raw)
@@ -124,7 +122,7 @@ class RedisPending:
 
     copy_seconds = 6 * 3600
 
-    def __init__(self, redis: "Redis") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def add(self, records: Sequence[bytes], unless_taken: int | None = None) -> None:
@@ -140,9 +138,8 @@ class RedisPending:
 
     def take(self, epoch: int) -> bool:
         self._redis.sadd(EPOCHS, epoch)  # before the rename: if we die between, the epoch is known
-        if not self._redis.hexists(
-            SIGNED, str(epoch)
-        ):  # once signed, the records may be dropped: a rename would make a second batch
+        if not self._redis.hexists(SIGNED, str(epoch)):
+            # once signed, the records may be dropped: a rename would make a second batch
             with suppress(ResponseError):  # nothing waits
                 self._redis.renamenx(PENDING, TAKEN + str(epoch))
         return bool(self._redis.exists(TAKEN + str(epoch)))
@@ -156,9 +153,8 @@ class RedisPending:
         return cast("bytes", self._redis.hget(SIGNED, str(epoch)))
 
     def done(self, epoch: int) -> None:
-        self._redis.unlink(
-            TAKEN + str(epoch)
-        )  # DEL or expiry of a million fields would block Redis; UNLINK frees them in a thread
+        # DEL or expiry of a million fields would block Redis; UNLINK frees them in a thread
+        self._redis.unlink(TAKEN + str(epoch))
 
     def unfinished(self) -> Sequence[int]:
         epochs = self._epochs()

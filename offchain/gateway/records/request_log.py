@@ -23,17 +23,8 @@ class RequestRecord:
     """
 
     __slots__ = (
-        "created_ms",
-        "model",
-        "raw_receipt",
-        "receipt",
-        "revision",
-        "status",
-        "tenant",
-        "total_ms",
-        "trace",
-        "usage",
-    )
+        "created_ms", "model", "raw_receipt", "receipt", "revision", "status", "tenant", "total_ms", "trace", "usage",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,7 +81,7 @@ class RequestRecord:
                 self.status,
                 self.total_ms,
                 self.usage,
-                orjson.Fragment(self.raw_receipt),
+                orjson.Fragment(self.raw_receipt),  # the node's own bytes, not parsed and written anew
                 self.revision,
                 trace.queue_ms,
                 [_attempt_row(one) for one in trace.attempts],
@@ -103,13 +94,10 @@ class RequestRecord:
     def unpack(cls, request_id: bytes, packed: bytes) -> "RequestRecord":
         """Inverse of `pack`. Raises ValueError."""
         try:
-            tenant, model, created_ms, status, total_ms, usage, receipt, revision, *trace = orjson.loads(
-                packed
-            )
-            queue_ms, attempts, decisions = trace
-            record = cls(
-                RequestTrace(request_id, queue_ms), tenant, model, created_ms, status, total_ms, tuple(usage)
-            )
+            tenant, model, created_ms, status, total_ms, usage, *rest = orjson.loads(packed)
+            receipt, revision, queue_ms, attempts, decisions = rest
+            trace = RequestTrace(request_id, queue_ms)
+            record = cls(trace, tenant, model, created_ms, status, total_ms, tuple(usage))
             record.trace.attempts += [Attempt(*attempt) for attempt in attempts]
             record.trace.decisions += [_decision(*decision) for decision in decisions]
             record.revision, record.raw_receipt = revision, orjson.dumps(receipt)
@@ -128,15 +116,9 @@ _decision_row = attrgetter("samples", "candidates", "seed", "region", "tier", "s
 
 def _decision(samples: list[Any], candidates: list[Any], *others: Any) -> Decision:
     seed, region, tier, shape, chosen = others
-    return Decision(
-        seed,
-        region,
-        tier,
-        [(limit, count, weight) for limit, count, weight in shape],
-        [WeightedSample(*one) for one in samples],
-        [Candidate(*one) for one in candidates],
-        chosen,
-    )
+    buckets = [(limit, count, weight) for limit, count, weight in shape]
+    sampled = [WeightedSample(*one) for one in samples]
+    return Decision(seed, region, tier, buckets, sampled, [Candidate(*one) for one in candidates], chosen)
 
 
 class RequestLog:

@@ -44,9 +44,8 @@ def read_keys(path: Path) -> dict[str, str]:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(
-            f"API key file {path} does not exist; make a key with `parallelix gateway key create`"
-        ) from None
+        hint = "make a key with `parallelix gateway key create`"
+        raise UserError(f"API key file {path} does not exist; {hint}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"API key file {path} cannot be read: {error}") from None
     if not isinstance(data, dict) or not all(

@@ -1,5 +1,6 @@
 """Finds the tenant of a request: by the API keys in the gateway's file and in Redis."""
 
+import contextlib
 import hmac
 import time
 from collections.abc import Callable
@@ -60,13 +61,14 @@ class Authenticator:
         tenant = self._tenants.get(name)
         if tenant is None:
             if digest not in self._file_keys:
-                return None
+                return None  # a key in Redis without its tenant there: deleted, or malformed
             tenant = self._tenants[name] = Tenant(name)
         return None if tenant.disabled else tenant
 
     def _tenant_of_batch(self, token: str) -> Tenant | None:
         """The tenant in a batch worker's token, with priority `BATCH`; None for a bad token."""
         name, _, rest = token.removeprefix(_BATCH_PREFIX).rpartition(".")[0].rpartition(".")
+        # bounded before int(), which strangers could make slow
         if self.batch_secret is None or not rest.isascii() or not rest.isdigit() or len(rest) > 12:
             return None
         if not hmac.compare_digest(token.encode(), batch_token(self.batch_secret, name, int(rest)).encode()):
@@ -104,15 +106,12 @@ class Authenticator:
         """Read the file again if it changed; a file that cannot be read changes nothing."""
         stamp = self._stat()
         if stamp != self._stamp:
-            try:
+            with contextlib.suppress(UserError):
                 self._file_keys = read_keys(self._path)
                 self._stamp = stamp
-            except UserError:
-                return
 
     def _stat(self) -> tuple[int, int]:
-        try:
+        with contextlib.suppress(OSError):
             status = self._path.stat()
-        except OSError:
-            return (0, 0)
-        return (status.st_mtime_ns, status.st_size)
+            return (status.st_mtime_ns, status.st_size)
+        return (0, 0)

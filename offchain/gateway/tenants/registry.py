@@ -7,6 +7,7 @@
 The API key file of a gateway is a second, static source: its tenants have no limits unless Redis knows them by name.
 """
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -61,13 +62,9 @@ def decode_tenants(values: list[bytes | None]) -> dict[str, Tenant]:
     """Tenants by name. Malformed ones are left out, so their keys are refused."""
     found: dict[str, Tenant] = {}
     for raw in values:
-        if raw is None:
-            continue
-        try:
-            tenant = Tenant.from_json(json.loads(raw))
-        except ValueError:
-            continue
-        found[tenant.name] = tenant
+        with contextlib.suppress(ValueError):
+            tenant = Tenant.from_json(json.loads(raw or b"null"))  # None: deleted since its name was read
+            found[tenant.name] = tenant
     return found
 
 
@@ -115,17 +112,17 @@ class TenantAdmin:
     def revoke_key(self, key_or_hash: str) -> str:
         """Revoke a key, given itself or its SHA-256. Returns its tenant. Raises UserError when no tenant has the key."""
         digest = hash_of(key_or_hash) if key_or_hash.startswith(PREFIX) else key_or_hash
-        tenant = self._do("hget", KEYS, digest)
+        tenant: bytes | None = self._do("hget", KEYS, digest)
         if tenant is None:
             raise UserError("no tenant has this key")
         self._do("hdel", KEYS, digest)
         self._do("incr", VERSION)
-        name: str = tenant.decode()
-        return name
+        return tenant.decode()
 
     def delete(self, name: str) -> int:
         """Remove a tenant and all of its keys. Returns the number of keys."""
         self.get(name)
+        # keys first: if we die between, nobody is let in
         digests = [digest for digest, owner in self._do("hgetall", KEYS).items() if owner.decode() == name]
         if digests:
             self._do("hdel", KEYS, *digests)

@@ -31,53 +31,19 @@ from offchain.workloads.inference.request import InferenceRequest, Kind
 DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that `/v1/completions` generates when the request names no limit."""
 
-_CARRIED = frozenset(
-    [
-        "model",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "seed",
-        "stop",
-        "stop_token_ids",
-        "include_stop_str_in_output",
-        "ignore_eos",
-        "logit_bias",
-        "allowed_token_ids",
-        "skip_special_tokens",
-        "spaces_between_special_tokens",
-        "cache_salt",
-        "priority",
-        "user",
-        "vllm_xargs",
-    ]
-)
-_REPLACED = frozenset(
-    [
-        "messages",
-        "prompt",
-        "stream",
-        "stream_options",
-        "max_tokens",
-        "max_completion_tokens",
-        "min_tokens",
-        "return_token_ids",
-        "request_id",
-        "add_generation_prompt",
-        "continue_final_message",
-        "add_special_tokens",
-        "chat_template",
-        "chat_template_kwargs",
-        "documents",
-        "metadata",
-        "store",
-        "service_tier",
-        "prompt_cache_key",
-        "safety_identifier",
-        "truncate_prompt_tokens",
-    ]
-)
+_CARRIED = frozenset({
+    "model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids",
+    "include_stop_str_in_output", "ignore_eos", "logit_bias", "allowed_token_ids", "skip_special_tokens",
+    "spaces_between_special_tokens", "cache_salt", "priority", "user", "vllm_xargs",
+})  # fmt: skip
+"""Fields that the continuation has, too."""
+_REPLACED = frozenset({
+    "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "min_tokens",
+    "return_token_ids", "request_id", "add_generation_prompt", "continue_final_message",
+    "add_special_tokens", "chat_template", "chat_template_kwargs", "documents", "metadata", "store",
+    "service_tier", "prompt_cache_key", "safety_identifier", "truncate_prompt_tokens",
+})  # fmt: skip
+"""Fields whose effect is in the prompt's token ids already, or that `continuation` sets anew."""
 _HARMLESS: Mapping[str, object] = {
     "n": 1,
     "best_of": 1,
@@ -154,6 +120,7 @@ class TokenLedger:
     def of(cls, fields: Mapping[str, Any]) -> "TokenLedger":
         """An empty ledger for a request."""
         stops = stop_strings(fields)
+        # the L - 1 of the docstring above: what may begin a stop string
         hold = max((len(s) for s in stops), default=1) - 1
         visible = bool(fields.get("include_stop_str_in_output"))
         return cls(lag=0 if visible else hold, margin=hold if visible else 0, guesses=not is_greedy(fields))
@@ -193,6 +160,7 @@ class TokenLedger:
     def rewind(self) -> int:
         """Drop ids behind the last usable boundary; the next node continues there. Returns the number of ids left."""
         limit = len(self.text) - self.margin
+        # the first boundary, before any token, stays: it is always exact
         while self._boundaries[-1][1] > limit and len(self._boundaries) > 1:
             self._boundaries.pop()
         self._base = self._boundaries[-1]
@@ -227,11 +195,8 @@ def continuation(
     if limit - count <= 0:
         return None
     body = {name: value for name, value in request.fields.items() if name in _CARRIED and value is not None}
-    body["prompt"] = ledger.prompt_ids + ledger.ids
-    body["max_tokens"] = limit - count
-    body["stream"] = True
-    body["return_token_ids"] = True
-    body["add_special_tokens"] = False
+    body |= {"prompt": ledger.prompt_ids + ledger.ids, "max_tokens": limit - count, "stream": True}
+    body |= {"return_token_ids": True, "add_special_tokens": False}  # the prompt's ids have them already
     least = request.fields.get("min_tokens")
     if isinstance(least, int) and least > count:
         body["min_tokens"] = least - count

@@ -117,7 +117,7 @@ class StreamTask:
         if self._fault is not None:
             raise self._fault
         events = self._splitter.feed(data)
-        if len(events) == 1:
+        if len(events) == 1:  # nearly always: nodes flush after each token
             return self._event(events[0])
         out: list[bytes] = []
         for event in events:
@@ -133,6 +133,7 @@ class StreamTask:
     def _event(self, event: bytes) -> bytes:
         name, payload = read_event(event)
         if payload[:1] == b"{" and not name:
+            # vLLM says so that it failed after the head went out with 200
             if payload.startswith(b'{"error"') and not _NO_ERROR.match(payload):
                 raise NodeError(FaultKind.SERVER_ERROR, payload[:200].decode("utf-8", "replace"))
             self._events.append(payload)
@@ -160,9 +161,8 @@ class StreamTask:
             chunk = orjson.loads(payload)
             self._template = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
             choices = chunk.get("choices") or []
-            has_output = any(
-                (c.get("delta") or {}).get("content") or c.get("text") or c.get("token_ids") for c in choices
-            )
+            texts = [(c.get("delta") or {}).get("content") or c.get("text") for c in choices]
+            has_output = any(texts) or any(c.get("token_ids") for c in choices)
         except (ValueError, AttributeError, TypeError):
             raise NodeError(FaultKind.BAD_ANSWER, "an event of the stream is malformed") from None
         if not has_output:
@@ -197,12 +197,8 @@ class StreamTask:
         if not fresh and finish is None and not (self._wants_ids and ids):
             return b""
         choice: dict[str, Any] = {"index": 0}
-        if self._request.kind is Kind.CHAT:
-            choice["delta"] = {"content": fresh}
-        else:
-            choice["text"] = fresh
-        choice["logprobs"] = None
-        choice["finish_reason"] = finish
+        choice |= {"delta": {"content": fresh}} if self._request.kind is Kind.CHAT else {"text": fresh}
+        choice |= {"logprobs": None, "finish_reason": finish}
         if finish is not None and "stop_reason" in chunk["choices"][0]:
             choice["stop_reason"] = chunk["choices"][0]["stop_reason"]
         if self._wants_ids:
@@ -213,11 +209,8 @@ class StreamTask:
     def _usage_event(self, ledger: TokenLedger) -> bytes:
         prompt, completion = len(ledger.prompt_ids), len(ledger.ids)
         self._usage_sent = True
-        usage = {
-            "prompt_tokens": prompt,
-            "total_tokens": prompt + completion,
-            "completion_tokens": completion,
-        }
+        total = prompt + completion
+        usage = {"prompt_tokens": prompt, "total_tokens": total, "completion_tokens": completion}
         return write_event(orjson.dumps({**self._template, "choices": [], "usage": usage}))
 
     def rest_if_complete(self) -> bytes | None:
@@ -228,24 +221,15 @@ class StreamTask:
             ledger = self._account()
         except NotResumableError:
             return None
-        limit = self._request.max_tokens
-        if (
-            ledger.finish is None
-            and limit is not None
-            and ledger.ids
-            and len(ledger.ids) >= limit
-            and not ledger.lag
-        ):
+        limit, end = self._request.max_tokens, b""
+        if ledger.finish is None:
+            if limit is None or not ledger.ids or len(ledger.ids) < limit or ledger.lag:
+                return None
             ledger.finish = "length"
             choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
-            choice["delta" if self._request.kind is Kind.CHAT else "text"] = (
-                {} if self._request.kind is Kind.CHAT else ""
-            )
+            nothing: dict[str, Any] = {"delta": {}} if self._request.kind is Kind.CHAT else {"text": ""}
+            choice |= nothing
             end = write_event(orjson.dumps({**self._template, "choices": [choice]}))
-        elif ledger.finish is None:
-            return None
-        else:
-            end = b""
         self.usage = (len(ledger.prompt_ids), len(ledger.ids))
         if self._wants_usage and not self._usage_sent and not self._has_usage():
             end += self._usage_event(ledger)
@@ -261,6 +245,7 @@ class StreamTask:
             raise self._fault
         if self._splitter.unfinished or not self._done:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without [DONE]")
+        # parsed only now: until here the events went to the caller as bytes
         answer = StreamedAnswer()
         try:
             for payload in self._events:
@@ -270,8 +255,7 @@ class StreamTask:
         if not answer.finished:
             raise NodeError(FaultKind.TRUNCATED, "the stream ended without a finish_reason")
         self._answer = answer
-        held = write_event(self._held) if self._held else b""
-        return held + DONE_EVENT
+        return (write_event(self._held) if self._held else b"") + DONE_EVENT
 
     def verdict(self) -> NodeError | None:
         fault = self._check_receipt()

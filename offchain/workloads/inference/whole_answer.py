@@ -111,9 +111,8 @@ class PlainTask:
                 raise NodeError(FaultKind.BAD_ANSWER, "the answer holds no embedding")
             tokens = tokens_of(document.get("usage") or {})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise NodeError(
-                FaultKind.BAD_ANSWER, f"the answer is not what was asked for: {error!r}"
-            ) from None
+            message = f"the answer is not what was asked for: {error!r}"
+            raise NodeError(FaultKind.BAD_ANSWER, message) from None
         self._result = result
         self._unchecked = self._is_proved(answer)
         if not self._unchecked:
@@ -143,6 +142,7 @@ class PlainTask:
         ):  # many clients, a keeper's too, refuse so long a header
             raise NodeError(FaultKind.BAD_RECEIPT, "a receipt too long to be one")
         proved = self._proved(self._node_id, self._call.request_id, answer, self._proof)
+        # None: we cannot tell, so the receipt decides before the caller gets a byte
         if proved is False:
             raise NodeError(FaultKind.BAD_RECEIPT, "the answer's proof is wrong")
         return proved is True

@@ -169,8 +169,10 @@ def test_fleet__breaker_opens_and_half_opens__node_leaves_and_returns_to_the_poo
     node = fleet.at(NodeId(1))
     assert fleet.failed(node, 3, now=10.0)
     assert {pick(fleet, Requirements("m"), s, ()).chosen for s in range(20)} == {2}  # type: ignore[union-attr]
-    assert fleet.reopen(10.5) == []
-    assert fleet.reopen(11.0) == [node]
+    fleet.reopen(10.5)
+    assert node.breaker.state == "open"
+    fleet.reopen(11.0)
+    assert node.breaker.state == "half_open"
     fleet.leased(node)
     assert {pick(fleet, Requirements("m"), s, ()).chosen for s in range(20)} == {2}  # type: ignore[union-attr]
     fleet.released(node)

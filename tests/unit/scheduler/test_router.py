@@ -260,12 +260,12 @@ def test_outcomes__callers_own_faults__never_open_a_breaker() -> None:
 def test_patience__follows_the_measured_times() -> None:
     world = World()
     unit = world.unit(timing_class="t")
-    assert world.router.patience(unit, 10.0) == 10.0
+    assert world.router.timings.patience(unit.timing_class, 10.0) == 10.0
     for _ in range(40):
         placement = world.place(world.unit(timing_class="t"))
         world.router.first_byte(placement, 0.6)
         world.router.answered(placement)
-    assert world.router.patience(unit, 10.0) == pytest.approx(1.8)
+    assert world.router.timings.patience(unit.timing_class, 10.0) == pytest.approx(1.8)
 
 
 def test_patience__one_node_hangs__stays_and_all_are_slow__grows() -> None:
@@ -285,10 +285,10 @@ def test_patience__one_node_hangs__stays_and_all_are_slow__grows() -> None:
         world.router.answered(placement)
     for _ in range(20):
         times_out(1)
-    assert world.router.patience(unit, 10.0) == pytest.approx(0.9)
+    assert world.router.timings.patience(unit.timing_class, 10.0) == pytest.approx(0.9)
     for _ in range(20):
         times_out(2)
-    assert world.router.patience(unit, 10.0) == pytest.approx(2.7)
+    assert world.router.timings.patience(unit.timing_class, 10.0) == pytest.approx(2.7)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), min_size=30, max_size=80))
