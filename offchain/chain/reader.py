@@ -291,10 +291,7 @@ class PinnedReads:
     def report(self, epoch: Epoch) -> OnChainReport:
         """Status and accepted report of an epoch."""
         status, view = self.many(
-            [
-                Read("UptimeAttestation", "status", (epoch,)),
-                Read("UptimeAttestation", "reports", (epoch,)),
-            ]
+            [Read("UptimeAttestation", "status", (epoch,)), Read("UptimeAttestation", "reports", (epoch,))]
         )
         return OnChainReport(
             epoch=epoch,

@@ -30,11 +30,7 @@ def due(session: Session, kind: str, now: int, limit: int = 100) -> Sequence[str
     """Refs of the jobs of a kind that no worker holds: ready, or with a lease that has run out. Oldest first."""
     query = (
         select(Job.ref)
-        .where(
-            Job.kind == kind,
-            Job.lease_until <= now,
-            or_(Job.status == "ready", Job.status == "leased"),
-        )
+        .where(Job.kind == kind, Job.lease_until <= now, or_(Job.status == "ready", Job.status == "leased"))
         .order_by(Job.created_at, Job.ref)
         .limit(limit)
     )

@@ -387,10 +387,7 @@ class Story:
 
     def _ask(self, prompt: str, max_tokens: int) -> str:
         reply = self.client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": prompt}],
-            max_tokens=max_tokens,
-            temperature=0,
+            model=MODEL, messages=[{"role": "user", "content": prompt}], max_tokens=max_tokens, temperature=0
         )
         return reply.choices[0].message.content or ""
 

@@ -97,16 +97,9 @@ def vllm_arguments(
 ) -> tuple[str, ...]:
     """Flags of `vllm serve` for a backend. On the CPU: one process, and float32, so that answers can be compared."""
     common = (
-        "--max-model-len",
-        str(max_model_len),
-        "--seed",
-        "0",
-        "--scheduling-policy",
-        "priority",
-        "--shutdown-timeout",
-        "5",
-        "--disable-uvicorn-access-log",
-    )
+        "--max-model-len", str(max_model_len), "--seed", "0", "--scheduling-policy", "priority",
+        "--shutdown-timeout", "5", "--disable-uvicorn-access-log",
+    )  # fmt: skip
     if backend != "cpu":
         return (*common, *extra)
     return (
