@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 BUMP_NUMERATOR, BUMP_DENOMINATOR = 9, 8
 """Nodes accept a replacement only with both fees at least 10 % higher; 12.5 % is what most of them suggest."""
@@ -27,6 +28,12 @@ class FeeHistory:
 
     next_base_fee_wei: int
     rewards_wei: tuple[int, ...]
+
+
+def transaction(chain_id: int, nonce: int, to: str, data: bytes, gas: int, price: Fees) -> dict[str, Any]:
+    """A call without value, with web3's field names, ready to be signed."""
+    call = {"type": 2, "chainId": chain_id, "nonce": nonce, "to": to, "value": 0, "data": data, "gas": gas}
+    return call | {"maxFeePerGas": price.max_fee_wei, "maxPriorityFeePerGas": price.priority_fee_wei}
 
 
 def suggest(history: FeeHistory, cap_wei: int) -> Fees | None:
