@@ -184,10 +184,8 @@ class Indexer:
             with self.database.read() as session:
                 ours = session.get(Block, head.number)
             if ours is None or ours.hash == head.hash:
-                return (
-                    position,
-                    0,
-                )  # the endpoint lags, or looks back further than we remember: nothing to learn
+                # The endpoint lags, or looks back further than we remember: nothing to learn.
+                return position, 0
         elif self.chain.blocks.at(position.number).hash == position.hash:
             return position, 0
         fork = self._fork_point(position, head)
@@ -206,13 +204,8 @@ class Indexer:
         below = min(position.number, head.number) + 1
         while True:
             with self.database.read() as session:
-                query = (
-                    select(Block)
-                    .where(Block.number < below)
-                    .order_by(Block.number.desc())
-                    .limit(_FORK_STRIDE)
-                )
-                ours = session.scalars(query).all()
+                query = select(Block).where(Block.number < below).order_by(Block.number.desc())
+                ours = session.scalars(query.limit(_FORK_STRIDE)).all()
             if not ours:
                 raise FatalError(
                     f"no block of the index is on the RPC endpoint's chain below {below}; it is another chain, or the "
@@ -293,12 +286,10 @@ class Indexer:
         with self.database.write() as session:
             at = cursors.position(session, "head")
             # Before the first final block, the oldest header is the one just below the deployment.
-            query = (
-                select(Block).order_by(Block.number)
-                if done is None
-                else select(Block).where(Block.number == done.number)
-            )
-            block = session.scalars(query.limit(1)).first()
+            query = select(Block).order_by(Block.number).limit(1)
+            block = session.scalars(
+                query if done is None else query.where(Block.number == done.number)
+            ).first()
             if at is None or block is None:
                 return
             back = BlockRef(block.number, block.hash, block.timestamp)
@@ -308,9 +299,4 @@ class Indexer:
 
 
 def _block_row(header: Header) -> dict[str, object]:
-    return {
-        "number": header.number,
-        "hash": header.hash,
-        "parent_hash": header.parent_hash,
-        "timestamp": header.timestamp,
-    }
+    return {name: getattr(header, name) for name in ("number", "hash", "parent_hash", "timestamp")}

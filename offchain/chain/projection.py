@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from offchain.chain.logs import ChainEvent
 from offchain.crypto.addresses import checksum
 from offchain.db.models import Base, Claim, Event, Gateway, Keeper, MarketRequest, Node, NodeInterval, Report
-from offchain.db.upsert import upsert
+from offchain.db.upsert import changed, upsert
 from offchain.errors import TransientError
 
 K = TypeVar("K")
@@ -94,7 +94,7 @@ def undo(session: Session, above_block: int) -> int:
     """
     gone = Event.block_number > above_block
     entities = session.scalars(select(Event.entity).where(gone, Event.entity.is_not(None)).distinct()).all()
-    deleted: int = session.execute(delete(Event).where(gone)).rowcount  # type: ignore[attr-defined]
+    deleted = changed(session, delete(Event).where(gone))
     for entity in entities:
         _replay(session, str(entity))
     return deleted
@@ -140,18 +140,18 @@ class _State:
             if (kind := _KIND_OF_EVENT.get(event.name)) is not None:
                 wanted[kind].add(event.args[kind.arguments[0]])
         # Claims and gateways are written whole, whatever was there.
-        changed: dict[type[Base], dict[Any, Any]] = {
+        loaded: dict[type[Base], dict[Any, Any]] = {
             Node: self._nodes, Keeper: self._keepers, MarketRequest: self._requests, Report: self._reports,
         }  # fmt: skip
         for kind, texts in wanted.items():
             table = kind.tables[0]
-            if table not in changed:
+            if table not in loaded:
                 continue
             column = _key_columns(table)[0]
             keys = sorted(map(column.type.python_type, texts))
             for start in range(0, len(keys), _KEYS_A_QUERY):
                 query = select(table).where(column.in_(keys[start : start + _KEYS_A_QUERY]))
-                changed[table] |= {getattr(row, column.name): row for row in self._session.scalars(query)}
+                loaded[table] |= {getattr(row, column.name): row for row in self._session.scalars(query)}
 
     def apply(self, event: ChainEvent) -> None:
         """One event."""

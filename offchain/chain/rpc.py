@@ -202,7 +202,9 @@ class Rpc:
         listed = answer if isinstance(answer, list) else [answer]
         by_id = {item.get("id"): item for item in listed if isinstance(item, dict)}
         if len(requests) > 1 and not isinstance(answer, list):
-            self._single_error(endpoint, answer)
+            error = answer.get("error") if isinstance(answer, dict) else None
+            message = error.get("message") if isinstance(error, dict) else "a single answer"
+            raise TransientError(f"RPC endpoint {endpoint.label} answered a batch with {message}")
         results: list[Any] = []
         for request in requests:
             item = by_id.get(request["id"])
@@ -237,11 +239,6 @@ class Rpc:
         if status >= httpx.codes.BAD_REQUEST and not (isinstance(answer, dict) and "error" in answer):
             raise TransientError(f"RPC endpoint {endpoint.label} answered HTTP {status}")
         return answer
-
-    def _single_error(self, endpoint: _Endpoint, answer: Any) -> None:
-        error = answer.get("error") if isinstance(answer, dict) else None
-        message = error.get("message") if isinstance(error, dict) else "a single answer"
-        raise TransientError(f"RPC endpoint {endpoint.label} answered a batch with {message}")
 
 
 def endpoint_urls(rpc_url: str) -> list[str]:

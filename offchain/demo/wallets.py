@@ -103,7 +103,14 @@ class LocalChain:
         deployment, abi = self.reader.deployment, self.reader.abi(contract)
         nonce = int(self.rpc.call("eth_getTransactionCount", wallet.address, "pending"), 16)
         to, data = deployment.contract(contract).address, abi.encode(function, args)
-        fields = {"type": 2, "chainId": deployment.chain_id, "nonce": nonce, "to": to, "value": 0, "data": data}
+        fields = {
+            "type": 2,
+            "chainId": deployment.chain_id,
+            "nonce": nonce,
+            "to": to,
+            "value": 0,
+            "data": data,
+        }
         fields |= {"gas": 3_000_000, "maxFeePerGas": 20 * GWEI, "maxPriorityFeePerGas": GWEI}
         raw, tx_hash = wallet.signer.sign_transaction(fields)
         self.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())

@@ -103,16 +103,9 @@ def vllm_arguments(
     if backend != "cpu":
         return (*common, *extra)
     return (
-        *common,
-        "--dtype",
-        "float32",
-        "--enforce-eager",
-        "--distributed-executor-backend",
-        "uni",
-        "--kv-cache-memory-bytes",
-        str(kv_cache_bytes),
-        *extra,
-    )
+        *common, "--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni",
+        "--kv-cache-memory-bytes", str(kv_cache_bytes), *extra,
+    )  # fmt: skip
 
 
 def vllm_environment(backend: str, cache: Path) -> dict[str, str]:
@@ -215,24 +208,13 @@ class SupervisedEngine:
         self._set(EngineState.STARTING, "loading the model")
         spec.log_file.parent.mkdir(parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        argv = (
+            sys.executable, "-I", launcher.__file__, str(spec.log_file), str(_LOG_BYTES), str(_LOG_FILES),
+            str(spec.stop_seconds), *spec.command, "serve", str(spec.model_path), "--served-model-name", spec.name,
+            "--host", "127.0.0.1", "--port", str(port), *spec.arguments,
+        )  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            launcher.__file__,
-            str(spec.log_file),
-            str(_LOG_BYTES),
-            str(_LOG_FILES),
-            str(spec.stop_seconds),
-            *spec.command,
-            "serve",
-            str(spec.model_path),
-            "--served-model-name",
-            spec.name,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            *spec.arguments,
+            *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

@@ -57,14 +57,8 @@ def _server(settings: NodeSettings) -> tuple[str | None, str | None]:
 
 def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
     """One run: (milliseconds to the first token, tokens per second after it)."""
-    body = {
-        "model": model,
-        "prompt": "The",
-        "max_tokens": _TOKENS,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-    }
+    body = {"model": model, "prompt": "The", "max_tokens": _TOKENS, "temperature": 0}
+    body |= {"ignore_eos": True, "stream": True}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     began = time.perf_counter()
     first, last, tokens = 0.0, 0.0, 0
