@@ -166,12 +166,8 @@ def _event_data(event: _Event, data: bytes) -> dict[str, Any]:
 
 def _word_reader(kind: str) -> WordReader | None:
     """Reader of a type that takes one word, or None for any other type."""
-    if kind == "address":
-        return _read_address
-    if kind == "bool":
-        return _read_bool
-    if kind == "bytes32":
-        return _hex
+    if kind in _READERS:
+        return _READERS[kind]
     if kind.startswith("uint") and kind[4:].isdigit():
         limit = 1 << int(kind[4:])
 
@@ -200,6 +196,9 @@ def _read_bool(word: bytes) -> bool:
 
 def _hex(word: bytes) -> str:
     return "0x" + word.hex()
+
+
+_READERS: Mapping[str, WordReader] = {"address": _read_address, "bool": _read_bool, "bytes32": _hex}
 
 
 def type_text(item: AbiEntry) -> str:

@@ -29,11 +29,8 @@ def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
         try:
             first_ms, rate = _once(url, key, settings.served_model)
         except (httpx.HTTPError, ValueError) as error:
-            yield failed(
-                "benchmark",
-                f"the model server failed: {http_fault(error)}",
-                "see `parallelix node logs --engine`",
-            )
+            reason = f"the model server failed: {http_fault(error)}"
+            yield failed("benchmark", reason, "see `parallelix node logs --engine`")
             return
         best_first, best_rate = min(best_first, first_ms), max(best_rate, rate)
     floor = FLOORS[Tier(settings.tier)]
