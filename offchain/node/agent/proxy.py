@@ -10,7 +10,8 @@ An answer that breaks off gets no receipt and no `[DONE]`: the connection is cut
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -52,16 +53,14 @@ class ServedCounts:
     status: int = 200
 
 
+@dataclass
 class Proxy:
     """Forwards admitted requests over pooled connections to the model servers."""
 
-    def __init__(
-        self, backends: Mapping[str, Backend], receipts: ReceiptMaker, now_ms: Callable[[], int]
-    ) -> None:
-        self.backends = backends
-        self._receipts = receipts
-        self._now_ms = now_ms
-        self._pools: dict[str, HostPool] = {}
+    backends: Mapping[str, Backend]
+    receipts: ReceiptMaker
+    now_ms: Callable[[], int]
+    _pools: dict[str, HostPool] = field(default_factory=dict, init=False)
 
     async def serve(
         self, request: Request, connection: ServerConnection, admission: Admission
@@ -71,7 +70,7 @@ class Proxy:
         Raises:
             ServeError: the body is malformed, the node does not serve the model, or its server is down; nothing was sent yet.
         """
-        started_at_ms = self._now_ms()
+        started_at_ms = self.now_ms()
         body = request.body
         fields = _fields(body)
         backend = self.backends.get(str(fields.get("model")))
@@ -165,7 +164,7 @@ class Proxy:
             raise ServeError(
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
             ) from None
-        receipt = encode_header(self._receipts.make(job.served_answer(result, served)))
+        receipt = encode_header(self.receipts.make(job.served_answer(result, served)))
         headers = {"content-type": "application/json", header_names.RECEIPT: receipt}
         proof = job.admission.prove(data)
         if proof is not None:
@@ -179,14 +178,10 @@ class Proxy:
         answer = StreamedAnswer()
         served = ServedCounts()
         events = EventSplitter()
+        passed_on = partial(self._frame, job, answer=answer, served=served, wants_usage=wants_usage)
         try:
             while not served.whole and (chunk := await exchange.read()):
-                out = b"".join(
-                    [
-                        self._frame(job, frame, answer, served, wants_usage=wants_usage)
-                        for frame in events.feed(chunk)
-                    ]
-                )
+                out = b"".join(map(passed_on, events.feed(chunk)))
                 if out and not connection.write(out):
                     await connection.drain()
                 if events.unfinished > _MAX_FRAME_BYTES:
@@ -202,7 +197,7 @@ class Proxy:
         return served
 
     def _frame(
-        self, job: "_Job", frame: bytes, answer: StreamedAnswer, served: ServedCounts, *, wants_usage: bool
+        self, job: "_Job", frame: bytes, *, answer: StreamedAnswer, served: ServedCounts, wants_usage: bool
     ) -> bytes:
         """What the gateway gets for one frame of the model server."""
         _, payload = read_event(frame)
@@ -219,7 +214,7 @@ class Proxy:
         served.prompt_tokens = answer.prompt_tokens
         served.completion_tokens = answer.completion_tokens or 0
         served.whole = True
-        receipt = self._receipts.make(job.served_answer(answer.result(), served))
+        receipt = self.receipts.make(job.served_answer(answer.result(), served))
         return write_event(receipt, RECEIPT) + DONE_EVENT
 
 
