@@ -137,6 +137,7 @@ class Indexer:
         is_final = first <= final.number
         last = min(final.number, position.number + self.ranges.size) if is_final else head.number
         if not is_final:
+            # An open range fetches every header, so it stays short.
             last = min(last, position.number + min(self.ranges.size, MAX_OPEN_BLOCKS))
         begin = self.monotonic()
         try:
@@ -150,12 +151,12 @@ class Indexer:
                 raise
             return position, 0
         except TransientError:
-            self.ranges.failed()
+            self.ranges.failed()  # a timeout may mean that the range was too large
             raise
         to = scanned.last.ref
         self.reached("range-read")
         with self.database.write() as session:
-            if not cursors.move(session, "head", position, to):
+            if not cursors.move(session, "head", position, to):  # first, so that the loser writes nothing
                 return None
             self._store(session, scanned)
         self.reached("range-written")
@@ -244,7 +245,7 @@ class Indexer:
                 ours = session.get(Block, final.number)
                 if ours is None or ours.hash != final.hash:
                     return  # a fork that the next call will follow
-        self._cross_check(done, target)
+        self._cross_check(done, target)  # before the cursor moves: nothing below it is ever read again
         with self.database.write() as session:
             if cursors.move(session, "finalized", done, target):
                 session.execute(delete(Block).where(Block.number < target.number - KEEP_FINAL_HEADERS))

@@ -171,7 +171,7 @@ class _State:
             node = Node(
                 node_id=node_id,
                 owner=args["owner"],
-                beneficiary=args["owner"],
+                beneficiary=args["owner"],  # until BeneficiarySet
                 key_hash=args["nodeKeyHash"],
                 key_address=_key_address(args["nodeKeyHash"]),
                 tier=int(args["tier"]),
@@ -189,7 +189,7 @@ class _State:
         elif event.name == "UnstakeCancelled":
             self._cancel(node, int(args["activeFrom"]))
         elif event.name == "StakeWithdrawn":
-            node.withdrawn = True
+            node.withdrawn = True  # the row stays: claims of its last epochs refer to it
         elif event.name == "NodeKeyRotated":
             node.key_hash = args["newKeyHash"]
             node.key_address = _key_address(args["newKeyHash"])
@@ -310,7 +310,7 @@ def _found(rows: dict[K, R], key: K, event: ChainEvent) -> R:
 
 
 def _key_address(key_hash: str) -> str:
-    return checksum("0x" + key_hash[-40:])
+    return checksum("0x" + key_hash[-40:])  # an address is the last 20 bytes of the key's hash
 
 
 def _text32(value: str) -> str:

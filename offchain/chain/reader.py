@@ -156,6 +156,7 @@ class ChainReader:
         path = self.deployment.path
         refs = list(self.deployment.contracts.values())
         calls: list[tuple[str, Sequence[Any]]] = [("eth_chainId", [])]
+        # Code says more than an address: a chain started anew has the addresses.
         calls += [("eth_getCode", [ref.address, "latest"]) for ref in refs]
         for name, answers in self.rpc.batch_each(calls, at_most=len(self.rpc.endpoints)).items():
             chain_id, *codes = (_text(answer) for answer in answers)
@@ -206,6 +207,7 @@ class PinnedReads:
 
     def _where(self) -> object:
         """The block parameter of `eth_call` (EIP-1898)."""
+        # EIP-1898; without requireCanonical a block that was reorganised away would answer, too.
         return {"blockHash": self.block.hash, "requireCanonical": True}
 
     # --------------------------------------------------------------------------------------------------- keepers
@@ -331,6 +333,7 @@ class PinnedReads:
 
     def _decode(self, read: Read, answer: Any) -> Any:
         if isinstance(answer, RpcError):
+            # A rate limit, not the contract.
             if answer.data is None and "revert" not in answer.message.lower():
                 raise TransientError(
                     f"the RPC endpoint refuses {read.contract}.{read.function}: {answer.message}"

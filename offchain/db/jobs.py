@@ -80,5 +80,6 @@ def extend(session: Session, kind: str, ref: str, attempt: int, until: int) -> b
 
 
 def _write(session: Session, kind: str, ref: str, attempt: int, values: dict[str, Any]) -> bool:
+    # The attempt's number fences: a worker that was too slow writes nothing.
     held = and_(Job.kind == kind, Job.ref == ref, Job.status == "leased", Job.attempts == attempt)
     return changed(session, update(Job).where(held).values(**values)) == 1

@@ -17,6 +17,7 @@ def acquire(session: Session, name: str, holder: str, now_ms: int, for_ms: int) 
     until = now_ms + for_ms
     if insert_or_ignore(session, ProcessLease, {"name": name, "holder": holder, "until_ms": until}):
         return True
+    # Its own lease too: taking is also renewing.
     free = or_(ProcessLease.holder == holder, ProcessLease.until_ms <= now_ms)
     taken = update(ProcessLease).where(ProcessLease.name == name, free).values(holder=holder, until_ms=until)
     return changed(session, taken) == 1

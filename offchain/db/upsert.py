@@ -30,7 +30,7 @@ def upsert(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]
         statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
     else:
         statement = statement.on_conflict_do_nothing()
-    session.execute(statement, [dict(row) for row in rows])
+    session.execute(statement, [dict(row) for row in rows])  # executemany: one round trip a page, not a row
 
 
 def changed(session: Session, statement: UpdateBase) -> int:

@@ -307,7 +307,7 @@ class LocalNetwork:
             key = "plx-" + secrets.token_urlsafe(24)
             digests[hashlib.sha256(key.encode()).hexdigest()] = tenant
             path = self.places.run / f"keys/{tenant}.apikey"
-            path.touch(mode=0o600)
+            path.touch(mode=0o600)  # before the key is in it
             path.write_text(key)
         (self.places.run / "keys/api-keys.json").write_text(json.dumps(digests, indent=2))
         return (self.places.run / "keys/requester.apikey").read_text()

@@ -258,7 +258,7 @@ class Story:
             finish = chunk.choices[0].finish_reason or finish
             if len(pieces) == KILL_AFTER_TOKENS and not before:
                 before = len(pieces)
-                self.victim.agent.kill_all()
+                self.victim.agent.kill_all()  # agent and vLLM at once, as by power loss
         self.say.end_stream()
         self._hold(bool(before), "the answer ended before the node could be killed")
         return before, pieces, finish
@@ -287,6 +287,7 @@ class Story:
             until("a report with a quorum", lambda: status() is not EpochStatus.OPEN, 60)
         report = net.chain.read("UptimeAttestation", "reports", epoch)
         signers = report["signerBitmap"].bit_count()
+        # A quorum of three is three: more than two thirds.
         self._hold(signers >= 3, f"only {signers} keepers signed")
         self.say.step(
             f"{signers} of 3 keepers signed the report of epoch {epoch}; root 0x{report['uptimeRoot'].hex()[:16]}…"

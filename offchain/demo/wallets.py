@@ -101,6 +101,7 @@ class LocalChain:
     def send(self, wallet: Wallet, contract: str, function: str, *args: Any) -> str:
         """Broadcast a call without waiting for it; the transaction's hash."""
         deployment, abi = self.reader.deployment, self.reader.abi(contract)
+        # Several go out before one is mined.
         nonce = int(self.rpc.call("eth_getTransactionCount", wallet.address, "pending"), 16)
         to, data = deployment.contract(contract).address, abi.encode(function, args)
         fields = {

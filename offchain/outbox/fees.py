@@ -46,7 +46,7 @@ def suggest(history: FeeHistory, cap_wei: int) -> Fees | None:
     if least > cap_wei:
         return None
     max_fee = min(cap_wei, 2 * history.next_base_fee_wei + priority)
-    return Fees(max_fee, min(priority, max_fee - history.next_base_fee_wei))
+    return Fees(max_fee, min(priority, max_fee - history.next_base_fee_wei))  # the tip must fit below the cap
 
 
 def replacement(previous: Fees, history: FeeHistory, cap_wei: int) -> Fees | None:
@@ -62,7 +62,7 @@ def replacement(previous: Fees, history: FeeHistory, cap_wei: int) -> Fees | Non
 
 
 def _bump(value: int) -> int:
-    return max(value + 1, -(-value * BUMP_NUMERATOR // BUMP_DENOMINATOR))
+    return max(value + 1, -(-value * BUMP_NUMERATOR // BUMP_DENOMINATOR))  # tiny fees round down to no bump
 
 
 def _median(values: Sequence[int]) -> int:

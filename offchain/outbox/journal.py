@@ -29,7 +29,7 @@ class Journal:
 
     def __post_init__(self) -> None:
         self._lease = f"sender:{self.signer}"
-        self._holder = secrets.token_hex(16)
+        self._holder = secrets.token_hex(16)  # not the pid: machines share the database
 
     def take_lease(self) -> bool:
         """Take or renew the right to send; False while another process has it."""
@@ -65,6 +65,7 @@ class Journal:
     def unchanged(session: Session, intent: Intent) -> Intent:
         """The intent's row, locked. Raises LeaseLostError when its state is no longer the one that was read."""
         row = session.get_one(Intent, intent.key, with_for_update=True)
+        # A lease can run out between reading and writing.
         if (row.status, row.nonce, row.mined_hash) != (intent.status, intent.nonce, intent.mined_hash):
             raise LeaseLostError(f"intent {intent.key} was changed by another process")
         return row

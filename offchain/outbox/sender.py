@@ -130,6 +130,7 @@ class Sender:
     def _settle(self, account: AccountState, result: Round) -> None:
         with self.database.read() as session:
             intents = self._journal.intents(session, SENT, MINED)
+            # Any of them may be mined, not only the last.
             broadcasts = {intent.key: self._journal.broadcasts(session, intent) for intent in intents}
         hashes = [broadcast.tx_hash for listed in broadcasts.values() for broadcast in listed]
         receipts = self.wire.receipts(hashes)
@@ -159,7 +160,7 @@ class Sender:
             intent = row
             result.mined.append(intent.key)
             self.reached("mined")
-        if receipt.block.number > account.final.number:
+        if receipt.block.number > account.final.number:  # a reorganisation may still take it
             return
         if not intent.reverted:
             self._end(intent, FINAL, None, result)
@@ -197,7 +198,7 @@ class Sender:
             ]
         for intent, broadcast in sorted(waiting, key=lambda pair: pair[1].nonce):
             self._journal.keep_lease()
-            is_next = broadcast.nonce == account.nonce
+            is_next = broadcast.nonce == account.nonce  # later ones wait for it: bumping them would not help
             if broadcast.sent_at == 0 or not self.wire.is_known(broadcast.tx_hash):
                 objection = self._broadcast(intent, broadcast, "broadcast", result)
                 if is_next and objection is not None and is_too_cheap(objection):
@@ -312,6 +313,7 @@ class Sender:
         broadcast = self._sign(intent, nonce, gas_limit, price, cancels=False)
         with self._journal.fenced() as session:
             row = session.get_one(Intent, intent.key, with_for_update=True)
+            # Another sender was faster.
             if row.status != PENDING or self._journal.highest_nonce(session) != used:
                 return
             session.add(broadcast)

@@ -84,6 +84,7 @@ class Wire:
             TransientError: no endpoint answered.
         """
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}
+        # eth_call first: the revert is named even where eth_estimateGas gives no data.
         calls: list[Call] = [("eth_call", [call, "latest"]), ("eth_estimateGas", [call, "latest"])]
         _, gas = answers = self._rpc.batch(calls)
         for answer in answers:
@@ -123,6 +124,7 @@ class Wire:
                 found[tx_hash] = _receipt(tx_hash, answer)
         if not found:
             return found
+        # Endpoints may keep receipts of blocks that were reorganised away.
         numbers = sorted({receipt.block.number for receipt in found.values()})
         canonical = {header.number: header.ref for header in self._chain.blocks.many(numbers)}
         return {

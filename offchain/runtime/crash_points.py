@@ -55,6 +55,7 @@ def from_environment(environment: Mapping[str, str], chain_id: int) -> CrashPoin
 
     def reach(point: str) -> None:
         try:
+            # Atomic: of several processes one removes it, and only that one is killed.
             (Path(folder) / point).unlink()
         except FileNotFoundError:
             return

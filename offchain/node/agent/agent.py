@@ -111,6 +111,7 @@ class Agent:
                     f"node key {signer.address} is bound to no node; run `parallelix node register`, or set "
                     "keystore to the right file"
                 )
+            # A standby loads its model before it has a node.
             engines = Engines(settings, manifest, session, self._engine_changed)
             await stack.enter_async_context(engines)
             if node_id is None and (node_id := await self._await_node(registry, signer, engines)) is None:
@@ -134,7 +135,7 @@ class Agent:
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: the terminal closed
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, self._on_renew)
 

@@ -57,6 +57,7 @@ class GatewayList:
         if not self._may_ask(now):
             return False
         try:
+            # Others wait for the same task; one caller that leaves must not end it.
             return await asyncio.shield(self._ask(signer))
         except TransientError:
             return False
@@ -86,6 +87,7 @@ class GatewayList:
         listed = await self.lookup(signer)
         if len(self._known) >= self.capacity and signer not in self._known:
             unlisted = next((key for key, known in self._known.items() if not known.listed), None)
+            # Forgers fill the cache with unlisted signers: those go first.
             self._known.pop(unlisted if unlisted is not None else next(iter(self._known)))
         self._known[signer] = _Known(listed, self.clock())
         return listed

@@ -93,7 +93,7 @@ class Proxy:
             if not wants_usage or fields.get("return_token_ids") is not True:
                 ours = {"stream_options": {**options, "include_usage": True}, "return_token_ids": True}
         if completes and (salt := request.headers.get(header_names.CACHE_SALT)) is not None:
-            ours["cache_salt"] = salt
+            ours["cache_salt"] = salt  # tenants share no prefix cache: its timing would tell of their prompts
         with backend.pick() as engine:
             request_id = admission.ticket.request_id
             exchange = self._send(engine, request.path, _with(body, fields, ours), request_id)
@@ -126,6 +126,7 @@ class Proxy:
         pool = self._pools.get(engine.url)
         if pool is None:
             current = {engine.url for backend in self.backends.values() for engine in backend.engines}
+            # A restarted server has another port.
             for url in [url for url in self._pools if url not in current]:
                 self._pools.pop(url).close()
             pool = self._pools[engine.url] = HostPool(engine.url, None)
@@ -150,6 +151,7 @@ class Proxy:
             raise ServeError(503, "model_down", f"the model server answered {status}; use another node")
         if not shaped:
             raise ServeError(status, "invalid_request_error", f"the model server answered {status}")
+        # A refusal of the request itself carries no receipt.
         job.connection.reply(status, {"content-type": "application/json"}, data)
         return ServedCounts(status=status)
 
@@ -208,6 +210,7 @@ class Proxy:
             if "error" in chunk:
                 return frame + b"\n\n"
             answer.add(chunk)
+            # Usage was asked for by us, not by the caller.
             return b"" if not wants_usage and not chunk.get("choices") else frame + b"\n\n"
         if not answer.finished or answer.prompt_tokens is None:
             raise ValueError("the stream ended before its answer did")

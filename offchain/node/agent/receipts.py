@@ -39,7 +39,7 @@ class ReceiptMaker:
     keep: Callable[[bytes], None] = lambda _receipt: None
 
     def __post_init__(self) -> None:
-        self._prefix = signing_prefix(self.domain.separator())
+        self._prefix = signing_prefix(self.domain.separator())  # hashed once, not for each receipt
 
     def make(self, served: ServedAnswer) -> bytes:
         """Canonical JSON of the signed receipt: `{"nodeKey", "receipt", "signature"}`."""

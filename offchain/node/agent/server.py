@@ -82,9 +82,10 @@ class AgentServer:
         if slot is None:
             draining, limit = self.slots.draining, self.slots.limit
             reason = "this node is draining" if draining else f"all {limit} slots are taken"
+            # Gateways queue, nodes never do.
             raise ServeError(429, "no_slot", f"{reason}; use another node", retry_after_seconds=1)
         with slot:
-            admission.use(self.now_ms())
+            admission.use(self.now_ms())  # after the slot: a refused request may come again with its ticket
             began = time.perf_counter()
             outcome = "cancelled"
             try:

@@ -17,7 +17,7 @@ class Slots:
     @property
     def free(self) -> int:
         """Slots that gateways may fill; 0 while draining."""
-        return 0 if self.draining else self.limit - self.used
+        return 0 if self.draining else self.limit - self.used  # gateways stop sending before the port closes
 
     def take(self) -> contextlib.ExitStack | None:
         """A slot, to be used as a context manager; None when all are taken or the node drains."""

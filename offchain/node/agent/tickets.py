@@ -68,7 +68,7 @@ class TicketGate:
             expires_at_ms=int.from_bytes(raw[8:16], "big"),
         )
         now_ms = self.now_ms()
-        if found.expires_at_ms <= now_ms:
+        if found.expires_at_ms <= now_ms:  # times first: they cost nothing, a signature does
             raise _invalid("the ticket has expired; check both clocks and send a new one")
         if found.issued_at_ms > now_ms + MAX_SKEW_MS:
             raise _invalid("the ticket was issued in the future; the gateway's or this node's clock is wrong")
@@ -76,6 +76,7 @@ class TicketGate:
             raise _invalid(f"a ticket lives at most {MAX_LIFETIME_MS // 1000} s; issue a shorter one")
         message, proof = self._prefix + found.encoded(), raw[_TIMES_BYTES:]
         if is_mac:
+            # Claimed by the sender; the MAC below shows that it holds the key.
             gateway = address_of(proof[:PUBLIC_KEY_BYTES])
         else:
             try:
@@ -87,6 +88,7 @@ class TicketGate:
                 "the ticket is not for this node, this body or this network, or no bonded keeper lists its signer as a gateway"
             )
         key = self._agreed.key(proof[:PUBLIC_KEY_BYTES]) if is_mac else None
+        # Over the message, not the proof: ECDSA signatures can be varied.
         return Admission(found, blake2b(message, digest_size=32).digest(), self.guard, key)
 
 

@@ -204,7 +204,7 @@ class SupervisedEngine:
         spec = self.spec
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.api_key = secrets.token_urlsafe(32)
+        self.api_key = secrets.token_urlsafe(32)  # on loopback every user of the machine could ask it
         self._set(EngineState.STARTING, "loading the model")
         spec.log_file.parent.mkdir(parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
@@ -254,7 +254,7 @@ class SupervisedEngine:
                     )
                     return None
                 pause = _POLL_STARTING_SECONDS if up_since is None else _POLL_UP_SECONDS
-                await asyncio.wait((ended,), timeout=pause)
+                await asyncio.wait((ended,), timeout=pause)  # not wait_for: that would cancel `ended`
                 if ended.done():
                     self.reason = (
                         f"the model server ended with status {ended.result()}; see {self.spec.log_file}"
@@ -277,7 +277,7 @@ class SupervisedEngine:
                 await asyncio.wait_for(process.wait(), self.spec.stop_seconds + 10)
             except TimeoutError:
                 _log.error("launcher hangs; killing its session", model=self.name, launcher=process.pid)
-        kill_session(process.pid)
+        kill_session(process.pid)  # whatever the launcher left behind
         if process.returncode is None:
             await process.wait()
         if process.stdin is not None:

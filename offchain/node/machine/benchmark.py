@@ -69,6 +69,6 @@ def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
                 last = time.perf_counter()
                 first = first or last
                 tokens += 1
-    if tokens < 2:
+    if tokens < 2:  # one token has no rate
         raise ValueError("it generated nothing")
     return (first - began) * 1000, (tokens - 1) / max(1e-6, last - first)

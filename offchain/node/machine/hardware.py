@@ -20,7 +20,7 @@ _HEAVY = re.compile(
     r"\b(A100|A800|H100|H200|H800|H20|GH200|B100|B200|GB200|MI2[15]0X?|MI3\d\d[AX]?)\b", re.IGNORECASE
 )
 _HEAVY_BYTES = 40 * 1024**3
-_LEAST_BYTES = 8 * 1000**3
+_LEAST_BYTES = 8 * 1000**3  # cards sold as 8 GB report a little less than 8 GiB
 
 
 @dataclass(frozen=True, slots=True)

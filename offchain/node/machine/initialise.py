@@ -96,7 +96,7 @@ def _listening(wanted: Wanted) -> dict[str, object]:
     """The settings that decide how requests come: down connections that the agent opens, or to a port of this machine."""
     if wanted.listen is None:
         return {"dial_out": True, "host": "127.0.0.1", "port": 0}
-    host, _, port = wanted.listen.rpartition(":")
+    host, _, port = wanted.listen.rpartition(":")  # from the right: [::1]:8443
     if not host or not port.isdigit():
         raise UserError(f"--listen {wanted.listen} is no HOST:PORT; write it like 0.0.0.0:8443")
     found: dict[str, object] = {"dial_out": False, "host": host.strip("[]"), "port": int(port)}

@@ -130,6 +130,7 @@ class MachinePreflight:
             return passed("port", "the agent is running and answers")
         place = f"{settings.host}:{settings.port}"
         with socket.socket() as probe:
+            # As the agent does: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((settings.host, settings.port))
@@ -156,7 +157,7 @@ class MachinePreflight:
         found = hardware.detect(self.run)
         declared = Tier(self.settings.tier)
         mismatch = f"tier {int(declared)} is declared, but {found.why}"
-        if declared > found.tier and declared is not Tier.SPECIALISED:
+        if declared > found.tier and declared is not Tier.SPECIALISED:  # no tool can detect tier 4
             remedy = (
                 f"declare tier {int(found.tier)}: probes demand a tier's floor, and a mismatch earns nothing"
             )

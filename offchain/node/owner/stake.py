@@ -260,7 +260,7 @@ def earning(
     if not 1 <= node_id <= report.node_count:
         return Earning(epoch, "lapsed", Bps(0), Wei(0))
     tree = UptimeTree(epoch, report.node_count, uptimes_of(epoch))
-    if tree.root != report.uptime_root:
+    if tree.root != report.uptime_root:  # the keeper may lie: only the root counts
         raise UserError(
             f"the uptime table of epoch {epoch} does not hash to the root on chain; ask another keeper with --keeper-url"
         )

@@ -68,6 +68,7 @@ class Owner:
         data = self.chain.abi(contract).encode(function, args)
         wire = Wire(self.chain)
         try:
+            # A quarter more: the state may change before it is mined.
             gas = wire.simulate(self.signer.address, to, data) * 5 // 4
         except RevertedError as error:
             raise UserError(f"{function} would be refused: {error.reason}") from None
