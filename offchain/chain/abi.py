@@ -66,6 +66,7 @@ class ContractAbi:
             elif entry["type"] == "event" and not entry.get("anonymous"):
                 self._events[keccak256(signature(entry).encode())] = _event(entry)
             elif entry["type"] == "error":
+                # Errors have 4-byte selectors, events whole topics.
                 self.errors[keccak256(signature(entry).encode())[:4]] = entry
 
     def encode(self, function: str, args: Sequence[Any] = ()) -> bytes:
@@ -112,7 +113,7 @@ class ContractAbi:
         event = self._events.get(topics[0]) if topics else None
         if event is None:
             return None
-        if len(topics) != len(event.topics) + 1:
+        if len(topics) != len(event.topics) + 1:  # topic 0 is the signature
             raise MalformedDataError(f"a log of {event.name} has {len(topics)} topics")
         try:
             found = _event_data(event, data)
@@ -129,7 +130,7 @@ class ContractAbi:
             raise ValueError(f"the ABI has no function {name}") from None
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=65_536)  # EIP-55 hashes each address; an index meets the same ones over and over
 def _address(value: str) -> str:
     return checksum(value)
 
@@ -156,7 +157,7 @@ def _event_data(event: _Event, data: bytes) -> dict[str, Any]:
         return {
             item["name"]: json_value(item, value) for item, value in zip(event.plain, values, strict=True)
         }
-    if len(data) != 32 * len(event.words):
+    if len(data) != 32 * len(event.words):  # surplus bytes would be dropped silently
         raise ValueError(f"{len(data)} bytes")
     return {
         item["name"]: read(data[32 * index : 32 * index + 32])
@@ -166,12 +167,8 @@ def _event_data(event: _Event, data: bytes) -> dict[str, Any]:
 
 def _word_reader(kind: str) -> WordReader | None:
     """Reader of a type that takes one word, or None for any other type."""
-    if kind == "address":
-        return _read_address
-    if kind == "bool":
-        return _read_bool
-    if kind == "bytes32":
-        return _hex
+    if kind in _READERS:
+        return _READERS[kind]
     if kind.startswith("uint") and kind[4:].isdigit():
         limit = 1 << int(kind[4:])
 
@@ -186,7 +183,7 @@ def _word_reader(kind: str) -> WordReader | None:
 
 
 def _read_address(word: bytes) -> str:
-    if word[:12] != bytes(12):
+    if word[:12] != bytes(12):  # a lying endpoint must not alias two addresses
         raise ValueError("an address with more than 20 bytes")
     return _address("0x" + word[12:].hex())
 
@@ -200,6 +197,9 @@ def _read_bool(word: bytes) -> bool:
 
 def _hex(word: bytes) -> str:
     return "0x" + word.hex()
+
+
+_READERS: Mapping[str, WordReader] = {"address": _read_address, "bool": _read_bool, "bytes32": _hex}
 
 
 def type_text(item: AbiEntry) -> str:
@@ -248,7 +248,7 @@ def json_value(item: AbiEntry, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bool | str):
+    if isinstance(value, bool | str):  # bool first: it is an int, too
         return value
     if isinstance(value, int):
         return str(value)

@@ -33,12 +33,8 @@ class Blocks:
         self._confirmations = confirmations
 
     def head(self) -> BlockRef:
-        """The newest block that the endpoint knows.
-
-        Raises:
-            TransientError: no endpoint answered.
-        """
-        return self._tagged("latest").ref
+        """The newest block that the endpoint knows. Raises TransientError."""
+        return _header(self._rpc.call("eth_getBlockByNumber", "latest", False), "latest").ref
 
     def finalized(self) -> BlockRef:
         """The newest final block; with several endpoints, one that two of them call final and agree on.
@@ -50,8 +46,10 @@ class Blocks:
         """
         tag = "latest" if self._confirmations else "finalized"
         answers = self._rpc.batch_each([("eth_getBlockByNumber", [tag, False])])
-        heights = [self._final_height(_header(answer, tag)) for (answer,) in answers.values()]
-        number = hex(min(heights))
+        # The lowest: the endpoint that lags has that block, too.
+        lowest = min(_header(answer, tag).number for (answer,) in answers.values())
+        number = hex(max(0, lowest - self._confirmations))
+        # Asked by height: both must name one hash.
         answers = self._rpc.batch_each([("eth_getBlockByNumber", [number, False])])
         headers = {name: _header(answer, number) for name, (answer,) in answers.items()}
         if len({header.hash for header in headers.values()}) > 1:
@@ -74,15 +72,9 @@ class Blocks:
         answers = self._rpc.batch([("eth_getBlockByNumber", [hex(number), False]) for number in numbers])
         headers = [_header(answer, str(number)) for answer, number in zip(answers, numbers, strict=True)]
         for header, number in zip(headers, numbers, strict=True):
-            if header.number != number:
+            if header.number != number:  # a caching proxy may answer with another block
                 raise TransientError(f"the RPC endpoint gave block {header.number} when asked for {number}")
         return headers
-
-    def _tagged(self, tag: str) -> Header:
-        return _header(self._rpc.call("eth_getBlockByNumber", tag, False), tag)
-
-    def _final_height(self, header: Header) -> int:
-        return max(0, header.number - self._confirmations)
 
 
 def _header(answer: Any, what: str) -> Header:
@@ -90,7 +82,7 @@ def _header(answer: Any, what: str) -> Header:
         if what == "finalized":
             raise FatalError("the chain has no `finalized` tag; set confirmations to a depth instead")
         raise TransientError(f"the RPC endpoint refuses block {what}: {answer.message}")
-    if answer is None:
+    if answer is None:  # JSON null: behind a load balancer, a node that lags
         raise BlockUnknownError(f"the RPC endpoint does not have block {what}")
     try:
         return Header(

@@ -102,7 +102,7 @@ class Deployment:
             slots_per_epoch=_natural(data["slots_per_epoch"]),
             contracts=MappingProxyType(contracts),
         )
-        deployment.clock()
+        deployment.clock()  # raises now, not in the middle of an epoch, when the numbers are no clock
         return deployment
 
     def contract(self, name: str) -> ContractRef:
@@ -122,7 +122,7 @@ class Deployment:
 
 
 def _natural(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:  # JSON true is an int in Python
         raise ValueError(f"{value!r} is not a natural number")
     return value
 

@@ -12,7 +12,7 @@ Any number of workers may call `advance` at the same time: the loser of a compar
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
@@ -61,6 +61,7 @@ class Progress:
         return max(0, self.chain_head - self.head.number)
 
 
+@dataclass
 class Indexer:
     """Scans one deployment into one database. Keep one for each process: it remembers how large a range goes well.
 
@@ -68,23 +69,16 @@ class Indexer:
     of the chain that cannot change.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        chain: ChainReader,
-        *,
-        ranges: AdaptiveRange | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        final_only: bool = False,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        self._final_only = final_only
-        self._reached = reached
-        self._database = database
-        self._chain = chain
-        self._source = LogSource(chain.rpc, chain.blocks, chain.deployment)
-        self._ranges = ranges or AdaptiveRange()
-        self._monotonic = monotonic
+    database: Database
+    chain: ChainReader
+    _: KW_ONLY
+    ranges: AdaptiveRange = field(default_factory=AdaptiveRange)
+    monotonic: Callable[[], float] = time.monotonic
+    final_only: bool = False
+    reached: CrashPoint = nowhere
+
+    def __post_init__(self) -> None:
+        self._source = LogSource(self.chain.rpc, self.chain.blocks, self.chain.deployment)
 
     def advance(self, budget_seconds: float = 0.8) -> Progress:
         """Read on until the chain's newest (or final) block, or until the budget is used up (at least one range).
@@ -93,9 +87,9 @@ class Indexer:
             TransientError: an answer was missing or could not be right; nothing of that range was kept. Call again.
             FatalError: the chain changed below a final block; a person must look.
         """
-        deadline = self._monotonic() + budget_seconds
-        final = self._chain.finalized_block()
-        head = final if self._final_only else self._chain.head_block()
+        deadline = self.monotonic() + budget_seconds
+        final = self.chain.finalized_block()
+        head = final if self.final_only else self.chain.head_block()
         position, undone = self._follow_fork(self._start(), head)
         events, contended = 0, position is None
         while position is not None and position.number < head.number:
@@ -105,10 +99,10 @@ class Indexer:
                 break
             position, count = added
             events += count
-            if self._monotonic() >= deadline:
+            if self.monotonic() >= deadline:
                 break
         self._finalize(final)
-        with self._database.read() as session:
+        with self.database.read() as session:
             finalized = cursors.position(session, "finalized")
         return Progress(self._start(), finalized, head.number, events, undone, contended)
 
@@ -128,12 +122,12 @@ class Indexer:
 
     def _start(self) -> BlockRef:
         """The head cursor, made just below the deployment when there is none."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             position = cursors.position(session, "head")
         if position is not None:
             return position
-        first = self._chain.blocks.at(max(0, self._chain.deployment.deployed_at_block - 1))
-        with self._database.write() as session:
+        first = self.chain.blocks.at(max(0, self.chain.deployment.deployed_at_block - 1))
+        with self.database.write() as session:
             if cursors.move(session, "head", None, first.ref):
                 session.execute(insert(Block), [_block_row(first)])
         return first.ref
@@ -141,32 +135,33 @@ class Indexer:
     def _read_range(self, position: BlockRef, head: BlockRef, final: BlockRef) -> tuple[BlockRef, int] | None:
         first = position.number + 1
         is_final = first <= final.number
-        last = min(final.number, position.number + self._ranges.size) if is_final else head.number
+        last = min(final.number, position.number + self.ranges.size) if is_final else head.number
         if not is_final:
-            last = min(last, position.number + min(self._ranges.size, MAX_OPEN_BLOCKS))
-        begin = self._monotonic()
+            # An open range fetches every header, so it stays short.
+            last = min(last, position.number + min(self.ranges.size, MAX_OPEN_BLOCKS))
+        begin = self.monotonic()
         try:
             if is_final:
                 scanned = self._source.final_range(first, last)
             else:
                 scanned = self._source.open_range(first, last, position.hash)
         except RangeTooLargeError:
-            self._ranges.refused(last - first + 1)
+            self.ranges.refused(last - first + 1)
             if first == last:
                 raise
             return position, 0
         except TransientError:
-            self._ranges.failed()
+            self.ranges.failed()  # a timeout may mean that the range was too large
             raise
         to = scanned.last.ref
-        self._reached("range-read")
-        with self._database.write() as session:
-            if not cursors.move(session, "head", position, to):
+        self.reached("range-read")
+        with self.database.write() as session:
+            if not cursors.move(session, "head", position, to):  # first, so that the loser writes nothing
                 return None
             self._store(session, scanned)
-        self._reached("range-written")
-        if last - first + 1 >= self._ranges.size or self._monotonic() - begin > self._ranges.target_seconds:
-            self._ranges.succeeded(self._monotonic() - begin, len(scanned.events))
+        self.reached("range-written")
+        if last - first + 1 >= self.ranges.size or self.monotonic() - begin > self.ranges.target_seconds:
+            self.ranges.succeeded(self.monotonic() - begin, len(scanned.events))
         return to, len(scanned.events)
 
     def _store(self, session: Session, scanned: ScannedRange) -> None:
@@ -187,17 +182,15 @@ class Indexer:
             The head cursor and how many blocks were undone; the cursor is None when another worker moved it.
         """
         if head.number < position.number:
-            with self._database.read() as session:
+            with self.database.read() as session:
                 ours = session.get(Block, head.number)
             if ours is None or ours.hash == head.hash:
-                return (
-                    position,
-                    0,
-                )  # the endpoint lags, or looks back further than we remember: nothing to learn
-        elif self._chain.blocks.at(position.number).hash == position.hash:
+                # The endpoint lags, or looks back further than we remember: nothing to learn.
+                return position, 0
+        elif self.chain.blocks.at(position.number).hash == position.hash:
             return position, 0
         fork = self._fork_point(position, head)
-        with self._database.write() as session:
+        with self.database.write() as session:
             finalized = cursors.position(session, "finalized")
             if finalized is not None and fork.number < finalized.number:
                 self._refuse_deep_fork(finalized)
@@ -211,27 +204,22 @@ class Indexer:
         """The newest block that the database and the chain share."""
         below = min(position.number, head.number) + 1
         while True:
-            with self._database.read() as session:
-                query = (
-                    select(Block)
-                    .where(Block.number < below)
-                    .order_by(Block.number.desc())
-                    .limit(_FORK_STRIDE)
-                )
-                ours = session.scalars(query).all()
+            with self.database.read() as session:
+                query = select(Block).where(Block.number < below).order_by(Block.number.desc())
+                ours = session.scalars(query.limit(_FORK_STRIDE)).all()
             if not ours:
                 raise FatalError(
                     f"no block of the index is on the RPC endpoint's chain below {below}; it is another chain, or the "
                     "local chain was started anew: use its own database"
                 )
-            theirs = self._chain.blocks.many([block.number for block in ours])
+            theirs = self.chain.blocks.many([block.number for block in ours])
             for block, header in zip(ours, theirs, strict=True):
                 if block.hash == header.hash:
                     return header.ref
             below = ours[-1].number
 
     def _refuse_deep_fork(self, finalized: BlockRef) -> None:
-        answers = self._chain.rpc.batch_each([("eth_getBlockByNumber", [hex(finalized.number), False])])
+        answers = self.chain.rpc.batch_each([("eth_getBlockByNumber", [hex(finalized.number), False])])
         hashes = {answer.get("hash") for (answer,) in answers.values() if isinstance(answer, dict)}
         if finalized.hash in hashes:
             raise DisagreementError(
@@ -246,7 +234,7 @@ class Indexer:
 
     def _finalize(self, final: BlockRef) -> None:
         """Move the finalized cursor as far as the chain's finality and our own reading allow."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             at, done = cursors.position(session, "head"), cursors.position(session, "finalized")
             if at is None:
                 return
@@ -257,11 +245,11 @@ class Indexer:
                 ours = session.get(Block, final.number)
                 if ours is None or ours.hash != final.hash:
                     return  # a fork that the next call will follow
-        self._cross_check(done, target)
-        with self._database.write() as session:
+        self._cross_check(done, target)  # before the cursor moves: nothing below it is ever read again
+        with self.database.write() as session:
             if cursors.move(session, "finalized", done, target):
                 session.execute(delete(Block).where(Block.number < target.number - KEEP_FINAL_HEADERS))
-        self._reached("final-moved")
+        self.reached("final-moved")
 
     def _cross_check(self, done: BlockRef | None, target: BlockRef) -> None:
         """With several endpoints, compare the logs that become final with two of them first.
@@ -269,17 +257,17 @@ class Indexer:
         When the two agree with each other and not with the index, an endpoint gave the index too few or false logs before:
         the index goes back to the last final block and reads again.
         """
-        if len(self._chain.rpc.endpoints) < 2:
+        if len(self.chain.rpc.endpoints) < 2:
             return
-        begin = self._chain.deployment.deployed_at_block if done is None else done.number + 1
-        for first in range(begin, target.number + 1, self._ranges.size):
-            last = min(target.number, first + self._ranges.size - 1)
+        begin = self.chain.deployment.deployed_at_block if done is None else done.number + 1
+        for first in range(begin, target.number + 1, self.ranges.size):
+            last = min(target.number, first + self.ranges.size - 1)
             try:
                 answers = self._source.identities(first, last)
             except RangeTooLargeError:
-                self._ranges.refused(last - first + 1)
+                self.ranges.refused(last - first + 1)
                 raise
-            with self._database.read() as session:
+            with self.database.read() as session:
                 query = select(Event.block_hash, Event.log_index).where(
                     Event.block_number.between(first, last)
                 )
@@ -296,15 +284,13 @@ class Indexer:
                 )
 
     def _read_again(self, done: BlockRef | None) -> None:
-        with self._database.write() as session:
+        with self.database.write() as session:
             at = cursors.position(session, "head")
             # Before the first final block, the oldest header is the one just below the deployment.
-            query = (
-                select(Block).order_by(Block.number)
-                if done is None
-                else select(Block).where(Block.number == done.number)
-            )
-            block = session.scalars(query.limit(1)).first()
+            query = select(Block).order_by(Block.number).limit(1)
+            block = session.scalars(
+                query if done is None else query.where(Block.number == done.number)
+            ).first()
             if at is None or block is None:
                 return
             back = BlockRef(block.number, block.hash, block.timestamp)
@@ -314,9 +300,4 @@ class Indexer:
 
 
 def _block_row(header: Header) -> dict[str, object]:
-    return {
-        "number": header.number,
-        "hash": header.hash,
-        "parent_hash": header.parent_hash,
-        "timestamp": header.timestamp,
-    }
+    return {name: getattr(header, name) for name in ("number", "hash", "parent_hash", "timestamp")}

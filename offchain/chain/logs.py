@@ -100,7 +100,7 @@ class LogSource:
         """
         headers = self._blocks.many(list(range(first, last + 1)))
         for header in headers:
-            if header.parent_hash != parent_hash:
+            if header.parent_hash != parent_hash:  # a fork between two answers of a batch
                 raise TransientError(f"the chain changed below block {header.number} while it was read")
             parent_hash = header.hash
         logs = self._logs(first, last)
@@ -131,7 +131,7 @@ class LogSource:
         if not isinstance(answer, list):
             raise TransientError(f"the RPC endpoint gave no list of logs for {first}..{last}")
         logs = [self._log(item) for item in answer]
-        logs.sort(key=lambda log: (log.block, log.index))
+        logs.sort(key=lambda log: (log.block, log.index))  # checked here, not trusted
         if logs and not (first <= logs[0].block and logs[-1].block <= last):
             raise TransientError(f"the RPC endpoint gave logs outside the asked range {first}..{last}")
         for one, other in pairwise(logs):
@@ -141,7 +141,7 @@ class LogSource:
 
     def _log(self, item: Any) -> _Log:
         try:
-            if item.get("removed"):
+            if item.get("removed"):  # only subscriptions should name such logs
                 raise TransientError("the RPC endpoint gave a log that a reorganisation removed")
             contract = self._names.get(item["address"].lower())
             if contract is None:
@@ -216,4 +216,4 @@ def _bloom_bits(value: bytes) -> int:
 
 
 def _may_hold(bloom: bytes, bits: int) -> bool:
-    return int.from_bytes(bloom, "big") & bits == bits
+    return int.from_bytes(bloom, "big") & bits == bits  # may say yes wrongly, never no

@@ -4,62 +4,69 @@ Each event bears on at most one *entity* (`node:5`, `report:42`, ...), and an en
 chain order. So a reorganisation is undone by dropping the rows of the entities it touched and replaying what is left.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import delete, select
+from sqlalchemy import Column, Table, delete, select
 from sqlalchemy.orm import Session
 
 from offchain.chain.logs import ChainEvent
 from offchain.crypto.addresses import checksum
 from offchain.db.models import Base, Claim, Event, Gateway, Keeper, MarketRequest, Node, NodeInterval, Report
-from offchain.db.upsert import upsert
+from offchain.db.upsert import changed, upsert
 from offchain.errors import TransientError
 
 K = TypeVar("K")
 R = TypeVar("R")
 
 _NO_ADDRESS = "0x" + "0" * 40
-_NODE_EVENTS = frozenset({
-    "NodeRegistered", "UnstakeRequested", "UnstakeCancelled", "StakeWithdrawn", "NodeKeyRotated", "BeneficiarySet",
-    "CapabilitiesSet",
-})  # fmt: skip
-_KEEPER_EVENTS = frozenset({"KeeperJoined", "KeeperLeaving", "BondWithdrawn", "SlashExecuted"})
-_GATEWAY_EVENTS = frozenset({"GatewayListed", "GatewayRemoved"})
-_REPORT_EVENTS = frozenset({"ReportSubmitted", "ReportRejected"})
-_REQUEST_EVENTS = frozenset({"InferenceRequested", "InferenceFulfilled", "InferenceRefunded"})
+_KEYS_A_QUERY = 500
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Kind:
+    """One kind of entity: the events that bear on it, their arguments that name it, and the tables of its rows.
+
+    The arguments are the first columns of each table's primary key. The first table holds the row that events change.
+    """
+
+    name: str
+    tables: tuple[type[Base], ...]
+    arguments: tuple[str, ...]
+    events: tuple[str, ...]
+
+
+_KINDS = (
+    _Kind("node", (Node, NodeInterval), ("nodeId",), (
+        "NodeRegistered", "UnstakeRequested", "UnstakeCancelled", "StakeWithdrawn", "NodeKeyRotated", "BeneficiarySet",
+        "CapabilitiesSet",
+    )),
+    _Kind("claim", (Claim,), ("nodeId", "epoch"), ("RewardClaimed",)),
+    _Kind("request", (MarketRequest,), ("requestId",), (
+        "InferenceRequested", "InferenceFulfilled", "InferenceRefunded",
+    )),
+    _Kind("report", (Report,), ("epoch",), ("ReportSubmitted", "ReportRejected")),
+    _Kind("keeper", (Keeper,), ("keeperId",), ("KeeperJoined", "KeeperLeaving", "BondWithdrawn", "SlashExecuted")),
+    _Kind("gateway", (Gateway,), ("signer",), ("GatewayListed", "GatewayRemoved")),
+)  # fmt: skip
+_KIND_OF_EVENT = {event: kind for kind in _KINDS for event in kind.events}
+_TABLES = {kind.name: kind.tables for kind in _KINDS}
+_EVENT_FIELDS = tuple(field.name for field in fields(ChainEvent))
 
 
 def entity_of(event: ChainEvent) -> str | None:
     """The entity that an event bears on, or None when no projection shows it."""
-    args = event.args
-    if event.name in _NODE_EVENTS:
-        return f"node:{args['nodeId']}"
-    if event.name == "RewardClaimed":
-        return f"claim:{args['nodeId']}:{args['epoch']}"
-    if event.name in _REQUEST_EVENTS:
-        return f"request:{args['requestId']}"
-    if event.name in _REPORT_EVENTS:
-        return f"report:{args['epoch']}"
-    if event.name in _KEEPER_EVENTS:
-        return f"keeper:{args['keeperId']}"
-    if event.name in _GATEWAY_EVENTS:
-        return f"gateway:{args['signer']}"
-    return None
+    kind = _KIND_OF_EVENT.get(event.name)
+    return None if kind is None else ":".join((kind.name, *(event.args[name] for name in kind.arguments)))
 
 
 def event_row(event: ChainEvent) -> dict[str, Any]:
     """The row of `events`."""
     node, epoch = event.args.get("nodeId"), event.args.get("epoch")
     return {
-        "block_hash": event.block_hash,
-        "log_index": event.log_index,
-        "block_number": event.block_number,
-        "block_timestamp": event.block_timestamp,
-        "tx_hash": event.tx_hash,
-        "contract": event.contract,
-        "name": event.name,
-        "args": event.args,
+        **{name: getattr(event, name) for name in _EVENT_FIELDS},
         "node_id": None if node is None else int(node),
         "epoch": None if epoch is None else int(epoch),
         "entity": entity_of(event),
@@ -87,45 +94,28 @@ def undo(session: Session, above_block: int) -> int:
     """
     gone = Event.block_number > above_block
     entities = session.scalars(select(Event.entity).where(gone, Event.entity.is_not(None)).distinct()).all()
-    deleted: int = session.execute(delete(Event).where(gone)).rowcount  # type: ignore[attr-defined]
+    deleted = changed(session, delete(Event).where(gone))
     for entity in entities:
         _replay(session, str(entity))
     return deleted
 
 
 def _replay(session: Session, entity: str) -> None:
-    kind, _, rest = entity.partition(":")
-    if kind == "node":
-        session.execute(delete(Node).where(Node.node_id == int(rest)))
-        session.execute(delete(NodeInterval).where(NodeInterval.node_id == int(rest)))
-    elif kind == "claim":
-        node, _, epoch = rest.partition(":")
-        session.execute(delete(Claim).where(Claim.node_id == int(node), Claim.epoch == int(epoch)))
-    elif kind == "request":
-        session.execute(delete(MarketRequest).where(MarketRequest.request_id == rest))
-    elif kind == "report":
-        session.execute(delete(Report).where(Report.epoch == int(rest)))
-    elif kind == "keeper":
-        session.execute(delete(Keeper).where(Keeper.keeper_id == int(rest)))
-    else:
-        session.execute(delete(Gateway).where(Gateway.signer == rest))
+    kind, *key = entity.split(":")
+    for table in _TABLES[kind]:
+        # An interval's key is longer than its entity's: all intervals of the node go.
+        named = zip(_key_columns(table), key, strict=False)
+        session.execute(
+            delete(table).where(*(column == column.type.python_type(text) for column, text in named))
+        )
     rows = session.scalars(
         select(Event).where(Event.entity == entity).order_by(Event.block_number, Event.log_index)
     ).all()
-    project(session, [_from_row(row) for row in rows])
+    project(session, [ChainEvent(**{name: getattr(row, name) for name in _EVENT_FIELDS}) for row in rows])
 
 
-def _from_row(row: Event) -> ChainEvent:
-    return ChainEvent(
-        block_number=row.block_number,
-        block_hash=row.block_hash,
-        block_timestamp=row.block_timestamp,
-        tx_hash=row.tx_hash,
-        log_index=row.log_index,
-        contract=row.contract,
-        name=row.name,
-        args=row.args,
-    )
+def _key_columns(table: type[Base]) -> Sequence[Column[Any]]:
+    return cast("Table", table.__table__).primary_key.columns.values()
 
 
 class _State:
@@ -138,47 +128,35 @@ class _State:
         self._requests: dict[str, MarketRequest] = {}
         self._reports: dict[int, Report] = {}
         self._claims: list[dict[str, Any]] = []
+        self._apply: dict[str, Callable[[ChainEvent], None]] = {
+            "node": self._node, "claim": self._claim, "request": self._request, "report": self._report,
+            "keeper": self._keeper, "gateway": self._gateway,
+        }  # fmt: skip
 
     def preload(self, events: Iterable[ChainEvent]) -> None:
         """Read the rows that the events will change, a few hundred a query."""
-        ids: dict[str, set[str]] = {"nodeId": set(), "keeperId": set(), "requestId": set(), "epoch": set()}
+        wanted: dict[_Kind, set[Any]] = defaultdict(set)
         for event in events:
-            if event.name in _NODE_EVENTS:
-                ids["nodeId"].add(event.args["nodeId"])
-            elif event.name in _KEEPER_EVENTS:
-                ids["keeperId"].add(event.args["keeperId"])
-            elif event.name in _REQUEST_EVENTS:
-                ids["requestId"].add(event.args["requestId"])
-            elif event.name in _REPORT_EVENTS:
-                ids["epoch"].add(event.args["epoch"])
-        for part in _parts(sorted(map(int, ids["nodeId"]))):
-            self._nodes |= {
-                n.node_id: n for n in self._session.scalars(select(Node).where(Node.node_id.in_(part)))
-            }
-        for part in _parts(sorted(map(int, ids["keeperId"]))):
-            query = select(Keeper).where(Keeper.keeper_id.in_(part))
-            self._keepers |= {keeper.keeper_id: keeper for keeper in self._session.scalars(query)}
-        for part in _parts(sorted(map(int, ids["epoch"]))):
-            query_reports = select(Report).where(Report.epoch.in_(part))
-            self._reports |= {report.epoch: report for report in self._session.scalars(query_reports)}
-        for names in _parts(sorted(ids["requestId"])):
-            query_requests = select(MarketRequest).where(MarketRequest.request_id.in_(names))
-            self._requests |= {row.request_id: row for row in self._session.scalars(query_requests)}
+            if (kind := _KIND_OF_EVENT.get(event.name)) is not None:
+                wanted[kind].add(event.args[kind.arguments[0]])
+        # Claims and gateways are written whole, whatever was there.
+        loaded: dict[type[Base], dict[Any, Any]] = {
+            Node: self._nodes, Keeper: self._keepers, MarketRequest: self._requests, Report: self._reports,
+        }  # fmt: skip
+        for kind, texts in wanted.items():
+            table = kind.tables[0]
+            if table not in loaded:
+                continue
+            column = _key_columns(table)[0]
+            keys = sorted(map(column.type.python_type, texts))
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                query = select(table).where(column.in_(keys[start : start + _KEYS_A_QUERY]))
+                loaded[table] |= {getattr(row, column.name): row for row in self._session.scalars(query)}
 
     def apply(self, event: ChainEvent) -> None:
         """One event."""
-        if event.name in _NODE_EVENTS:
-            self._node(event)
-        elif event.name == "RewardClaimed":
-            self._claim(event)
-        elif event.name in _REQUEST_EVENTS:
-            self._request(event)
-        elif event.name in _REPORT_EVENTS:
-            self._report(event)
-        elif event.name in _KEEPER_EVENTS:
-            self._keeper(event)
-        elif event.name in _GATEWAY_EVENTS:
-            self._gateway(event)
+        if (kind := _KIND_OF_EVENT.get(event.name)) is not None:
+            self._apply[kind.name](event)
 
     def flush(self) -> None:
         """Write everything."""
@@ -193,7 +171,7 @@ class _State:
             node = Node(
                 node_id=node_id,
                 owner=args["owner"],
-                beneficiary=args["owner"],
+                beneficiary=args["owner"],  # until BeneficiarySet
                 key_hash=args["nodeKeyHash"],
                 key_address=_key_address(args["nodeKeyHash"]),
                 tier=int(args["tier"]),
@@ -211,7 +189,7 @@ class _State:
         elif event.name == "UnstakeCancelled":
             self._cancel(node, int(args["activeFrom"]))
         elif event.name == "StakeWithdrawn":
-            node.withdrawn = True
+            node.withdrawn = True  # the row stays: claims of its last epochs refer to it
         elif event.name == "NodeKeyRotated":
             node.key_hash = args["newKeyHash"]
             node.key_address = _key_address(args["newKeyHash"])
@@ -243,17 +221,9 @@ class _State:
 
     def _claim(self, event: ChainEvent) -> None:
         args = event.args
-        self._claims.append(
-            {
-                "node_id": int(args["nodeId"]),
-                "epoch": int(args["epoch"]),
-                "to_address": args["to"],
-                "amount_wei": int(args["amount"]),
-                "uptime_bps": int(args["uptimeBps"]),
-                "paid_at": event.block_timestamp,
-                "tx_hash": event.tx_hash,
-            }
-        )
+        row = {"node_id": int(args["nodeId"]), "epoch": int(args["epoch"]), "to_address": args["to"]}
+        row |= {"amount_wei": int(args["amount"]), "uptime_bps": int(args["uptimeBps"])}
+        self._claims.append({**row, "paid_at": event.block_timestamp, "tx_hash": event.tx_hash})
 
     def _request(self, event: ChainEvent) -> None:
         args = event.args
@@ -340,12 +310,8 @@ def _found(rows: dict[K, R], key: K, event: ChainEvent) -> R:
 
 
 def _key_address(key_hash: str) -> str:
-    return checksum("0x" + key_hash[-40:])
+    return checksum("0x" + key_hash[-40:])  # an address is the last 20 bytes of the key's hash
 
 
 def _text32(value: str) -> str:
     return bytes.fromhex(value[2:]).rstrip(b"\0").decode("utf-8", "replace")
-
-
-def _parts(values: list[Any], size: int = 500) -> Iterable[list[Any]]:
-    return (values[start : start + size] for start in range(0, len(values), size))

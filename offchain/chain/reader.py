@@ -23,29 +23,19 @@ from offchain.errors import FatalError, SkipError, TransientError
 class EpochStatus(IntEnum):
     """State of an epoch's report, as UptimeAttestation numbers it."""
 
-    OPEN = 0
-    PENDING = 1
-    FINAL = 2
-    LAPSED = 3
+    OPEN, PENDING, FINAL, LAPSED = range(4)
 
 
 class NodeState(IntEnum):
     """State of a node, as NodeRegistryLocker numbers it."""
 
-    NONE = 0
-    IDLE = 1
-    ACTIVE = 2
-    COOLING = 3
-    RETIRED = 4
+    NONE, IDLE, ACTIVE, COOLING, RETIRED = range(5)
 
 
 class RequestStatus(IntEnum):
     """State of an on-chain request, as InferenceMarket numbers it."""
 
-    NONE = 0
-    OPEN = 1
-    FULFILLED = 2
-    REFUNDED = 3
+    NONE, OPEN, FULFILLED, REFUNDED = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +156,7 @@ class ChainReader:
         path = self.deployment.path
         refs = list(self.deployment.contracts.values())
         calls: list[tuple[str, Sequence[Any]]] = [("eth_chainId", [])]
+        # Code says more than an address: a chain started anew has the addresses.
         calls += [("eth_getCode", [ref.address, "latest"]) for ref in refs]
         for name, answers in self.rpc.batch_each(calls, at_most=len(self.rpc.endpoints)).items():
             chain_id, *codes = (_text(answer) for answer in answers)
@@ -216,6 +207,7 @@ class PinnedReads:
 
     def _where(self) -> object:
         """The block parameter of `eth_call` (EIP-1898)."""
+        # EIP-1898; without requireCanonical a block that was reorganised away would answer, too.
         return {"blockHash": self.block.hash, "requireCanonical": True}
 
     # --------------------------------------------------------------------------------------------------- keepers
@@ -229,43 +221,29 @@ class PinnedReads:
 
     def gateway_keeper(self, signer: str) -> KeeperId | None:
         """The keeper that lists a ticket signer, or None."""
-        keeper: int = self.one("KeeperRegistry", "gatewayKeeper", signer)
-        return KeeperId(keeper) if keeper else None
+        return KeeperId(self.one("KeeperRegistry", "gatewayKeeper", signer)) or None
 
     def is_gateway(self, signer: str) -> bool:
         """Whether a bonded keeper lists a ticket signer."""
-        listed: bool = self.one("KeeperRegistry", "isGateway", signer)
-        return listed
+        return bool(self.one("KeeperRegistry", "isGateway", signer))
 
     # ----------------------------------------------------------------------------------------------------- nodes
 
     def node_count(self) -> int:
         """Highest node id ever given."""
-        count: int = self.one("NodeRegistryLocker", "nodeCount")
-        return count
+        return int(self.one("NodeRegistryLocker", "nodeCount"))
 
     def node(self, node_id: NodeId) -> NodeView:
         """One node. A node that was never registered has state NONE."""
         view, key = self.many(
-            [
-                Read("NodeRegistryLocker", "nodes", (node_id,)),
-                Read("NodeRegistryLocker", "nodeKeyAddress", (node_id,)),
-            ]
+            Read("NodeRegistryLocker", name, (node_id,)) for name in ("nodes", "nodeKeyAddress")
         )
         return NodeView(
-            node_id=node_id,
-            owner=view["owner"],
-            beneficiary=view["beneficiary"],
-            key_address=key,
-            stake_wei=Wei(view["stake"]),
-            tier=view["tier"],
-            state=NodeState(view["state"]),
-            active_from=view["activeFrom"],
-            active_until=view["activeUntil"],
-            unlock_at=view["unlockAt"],
-            capability_hash=view["capabilityHash"],
-            node_key_hash=view["nodeKeyHash"],
-        )
+            node_id=node_id, owner=view["owner"], beneficiary=view["beneficiary"], key_address=key,
+            stake_wei=Wei(view["stake"]), tier=view["tier"], state=NodeState(view["state"]),
+            active_from=view["activeFrom"], active_until=view["activeUntil"], unlock_at=view["unlockAt"],
+            capability_hash=view["capabilityHash"], node_key_hash=view["nodeKeyHash"],
+        )  # fmt: skip
 
     def node_key(self, node_id: NodeId) -> Address:
         """Address of the key that a node signs with."""
@@ -273,8 +251,7 @@ class PinnedReads:
 
     def node_of_key(self, key_address: str) -> NodeId | None:
         """The node that a key serves, or None."""
-        node: int = self.one("NodeRegistryLocker", "nodeOfKey", key_address)
-        return NodeId(node) if node else None
+        return NodeId(self.one("NodeRegistryLocker", "nodeOfKey", key_address)) or None
 
     def weights(self, epoch: Epoch, nodes: Iterable[NodeId]) -> dict[NodeId, Weight]:
         """Weight of each node in an epoch, 0 for one that is not active in it."""
@@ -290,26 +267,15 @@ class PinnedReads:
 
     def report(self, epoch: Epoch) -> OnChainReport:
         """Status and accepted report of an epoch."""
-        status, view = self.many(
-            [
-                Read("UptimeAttestation", "status", (epoch,)),
-                Read("UptimeAttestation", "reports", (epoch,)),
-            ]
-        )
+        status, view = self.many(Read("UptimeAttestation", name, (epoch,)) for name in ("status", "reports"))
         return OnChainReport(
-            epoch=epoch,
-            status=EpochStatus(status),
-            uptime_root=view["uptimeRoot"],
-            node_count=view["nodeCount"],
-            digest=view["digest"],
-            final_at=view["finalAt"],
-            signer_bitmap=view["signerBitmap"],
-        )
+            epoch=epoch, status=EpochStatus(status), uptime_root=view["uptimeRoot"], node_count=view["nodeCount"],
+            digest=view["digest"], final_at=view["finalAt"], signer_bitmap=view["signerBitmap"],
+        )  # fmt: skip
 
     def submit_deadline(self, epoch: Epoch) -> int:
         """Unix seconds after which a report of `epoch` is refused."""
-        deadline: int = self.one("UptimeAttestation", "submitDeadline", epoch)
-        return deadline
+        return int(self.one("UptimeAttestation", "submitDeadline", epoch))
 
     def pool(self, epoch: Epoch) -> Wei:
         """What an epoch has to pay at most; frozen once it has begun."""
@@ -329,13 +295,9 @@ class PinnedReads:
         """An on-chain inference request; status NONE when there is none with this id."""
         view = self.one("InferenceMarket", "requests", request_id)
         return RequestView(
-            requester=view["requester"],
-            escrow_wei=Wei(view["escrow"]),
-            deadline=view["deadline"],
-            status=RequestStatus(view["status"]),
-            request_hash=view["requestHash"],
-            callback=view["callback"],
-        )
+            requester=view["requester"], escrow_wei=Wei(view["escrow"]), deadline=view["deadline"],
+            status=RequestStatus(view["status"]), request_hash=view["requestHash"], callback=view["callback"],
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------- stake, token
 
@@ -349,8 +311,7 @@ class PinnedReads:
 
     def cooldown(self) -> int:
         """Seconds between an unstake request and the stake's withdrawal."""
-        seconds: int = self.one("NodeRegistryLocker", "cooldown")
-        return seconds
+        return int(self.one("NodeRegistryLocker", "cooldown"))
 
     def payout_address(self, node_id: NodeId) -> Address:
         """Where a node's rewards are paid to: its beneficiary, else its owner."""
@@ -368,11 +329,11 @@ class PinnedReads:
 
     def permit_nonce(self, holder: str) -> int:
         """The nonce of the next EIP-2612 permit that an account signs."""
-        nonce: int = self.one("ParallelixToken", "nonces", holder)
-        return nonce
+        return int(self.one("ParallelixToken", "nonces", holder))
 
     def _decode(self, read: Read, answer: Any) -> Any:
         if isinstance(answer, RpcError):
+            # A rate limit, not the contract.
             if answer.data is None and "revert" not in answer.message.lower():
                 raise TransientError(
                     f"the RPC endpoint refuses {read.contract}.{read.function}: {answer.message}"

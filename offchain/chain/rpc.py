@@ -97,6 +97,7 @@ class Rpc:
         if not self._endpoints:
             raise UserError("rpc_url is empty; name at least one http(s) endpoint")
         timeout = httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 5.0))
+        # No proxy of the environment: it would see RPC keys.
         self._http = httpx.Client(
             timeout=timeout, trust_env=False, headers={"content-type": "application/json"}
         )
@@ -172,6 +173,7 @@ class Rpc:
         """Endpoints that do not rest, in order of preference; when all rest, all of them, soonest first."""
         now = self._monotonic()
         awake = [endpoint for endpoint in self._endpoints if endpoint.rests_until <= now]
+        # When all rest, asking one is better than giving up.
         return awake or sorted(self._endpoints, key=lambda endpoint: endpoint.rests_until)
 
     def _ask(self, endpoint: _Endpoint, calls: Sequence[Call]) -> list[Any]:
@@ -200,9 +202,12 @@ class Rpc:
         body = orjson.dumps(requests if len(requests) > 1 else requests[0])
         answer = self._post(endpoint, body)
         listed = answer if isinstance(answer, list) else [answer]
+        # JSON-RPC 2.0: a batch may be answered in any order.
         by_id = {item.get("id"): item for item in listed if isinstance(item, dict)}
         if len(requests) > 1 and not isinstance(answer, list):
-            self._single_error(endpoint, answer)
+            error = answer.get("error") if isinstance(answer, dict) else None
+            message = error.get("message") if isinstance(error, dict) else "a single answer"
+            raise TransientError(f"RPC endpoint {endpoint.label} answered a batch with {message}")
         results: list[Any] = []
         for request in requests:
             item = by_id.get(request["id"])
@@ -217,6 +222,7 @@ class Rpc:
                 content = bytearray()
                 for chunk in response.iter_bytes():
                     content += chunk
+                    # Counted after decompression: 400 KB of gzip can be 400 MB.
                     if len(content) > MAX_RESPONSE_BYTES:
                         raise RangeTooLargeError(f"RPC endpoint {endpoint.label} answers with too many bytes")
                 status = response.status_code
@@ -234,14 +240,10 @@ class Rpc:
             raise TransientError(
                 f"RPC endpoint {endpoint.label} answered HTTP {status} without JSON"
             ) from None
+        # Some send JSON-RPC errors with status 400 or 500.
         if status >= httpx.codes.BAD_REQUEST and not (isinstance(answer, dict) and "error" in answer):
             raise TransientError(f"RPC endpoint {endpoint.label} answered HTTP {status}")
         return answer
-
-    def _single_error(self, endpoint: _Endpoint, answer: Any) -> None:
-        error = answer.get("error") if isinstance(answer, dict) else None
-        message = error.get("message") if isinstance(error, dict) else "a single answer"
-        raise TransientError(f"RPC endpoint {endpoint.label} answered a batch with {message}")
 
 
 def endpoint_urls(rpc_url: str) -> list[str]:
@@ -262,9 +264,9 @@ def _result(endpoint: _Endpoint, item: dict[str, Any]) -> Any:
     lower = message.lower()
     if any(words in lower for words in _NOT_THERE_WORDS):
         raise BlockUnknownError(f"RPC endpoint {endpoint.label} does not have the block: {message}")
-    if code == -32005 or any(words in lower for words in _TOO_LARGE_WORDS):
+    if code == -32005 or any(words in lower for words in _TOO_LARGE_WORDS):  # EIP-1474: limit exceeded
         raise RangeTooLargeError(f"RPC endpoint {endpoint.label} refuses the range: {message}")
-    if code == -32601:
+    if code == -32601:  # method not found
         raise FatalError(f"RPC endpoint {endpoint.label} does not offer a method that is needed: {message}")
     return RpcError(code if isinstance(code, int) else 0, message, _revert_data(error.get("data")))
 

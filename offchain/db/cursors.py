@@ -1,12 +1,12 @@
 """How far the index has come."""
 
-from typing import Any, Literal, cast
+from typing import Literal
 
-from sqlalchemy import CursorResult, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from offchain.db.models import Cursor
-from offchain.db.upsert import insert_or_ignore
+from offchain.db.upsert import changed, insert_or_ignore
 from offchain.domain.types import BlockRef
 
 CursorName = Literal["head", "finalized"]
@@ -26,11 +26,5 @@ def move(session: Session, name: CursorName, expected: BlockRef | None, to: Bloc
     values = {"block_number": to.number, "block_hash": to.hash, "block_timestamp": to.timestamp}
     if expected is None:
         return insert_or_ignore(session, Cursor, {"name": name, **values})
-    statement = (
-        update(Cursor)
-        .where(
-            Cursor.name == name, Cursor.block_number == expected.number, Cursor.block_hash == expected.hash
-        )
-        .values(**values)
-    )
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
+    stands = (Cursor.name == name, Cursor.block_number == expected.number, Cursor.block_hash == expected.hash)
+    return changed(session, update(Cursor).where(*stands).values(**values)) == 1

@@ -27,14 +27,10 @@ class Database:
     def __init__(self, engine: Engine, *, read_only: bool = False) -> None:
         self.engine = engine
         self.read_only = read_only
-        self._reader: Engine
         self._writer: Engine = engine.execution_options(**{_WRITE: True})
-        if engine.dialect.name == "postgresql":
-            self._reader = engine.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
-        else:
-            self._reader = engine
+        snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        postgresql = engine.dialect.name == "postgresql"
+        self._reader: Engine = engine.execution_options(**snapshot) if postgresql else engine
 
     @contextmanager
     def read(self) -> Iterator[Session]:

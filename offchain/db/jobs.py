@@ -8,33 +8,30 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import CursorResult, and_, or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from offchain.db.models import Job
-from offchain.db.upsert import insert_or_ignore
+from offchain.db.upsert import changed, insert_or_ignore
 
 
 def enqueue(session: Session, kind: str, ref: str, now: int) -> bool:
     """Add a job once. Returns whether it is new. `now` in Unix seconds."""
-    return insert_or_ignore(
-        session,
-        Job,
-        {"kind": kind, "ref": ref, "status": "ready", "lease_until": 0, "attempts": 0, "created_at": now},
-    )
+    row = {"kind": kind, "ref": ref, "status": "ready", "lease_until": 0, "attempts": 0, "created_at": now}
+    return insert_or_ignore(session, Job, row)
+
+
+_OPEN = or_(Job.status == "ready", Job.status == "leased")
+"""Not over. Nobody holds such a job once its lease has run out."""
 
 
 def due(session: Session, kind: str, now: int, limit: int = 100) -> Sequence[str]:
     """Refs of the jobs of a kind that no worker holds: ready, or with a lease that has run out. Oldest first."""
     query = (
         select(Job.ref)
-        .where(
-            Job.kind == kind,
-            Job.lease_until <= now,
-            or_(Job.status == "ready", Job.status == "leased"),
-        )
+        .where(Job.kind == kind, Job.lease_until <= now, _OPEN)
         .order_by(Job.created_at, Job.ref)
         .limit(limit)
     )
@@ -54,7 +51,7 @@ def lease(session: Session, kind: str, ref: str, now: int, seconds: int) -> int 
             Job.kind == kind,
             Job.ref == ref,
             Job.lease_until <= now,
-            or_(Job.status == "ready", Job.status == "leased"),
+            _OPEN,
         )
         .values(status="leased", lease_until=now + seconds, attempts=Job.attempts + 1)
         .returning(Job.attempts)
@@ -83,5 +80,6 @@ def extend(session: Session, kind: str, ref: str, attempt: int, until: int) -> b
 
 
 def _write(session: Session, kind: str, ref: str, attempt: int, values: dict[str, Any]) -> bool:
+    # The attempt's number fences: a worker that was too slow writes nothing.
     held = and_(Job.kind == kind, Job.ref == ref, Job.status == "leased", Job.attempts == attempt)
-    return cast("CursorResult[Any]", session.execute(update(Job).where(held).values(**values))).rowcount == 1
+    return changed(session, update(Job).where(held).values(**values)) == 1

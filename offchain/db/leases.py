@@ -1,12 +1,10 @@
 """Rights that one process holds at a time, e.g. to send for a signer. They are rows, so they also work between machines."""
 
-from typing import Any, cast
-
-from sqlalchemy import CursorResult, delete, or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from offchain.db.models import ProcessLease
-from offchain.db.upsert import insert_or_ignore
+from offchain.db.upsert import changed, insert_or_ignore
 from offchain.errors import TransientError
 
 
@@ -19,20 +17,16 @@ def acquire(session: Session, name: str, holder: str, now_ms: int, for_ms: int) 
     until = now_ms + for_ms
     if insert_or_ignore(session, ProcessLease, {"name": name, "holder": holder, "until_ms": until}):
         return True
-    statement = (
-        update(ProcessLease)
-        .where(ProcessLease.name == name, or_(ProcessLease.holder == holder, ProcessLease.until_ms <= now_ms))
-        .values(holder=holder, until_ms=until)
-    )
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
+    # Its own lease too: taking is also renewing.
+    free = or_(ProcessLease.holder == holder, ProcessLease.until_ms <= now_ms)
+    taken = update(ProcessLease).where(ProcessLease.name == name, free).values(holder=holder, until_ms=until)
+    return changed(session, taken) == 1
 
 
 def held(session: Session, name: str, holder: str) -> bool:
     """Whether `holder` still has the lease. The row stays locked to the end of the transaction, so the answer stays true."""
-    return (
-        session.scalar(select(ProcessLease.holder).where(ProcessLease.name == name).with_for_update())
-        == holder
-    )
+    query = select(ProcessLease.holder).where(ProcessLease.name == name).with_for_update()
+    return session.scalar(query) == holder
 
 
 def fence(session: Session, name: str, holder: str) -> None:

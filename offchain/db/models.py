@@ -6,16 +6,7 @@ or pays reads only blocks at or below the *finalized* cursor.
 
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Index,
-    LargeBinary,
-    String,
-    Text,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import JSON, BigInteger, Index, LargeBinary, String, Text, UniqueConstraint, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -32,7 +23,7 @@ class Uint256(TypeDecorator[int]):
             return None
         if value < 0:
             raise ValueError(f"{value} is negative")
-        return f"{value:078d}"
+        return f"{value:078d}"  # 10^77 < 2^256 < 10^78
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:
         return None if value is None else int(value)

@@ -20,6 +20,7 @@ def reputations(database: Database, clock: EpochClock, now: int) -> dict[NodeId,
     """Record of every node with slots or validations, at a Unix second. The database adds up the slots."""
     since = clock.epoch_at(max(clock.genesis, now - UPTIME_SECONDS)) if now >= clock.genesis else 0
     letters = func.length(SlotRecord.states)
+    # One letter a slot: the database counts without sending the states.
     missed = letters - func.length(func.replace(SlotRecord.states, "m", ""))
     checks: dict[int, tuple[int, int]] = {}
     with database.read() as session:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import Table
+from sqlalchemy import CursorResult, Table, UpdateBase
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -30,7 +30,12 @@ def upsert(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]
         statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
     else:
         statement = statement.on_conflict_do_nothing()
-    session.execute(statement, [dict(row) for row in rows])
+    session.execute(statement, [dict(row) for row in rows])  # executemany: one round trip a page, not a row
+
+
+def changed(session: Session, statement: UpdateBase) -> int:
+    """Execute an UPDATE or DELETE. Returns how many rows it met."""
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount
 
 
 def _insert(session: Session, model: type[Base]) -> Any:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -135,13 +137,12 @@ class LocalNetwork:
 
     def _deploy(self, genesis: int) -> None:
         path = self.places.run / "deployment.json"
-        overrides = {
+        overrides: dict[str, Any] = {
             "genesis": genesis,
             "epoch_length": EPOCH_SECONDS,
             "slots_per_epoch": SLOTS,
-            "treasury": self.treasury.address,
-            "infrastructure": self.infrastructure.address,
         }
+        overrides |= {"treasury": self.treasury.address, "infrastructure": self.infrastructure.address}
         argv = [
             str(Path(sys.executable).with_name("ape")), "run", "deploy", "--network", f"ethereum:local:{self.rpc_url}",
             "--params", str(self.places.root / "scripts/params/local.yml"), "--out", str(path),
@@ -153,14 +154,9 @@ class LocalNetwork:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             code = subprocess.run(
-                argv,
-                cwd=self.places.root,
-                env=self.environment(),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=180,
-                check=False,
-            ).returncode
+                argv, cwd=self.places.root, env=self.environment(), stdout=output, stderr=subprocess.STDOUT,
+                timeout=180, check=False,
+            ).returncode  # fmt: skip
         if code:
             last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
             raise UserError(f"the deployment failed: {' '.join(last)} (whole log: {log})")
@@ -174,9 +170,8 @@ class LocalNetwork:
         """Keys and configuration of operators, keepers, the gateway and a requester, with ether and tokens."""
         keys = self.places.run / "keys"
         names = [f"{role}-{i}" for role, count in _KEYS.items() for i in range(1, count + 1)]
-        with (
-            ThreadPoolExecutor() as pool
-        ):  # stretching a key takes half a second, outside the interpreter's lock
+        # Stretching a key takes half a second, outside the interpreter's lock.
+        with ThreadPoolExecutor() as pool:
             made = dict(zip(names, pool.map(lambda name: create(keys, name), names), strict=True))
         self.nodes = [
             DemoNode(f"node-{i}", made[f"operator-{i}"], made[f"node-{i}"], REGIONS[i - 1], dials=i == 1)
@@ -194,29 +189,22 @@ class LocalNetwork:
             self.chain.endow(wallet)
         shares = [(wallet, STAKE_WEI) for wallet in owners]
         shares += [(wallet, BOND_WEI) for wallet in self.keeper_owners] + [(self.requester, 1_000 * ETHER)]
-        self.chain.wait(
-            [
-                self.chain.send(self.deployer, "ParallelixToken", "transfer", w.address, amount)
-                for w, amount in shares
-            ]
-        )
+        transfer = partial(self.chain.send, self.deployer, "ParallelixToken", "transfer")
+        self.chain.wait([transfer(wallet.address, amount) for wallet, amount in shares])
 
     def bond_keepers(self) -> None:
         """Three keepers post their bonds, and list the keys that may sign tickets."""
         registry = self.deployment.contract("KeeperRegistry").address
-        for owner, signer, region, url in zip(
-            self.keeper_owners, self.keeper_signers, REGIONS, self.keeper_urls, strict=True
-        ):
+        keepers = list(zip(self.keeper_owners, self.keeper_signers, REGIONS, self.keeper_urls, strict=True))
+        for owner, signer, region, url in keepers:
             approved = self.chain.send(owner, "ParallelixToken", "approve", registry, BOND_WEI)
             word = region.encode().ljust(32, b"\0")
             joined = self.chain.send(owner, "KeeperRegistry", "join", BOND_WEI, signer.address, word, url)
             # Ids are given in the order of joining, so the next keeper waits for this one.
             self.chain.wait([approved, joined])
         listed = []
-        for index, (owner, signer, url) in enumerate(
-            zip(self.keeper_owners, self.keeper_signers, self.keeper_urls, strict=True)
-        ):
-            arguments = (index + 1, signer.address, url)
+        for keeper_id, (owner, signer, _, url) in enumerate(keepers, 1):
+            arguments = (keeper_id, signer.address, url)
             listed.append(self.chain.send(owner, "KeeperRegistry", "setGateway", *arguments))
         arguments = (1, self.gateway_signer.address, self.gateway_url)
         listed.append(self.chain.send(self.keeper_owners[0], "KeeperRegistry", "setGateway", *arguments))
@@ -226,14 +214,12 @@ class LocalNetwork:
         """Both operators register with stake by permit, through the command that an operator uses."""
         for node in self.nodes:
             self._write_node_config(node)
-            argv = [
-                *self.command("node", "register"), "--config", str(self.places.run / f"{node.name}.toml"),
+            words = (
+                "node", "register", "--config", str(self.places.run / f"{node.name}.toml"),
                 "--owner-keystore", str(node.owner.keystore), "--owner-password-file", str(node.owner.password_file),
                 "--stake", str(STAKE_WEI // ETHER), "--yes", "--json",
-            ]  # fmt: skip
-            done = subprocess.run(
-                argv, env=self.environment(), capture_output=True, text=True, timeout=60, check=False
-            )
+            )  # fmt: skip
+            done = self.run(words, seconds=60)
             if done.returncode:
                 raise UserError(f"{node.name} could not register: {done.stderr.strip()}")
             node.node_id = int(json.loads(done.stdout.splitlines()[-1])["node_id"])
@@ -244,16 +230,9 @@ class LocalNetwork:
         """Start a node's agent, which starts its model server."""
         self._write_node_config(node)
         if node.agent is None:
-            node.agent = self._spawn(
-                node.name,
-                [
-                    *self.command("node", "start"),
-                    "--config",
-                    str(self.places.run / f"{node.name}.toml"),
-                    "--plain",
-                ],
-                ready=True,
-            )
+            config = str(self.places.run / f"{node.name}.toml")
+            argv = self.command("node", "start", "--config", config, "--plain")
+            node.agent = self._spawn(node.name, argv, ready=True)
         else:
             node.agent.start()
 
@@ -261,41 +240,27 @@ class LocalNetwork:
         """Start gateway, keepers and dashboard."""
         database = f"sqlite:///{self.places.run / 'keeper-1' / 'keeper.db'}"
         for i in range(3):
+            name = f"keeper-{i + 1}"
             config = {
-                **self._common(f"keeper-{i + 1}"),
-                "database_url": f"sqlite:///{self.places.run / f'keeper-{i + 1}' / 'keeper.db'}",
-                "port": self.port(f"keeper-{i + 1}"),
-                "keystore": self.keeper_signers[i].keystore,
-                "password_file": self.keeper_signers[i].password_file,
-                "region": REGIONS[i],
-                "gateway_url": self.gateway_url,
-                "gateway_api_key_file": self.places.run / f"keys/keeper-{i + 1}.apikey",
-                "probe_model": MODEL,
+                **self._common(name, self.keeper_signers[i]), "region": REGIONS[i], "gateway_url": self.gateway_url,
+                "database_url": f"sqlite:///{self.places.run / name / 'keeper.db'}",
+                "gateway_api_key_file": self.places.run / f"keys/{name}.apikey", "probe_model": MODEL,
                 "worker_concurrency": 4,
-            }
-            self._start(f"keeper-{i + 1}", "keeper", config)
+            }  # fmt: skip
+            self._start(name, "keeper", config)
         until(
             "keeper-1, whose index the gateway and the dashboard read", self.child("keeper-1").ready_url, 120
         )
         gateway = {
-            **self._common("gateway"),
-            "database_url": database,
-            "port": self.port("gateway"),
-            "keystore": self.gateway_signer.keystore,
-            "password_file": self.gateway_signer.password_file,
-            "region": REGIONS[0],
+            **self._common("gateway", self.gateway_signer), "database_url": database, "region": REGIONS[0],
             "api_keys_file": self.places.run / "keys/api-keys.json",
-        }
+        }  # fmt: skip
         self._start("gateway", "gateway", gateway)
         dashboard = {
-            **self._common("dashboard"),
-            "database_url": database,
-            "port": self.port("dashboard"),
-            "gateway_url": self.gateway_url,
-            "keeper_url": self.keeper_urls[0],
-            "gateway_api_key_file": self.places.run / "keys/requester.apikey",
+            **self._common("dashboard"), "database_url": database, "gateway_url": self.gateway_url,
+            "keeper_url": self.keeper_urls[0], "gateway_api_key_file": self.places.run / "keys/requester.apikey",
             "manifest_private_hosts": True,
-        }
+        }  # fmt: skip
         self._start("dashboard", "dashboard", dashboard)
 
     def child(self, name: str) -> DemoProcess:
@@ -312,32 +277,23 @@ class LocalNetwork:
 
     def _write_node_config(self, node: DemoNode) -> None:
         config = {
-            **self._common(node.name),
-            "node_id": node.node_id,
-            "port": self.port(node.name),
-            "keystore": node.key.keystore,
-            "password_file": node.key.password_file,
-            "heartbeat_receivers": [self.gateway_url, *self.keeper_urls],
-            "dial_out": node.dials,
-            "keeper_url": self.keeper_urls[0],
-            "region": node.region,
-            "served_model": MODEL,
-            "model_path": self.places.model,
+            **self._common(node.name, node.key), "node_id": node.node_id, "region": node.region,
+            "heartbeat_receivers": [self.gateway_url, *self.keeper_urls], "dial_out": node.dials,
+            "keeper_url": self.keeper_urls[0], "served_model": MODEL, "model_path": self.places.model,
             "vllm_command": [str(self.places.vllm)],
-        }
+        }  # fmt: skip
         self._write_config(node.name, config)
 
     def _start(self, name: str, group: str, config: dict[str, Any]) -> None:
         path = self._write_config(name, config)
         self._spawn(name, [*self.command(group, "start"), "--config", str(path)], ready=True)
 
-    def _common(self, name: str) -> dict[str, Any]:
-        return {
-            "data_dir": self.places.run / name,
-            "ready_file": self.places.run / f"{name}.ready",
-            "rpc_url": self.rpc_url,
-            "deployment": self.places.run / "deployment.json",
-        }
+    def _common(self, name: str, key: Wallet | None = None) -> dict[str, Any]:
+        run = self.places.run
+        found = {"data_dir": run / name, "ready_file": run / f"{name}.ready", "port": self.port(name)}
+        if key is not None:
+            found |= {"keystore": key.keystore, "password_file": key.password_file}
+        return {**found, "rpc_url": self.rpc_url, "deployment": run / "deployment.json"}
 
     def _write_config(self, name: str, config: dict[str, Any]) -> Path:
         path = self.places.run / f"{name}.toml"
@@ -351,25 +307,25 @@ class LocalNetwork:
             key = "plx-" + secrets.token_urlsafe(24)
             digests[hashlib.sha256(key.encode()).hexdigest()] = tenant
             path = self.places.run / f"keys/{tenant}.apikey"
-            path.touch(mode=0o600)
+            path.touch(mode=0o600)  # before the key is in it
             path.write_text(key)
         (self.places.run / "keys/api-keys.json").write_text(json.dumps(digests, indent=2))
         return (self.places.run / "keys/requester.apikey").read_text()
 
     def _spawn(self, name: str, argv: list[str], *, ready: bool = False) -> DemoProcess:
-        child = DemoProcess(
-            name,
-            argv,
-            self.environment(),
-            self.places.run / f"logs/{name}.log",
-            self.places.run / f"{name}.ready" if ready else None,
-        )
+        log, ready_file = self.places.run / f"logs/{name}.log", self.places.run / f"{name}.ready"
+        child = DemoProcess(name, argv, self.environment(), log, ready_file if ready else None)
         self.children.append(child)
         child.start()
         return child
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "offchain", *words]
+
+    def run(self, words: Sequence[str], *, seconds: int) -> subprocess.CompletedProcess[str]:
+        """Run a command of `parallelix` to its end."""
+        argv, env = self.command(*words), self.environment()
+        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, MARKER: self.run_id, "PYTHONPATH": str(self.places.root)}

@@ -81,7 +81,7 @@ class DemoProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C reaches the demo alone, which then ends them in order
                 preexec_fn=_terminate_with_parent,  # noqa: PLW1509  one system call, no lock taken
             )
 
@@ -143,7 +143,7 @@ def stop(children: Sequence[DemoProcess], run_id: str, patience_seconds: float =
         for pid in left:
             signal_process(pid, signal.SIGKILL)
         for child in children:
-            child.alive()
+            child.alive()  # polls, so that what was killed is no zombie that still carries the marker
         time.sleep(0.05)
     return stubborn
 

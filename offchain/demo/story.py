@@ -1,7 +1,6 @@
 """What the demo tells, each step asserted: a claim that does not hold ends the demo with one line and status 2."""
 
 import json
-import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
@@ -133,12 +132,11 @@ class Story:
     def _both_nodes_routed(self) -> bool:
         served = []
         for node in self.net.nodes:
-            body = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
             headers = {header_names.NODE: str(node.node_id), "Authorization": f"Bearer {self.net.api_key}"}
-            reply = httpx.post(
-                f"{self.net.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=20
+            url = f"{self.net.gateway_url}/v1/chat/completions"
+            served.append(
+                httpx.post(url, json=_chat("Hi", 1), headers=headers, timeout=20).status_code == 200
             )
-            served.append(reply.status_code == 200)
         return all(served)
 
     def _ways(self) -> list[str]:
@@ -165,13 +163,7 @@ class Story:
     def _on_chain_request(self) -> None:
         net, chain = self.net, self.net.chain
         market = net.deployment.contract("InferenceMarket").address
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": QUESTION}],
-            "max_tokens": 16,
-            "temperature": 0,
-        }
-        payload = json.dumps(body, separators=(",", ":")).encode()
+        payload = json.dumps(_chat(QUESTION, 16), separators=(",", ":")).encode()
         ceiling = ETHER
         chain.send(net.requester, "ParallelixToken", "approve", market, ceiling)
         started = time.monotonic()
@@ -200,11 +192,7 @@ class Story:
     def _stream(self) -> None:
         pieces = []
         raw = self.client.chat.completions.with_raw_response.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": "Name three colours."}],
-            max_tokens=24,
-            temperature=0,
-            stream=True,
+            **_chat("Name three colours.", 24), stream=True
         )
         self.streamed_id = raw.headers["x-request-id"]
         for chunk in raw.parse():
@@ -253,11 +241,7 @@ class Story:
 
     def _stream_and_kill(self) -> tuple[int, list[str], str | None]:
         raw = self.client.chat.completions.with_raw_response.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": LONG_PROMPT}],
-            max_tokens=LONG_TOKENS,
-            temperature=0,
-            stream=True,
+            **_chat(LONG_PROMPT, LONG_TOKENS), stream=True
         )
         serving = int(raw.headers[header_names.NODE])
         self.victim = next(node for node in self.net.nodes if node.node_id == serving)
@@ -274,7 +258,7 @@ class Story:
             finish = chunk.choices[0].finish_reason or finish
             if len(pieces) == KILL_AFTER_TOKENS and not before:
                 before = len(pieces)
-                self.victim.agent.kill_all()
+                self.victim.agent.kill_all()  # agent and vLLM at once, as by power loss
         self.say.end_stream()
         self._hold(bool(before), "the answer ended before the node could be killed")
         return before, pieces, finish
@@ -282,9 +266,7 @@ class Story:
     def _pinned_ok(self, node: DemoNode) -> bool:
         headers = {header_names.NODE: str(node.node_id)}
         try:
-            self.client.chat.completions.create(
-                model=MODEL, max_tokens=1, messages=[{"role": "user", "content": "Hi"}], extra_headers=headers
-            )
+            self.client.chat.completions.create(**_chat("Hi", 1), extra_headers=headers)
         except OpenAIError:
             return False
         return True
@@ -305,6 +287,7 @@ class Story:
             until("a report with a quorum", lambda: status() is not EpochStatus.OPEN, 60)
         report = net.chain.read("UptimeAttestation", "reports", epoch)
         signers = report["signerBitmap"].bit_count()
+        # A quorum of three is three: more than two thirds.
         self._hold(signers >= 3, f"only {signers} keepers signed")
         self.say.step(
             f"{signers} of 3 keepers signed the report of epoch {epoch}; root 0x{report['uptimeRoot'].hex()[:16]}…"
@@ -352,57 +335,44 @@ class Story:
         return uptimes
 
     def _verify(self) -> None:
-        net = self.net
-        words = [
-            "epoch", "verify", str(self.epoch), "--rpc", net.rpc_url,
-            "--deployment", str(net.places.run / "deployment.json"), "--keeper-url", net.keeper_urls[1], "--json",
-        ]  # fmt: skip
-        account = json.loads(self._command(*words))["account"]
-        funded, paid, claimable, carried = (
-            int(account[name]) for name in ("fundedWei", "paidWei", "claimableWei", "carriedWei")
-        )
+        said, line = self._audit("verify", str(self.epoch))
+        names = ("fundedWei", "paidWei", "claimableWei", "carriedWei")
+        funded, paid, claimable, carried = (int(said["account"][name]) for name in names)
         self._hold(paid + claimable + carried == funded, "the account does not balance")
         self._hold(paid > 0 and carried > 0, "nothing was paid, or downtime left nothing over")
         self.say.step(f"paid {paid} + claimable {claimable} + carried {carried} = funded {funded} wei")
-        self.say.note(f"check it yourself: parallelix {' '.join(words[:-1])}")
+        self.say.note(f"check it yourself: {line}")
         self._prove()
 
     def _prove(self) -> None:
         """That the streamed chat's record is under a root that the quorum signed."""
-        net = self.net
-        words = [
-            "epoch", "proof", self.streamed_id, "--rpc", net.rpc_url,
-            "--deployment", str(net.places.run / "deployment.json"), "--keeper-url", net.keeper_urls[1], "--json",
-        ]  # fmt: skip
-        proof = json.loads(self._command(*words))
+        proof, line = self._audit("proof", self.streamed_id)
         self._hold(proof["requestId"] == self.streamed_id, "the proof is of another request")
         self._hold(proof["epoch"] == self.epoch, f"the chat is proven in epoch {proof['epoch']}")
         self.say.step(
             f"the streamed chat is record {proof['batch']['index']} of {proof['batch']['count']} in the gateway's batch, "
             f"under the execution root that the keepers signed"
         )
-        self.say.note(f"prove it yourself: parallelix {' '.join(words[:-1])}")
+        self.say.note(f"prove it yourself: {line}")
 
     # ------------------------------------------------------------------------------------------------ inside
 
     def _ask(self, prompt: str, max_tokens: int) -> str:
-        reply = self.client.chat.completions.create(
-            model=MODEL,
-            messages=[{"role": "user", "content": prompt}],
-            max_tokens=max_tokens,
-            temperature=0,
-        )
-        return reply.choices[0].message.content or ""
+        reply = self.client.chat.completions.create(**_chat(prompt, max_tokens))
+        text: str | None = reply.choices[0].message.content
+        return text or ""
+
+    def _audit(self, *words: str) -> tuple[dict[str, Any], str]:
+        """What `parallelix epoch ...` says, and its command line without `--json`, for people to repeat."""
+        net = self.net
+        line = [
+            "epoch", *words, "--rpc", net.rpc_url, "--deployment", str(net.places.run / "deployment.json"),
+            "--keeper-url", net.keeper_urls[1],
+        ]  # fmt: skip
+        return json.loads(self._command(*line, "--json")), f"parallelix {' '.join(line)}"
 
     def _command(self, *words: str) -> str:
-        done = subprocess.run(
-            self.net.command(*words),
-            env=self.net.environment(),
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        done = self.net.run(words, seconds=90)
         if done.returncode:
             raise UserError(
                 f"`parallelix {' '.join(words[:2])}` failed: {(done.stderr or done.stdout).strip()[-400:]}"
@@ -415,3 +385,9 @@ class Story:
     def _hold(self, condition: object, otherwise: str) -> None:
         if not condition:
             raise UserError(f"the demo's claim does not hold: {otherwise}")
+
+
+def _chat(prompt: str, max_tokens: int) -> dict[str, Any]:
+    """A chat request that every node answers alike: at temperature 0."""
+    messages = [{"role": "user", "content": prompt}]
+    return {"model": MODEL, "messages": messages, "max_tokens": max_tokens, "temperature": 0}

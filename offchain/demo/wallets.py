@@ -100,19 +100,20 @@ class LocalChain:
 
     def send(self, wallet: Wallet, contract: str, function: str, *args: Any) -> str:
         """Broadcast a call without waiting for it; the transaction's hash."""
-        raw, tx_hash = wallet.signer.sign_transaction(
-            {
-                "type": 2,
-                "chainId": self.reader.deployment.chain_id,
-                "nonce": int(self.rpc.call("eth_getTransactionCount", wallet.address, "pending"), 16),
-                "to": self.reader.deployment.contract(contract).address,
-                "value": 0,
-                "data": self.reader.abi(contract).encode(function, args),
-                "gas": 3_000_000,
-                "maxFeePerGas": 20 * GWEI,
-                "maxPriorityFeePerGas": GWEI,
-            }
-        )
+        deployment, abi = self.reader.deployment, self.reader.abi(contract)
+        # Several go out before one is mined.
+        nonce = int(self.rpc.call("eth_getTransactionCount", wallet.address, "pending"), 16)
+        to, data = deployment.contract(contract).address, abi.encode(function, args)
+        fields = {
+            "type": 2,
+            "chainId": deployment.chain_id,
+            "nonce": nonce,
+            "to": to,
+            "value": 0,
+            "data": data,
+        }
+        fields |= {"gas": 3_000_000, "maxFeePerGas": 20 * GWEI, "maxPriorityFeePerGas": GWEI}
+        raw, tx_hash = wallet.signer.sign_transaction(fields)
         self.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
         return tx_hash
 

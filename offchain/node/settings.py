@@ -91,16 +91,6 @@ class NodeSettings(ChainSettings):
 
     def all_models(self) -> tuple[ModelSettings, ...]:
         """Every model of the node; the first one's fields stand at the top level."""
-        first = ModelSettings(
-            name=self.served_model,
-            path=self.model_path,
-            revision=self.model_revision,
-            engine_url=self.engine_url,
-            engine_api_key_file=self.engine_api_key_file,
-            max_model_len=self.max_model_len,
-            kv_cache_bytes=self.kv_cache_bytes,
-            extra_vllm_args=self.extra_vllm_args,
-            replicas=self.replicas,
-            devices=self.devices,
-        )
-        return (first, *self.models)
+        named = {"name": self.served_model, "path": self.model_path, "revision": self.model_revision}
+        same = {name: getattr(self, name) for name in ModelSettings.model_fields if name not in named}
+        return (ModelSettings(**named, **same), *self.models)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 BUMP_NUMERATOR, BUMP_DENOMINATOR = 9, 8
 """Nodes accept a replacement only with both fees at least 10 % higher; 12.5 % is what most of them suggest."""
@@ -29,6 +30,12 @@ class FeeHistory:
     rewards_wei: tuple[int, ...]
 
 
+def transaction(chain_id: int, nonce: int, to: str, data: bytes, gas: int, price: Fees) -> dict[str, Any]:
+    """A call without value, with web3's field names, ready to be signed."""
+    call = {"type": 2, "chainId": chain_id, "nonce": nonce, "to": to, "value": 0, "data": data, "gas": gas}
+    return call | {"maxFeePerGas": price.max_fee_wei, "maxPriorityFeePerGas": price.priority_fee_wei}
+
+
 def suggest(history: FeeHistory, cap_wei: int) -> Fees | None:
     """Fees that get into one of the next blocks, also if the base fee doubles; None when the cap forbids even the next.
 
@@ -39,7 +46,7 @@ def suggest(history: FeeHistory, cap_wei: int) -> Fees | None:
     if least > cap_wei:
         return None
     max_fee = min(cap_wei, 2 * history.next_base_fee_wei + priority)
-    return Fees(max_fee, min(priority, max_fee - history.next_base_fee_wei))
+    return Fees(max_fee, min(priority, max_fee - history.next_base_fee_wei))  # the tip must fit below the cap
 
 
 def replacement(previous: Fees, history: FeeHistory, cap_wei: int) -> Fees | None:
@@ -55,7 +62,7 @@ def replacement(previous: Fees, history: FeeHistory, cap_wei: int) -> Fees | Non
 
 
 def _bump(value: int) -> int:
-    return max(value + 1, -(-value * BUMP_NUMERATOR // BUMP_DENOMINATOR))
+    return max(value + 1, -(-value * BUMP_NUMERATOR // BUMP_DENOMINATOR))  # tiny fees round down to no bump
 
 
 def _median(values: Sequence[int]) -> int:

@@ -94,6 +94,7 @@ class Outbox:
         if intent.status != FAULT:
             raise UserError(f"intent {key} is {intent.status}; only a fault can be retried")
         intent.status, intent.retry_at, intent.updated_at = PENDING, 0, int(self._now())
+        # A fresh nonce: the old one was used by the failed transaction.
         intent.nonce = intent.tx_hash = intent.mined_block = intent.mined_hash = intent.error = None
         intent.reverted = False
 

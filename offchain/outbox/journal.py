@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -14,22 +15,26 @@ from offchain.db.models import Broadcast, Intent
 from offchain.outbox.intents import LIVE, PENDING
 
 
+@dataclass
 class Journal:
-    """Intents and transactions of one signer, as one would-be sender sees them."""
+    """Intents and transactions of one signer (EIP-55), as one would-be sender sees them.
 
-    def __init__(self, database: Database, signer: str, lease_ms: int, now: Callable[[], float]) -> None:
-        """Of one signer (EIP-55). The lease lasts `lease_ms` milliseconds after each renewal; `now` gives Unix seconds."""
-        self._database = database
-        self._signer = signer
-        self._lease_ms = lease_ms
-        self._now = now
-        self._lease = f"sender:{signer}"
-        self._holder = secrets.token_hex(16)
+    The lease lasts `lease_ms` milliseconds after each renewal; `now` gives Unix seconds.
+    """
+
+    database: Database
+    signer: str
+    lease_ms: int
+    now: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._lease = f"sender:{self.signer}"
+        self._holder = secrets.token_hex(16)  # not the pid: machines share the database
 
     def take_lease(self) -> bool:
         """Take or renew the right to send; False while another process has it."""
-        with self._database.write() as session:
-            return leases.acquire(session, self._lease, self._holder, int(self._now() * 1000), self._lease_ms)
+        with self.database.write() as session:
+            return leases.acquire(session, self._lease, self._holder, int(self.now() * 1000), self.lease_ms)
 
     def keep_lease(self) -> None:
         """Renew. Raises LeaseLostError when another process took over."""
@@ -38,13 +43,13 @@ class Journal:
 
     def release_lease(self) -> None:
         """Let another process send at once."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             leases.release(session, self._lease, self._holder)
 
     @contextmanager
     def fenced(self) -> Iterator[Session]:
         """A write transaction that only the lease's holder completes. Raises LeaseLostError."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             leases.fence(session, self._lease, self._holder)
             yield session
 
@@ -54,28 +59,27 @@ class Journal:
         with self.fenced() as session:
             row = self.unchanged(session, intent)
             yield row
-            row.updated_at = int(self._now())
+            row.updated_at = int(self.now())
 
     @staticmethod
     def unchanged(session: Session, intent: Intent) -> Intent:
         """The intent's row, locked. Raises LeaseLostError when its state is no longer the one that was read."""
         row = session.get_one(Intent, intent.key, with_for_update=True)
+        # A lease can run out between reading and writing.
         if (row.status, row.nonce, row.mined_hash) != (intent.status, intent.nonce, intent.mined_hash):
             raise LeaseLostError(f"intent {intent.key} was changed by another process")
         return row
 
     def intents(self, session: Session, *statuses: str) -> Sequence[Intent]:
         """Intents of some statuses, by nonce."""
-        query = select(Intent).where(Intent.signer == self._signer, Intent.status.in_(statuses))
+        query = select(Intent).where(Intent.signer == self.signer, Intent.status.in_(statuses))
         return session.scalars(query.order_by(Intent.nonce)).all()
 
     def due(self, session: Session, limit: int) -> Sequence[Intent]:
         """Intents that may be started now, oldest first."""
         query = (
             select(Intent)
-            .where(
-                Intent.signer == self._signer, Intent.status == PENDING, Intent.retry_at <= int(self._now())
-            )
+            .where(Intent.signer == self.signer, Intent.status == PENDING, Intent.retry_at <= int(self.now()))
             .order_by(Intent.created_at, Intent.key)
             .limit(limit)
         )
@@ -83,8 +87,8 @@ class Journal:
 
     def is_idle(self) -> bool:
         """Whether no intent is live."""
-        with self._database.read() as session:
-            query = select(Intent.key).where(Intent.signer == self._signer, Intent.status.in_(LIVE)).limit(1)
+        with self.database.read() as session:
+            query = select(Intent.key).where(Intent.signer == self.signer, Intent.status.in_(LIVE)).limit(1)
             return session.scalar(query) is None
 
     @staticmethod
@@ -102,4 +106,4 @@ class Journal:
         return session.scalar(self._of_signer(select(func.max(Broadcast.nonce))))
 
     def _of_signer(self, query: Select[int]) -> Select[int]:
-        return query.join(Intent, Intent.key == Broadcast.intent_key).where(Intent.signer == self._signer)
+        return query.join(Intent, Intent.key == Broadcast.intent_key).where(Intent.signer == self.signer)

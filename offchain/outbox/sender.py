@@ -11,13 +11,13 @@ What makes each intent happen once:
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from offchain.crypto.keys import TransactionSigner
 from offchain.db.database import Database
 from offchain.db.models import Broadcast, Intent
 from offchain.outbox import fees
-from offchain.outbox.fees import Fees
+from offchain.outbox.fees import Fees, transaction
 from offchain.outbox.intents import FAULT, FINAL, MINED, PENDING, SENT, SUPERSEDED
 from offchain.outbox.journal import Journal
 from offchain.outbox.rules import DEFAULT_RULES, RevertRule, RevertVerdict, verdict
@@ -74,43 +74,31 @@ class Round:
     blocked: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
 class Sender:
-    """Sends for one signer. Any number may run; one at a time works."""
+    """Sends for one signer. Any number may run; one at a time works.
 
-    def __init__(
-        self,
-        database: Database,
-        wire: Wire,
-        signer: TransactionSigner,
-        settings: SenderSettings,
-        *,
-        rules: Mapping[str, RevertRule] = DEFAULT_RULES,
-        on_end: Callable[[str, str, str | None], None] | None = None,
-        now: Callable[[], float] = time.time,
-        reached: CrashPoint = nowhere,
-    ) -> None:
-        """Prepare; nothing is read or sent yet.
+    Attributes:
+        signer: key that signs and pays.
+        rules: what reverts mean, by kind of intent.
+        on_end: called after an intent ended, with key, status (final, fault, superseded) and error; not called again if
+            the process dies in between, so it may alert but must not be relied on.
+        now: Unix seconds.
+        reached: crash points, for tests.
+    """
 
-        Args:
-            database: where the intents are.
-            wire: the chain.
-            signer: key that signs and pays.
-            settings: behaviour.
-            rules: what reverts mean, by kind of intent.
-            on_end: called after an intent ended, with key, status (final, fault, superseded) and error; not called
-                again if the process dies in between, so it may alert but must not be relied on.
-            now: Unix seconds.
-            reached: crash points, for tests.
-        """
-        self._database = database
-        self._wire = wire
-        self._signer = signer
-        self._settings = settings
-        self._rules = rules
-        self._on_end = on_end
-        self._now = now
-        self._reached = reached
-        self._journal = Journal(database, signer.address, settings.lease_ms, now)
+    database: Database
+    wire: Wire
+    signer: TransactionSigner
+    settings: SenderSettings
+    _: KW_ONLY
+    rules: Mapping[str, RevertRule] = field(default_factory=lambda: DEFAULT_RULES)
+    on_end: Callable[[str, str, str | None], None] | None = None
+    now: Callable[[], float] = time.time
+    reached: CrashPoint = nowhere
+
+    def __post_init__(self) -> None:
+        self._journal = Journal(self.database, self.signer.address, self.settings.lease_ms, self.now)
 
     def run_once(self) -> Round:
         """Take every live intent one step further; `ran` is False when another sender is at work.
@@ -122,29 +110,30 @@ class Sender:
         if not self._journal.take_lease():
             result.ran = False
             return result
-        self._reached("lease-taken")
+        self.reached("lease-taken")
         try:
             if self._journal.is_idle():
                 return result
-            account = self._wire.account(self._signer.address)
+            account = self.wire.account(self.signer.address)
             self._settle(account, result)
-            self._reached("settled")
+            self.reached("settled")
             self._push(account, result)
             self._fill_gap(account, result)
             self._start(account, result)
             return result
         finally:
-            self._reached("lease-kept")
+            self.reached("lease-kept")
             self._journal.release_lease()
 
     # ------------------------------------------------------------------------------------- what became of those sent
 
     def _settle(self, account: AccountState, result: Round) -> None:
-        with self._database.read() as session:
+        with self.database.read() as session:
             intents = self._journal.intents(session, SENT, MINED)
+            # Any of them may be mined, not only the last.
             broadcasts = {intent.key: self._journal.broadcasts(session, intent) for intent in intents}
         hashes = [broadcast.tx_hash for listed in broadcasts.values() for broadcast in listed]
-        receipts = self._wire.receipts(hashes)
+        receipts = self.wire.receipts(hashes)
         for intent in intents:
             found = [(b, receipts[b.tx_hash]) for b in broadcasts[intent.key] if b.tx_hash in receipts]
             if found:
@@ -160,7 +149,7 @@ class Sender:
         if intent.status == SENT or intent.mined_hash != receipt.block.hash:
             error = intent.error if broadcast.cancels else None
             if not receipt.succeeded:
-                error = self._wire.why_it_reverted(
+                error = self.wire.why_it_reverted(
                     intent.signer, intent.to_address, intent.data, receipt.block
                 )
             with self._journal.change(intent) as row:
@@ -170,16 +159,16 @@ class Sender:
                 row.reverted, row.error = broadcast.cancels or not receipt.succeeded, error
             intent = row
             result.mined.append(intent.key)
-            self._reached("mined")
-        if receipt.block.number > account.final.number:
+            self.reached("mined")
+        if receipt.block.number > account.final.number:  # a reorganisation may still take it
             return
         if not intent.reverted:
             self._end(intent, FINAL, None, result)
-        elif verdict(self._rules, intent.key, intent.error or "") is RevertVerdict.SUPERSEDED:
+        elif verdict(self.rules, intent.key, intent.error or "") is RevertVerdict.SUPERSEDED:
             self._end(intent, SUPERSEDED, intent.error, result)
         else:
             self._end(intent, FAULT, intent.error, result)
-        self._reached("finalized")
+        self.reached("finalized")
 
     def _unmined(self, intent: Intent, result: Round) -> None:
         """A reorganisation took the block; the stored bytes are broadcast again in this same round."""
@@ -202,34 +191,34 @@ class Sender:
 
     def _push(self, account: AccountState, result: Round) -> None:
         """Broadcast what the endpoint does not know; replace what waits too long and is next in line."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             waiting = [
                 (intent, self._journal.broadcasts(session, intent)[-1])
                 for intent in self._journal.intents(session, SENT)
             ]
         for intent, broadcast in sorted(waiting, key=lambda pair: pair[1].nonce):
             self._journal.keep_lease()
-            is_next = broadcast.nonce == account.nonce
-            if broadcast.sent_at == 0 or not self._wire.is_known(broadcast.tx_hash):
+            is_next = broadcast.nonce == account.nonce  # later ones wait for it: bumping them would not help
+            if broadcast.sent_at == 0 or not self.wire.is_known(broadcast.tx_hash):
                 objection = self._broadcast(intent, broadcast, "broadcast", result)
                 if is_next and objection is not None and is_too_cheap(objection):
                     self._replace(intent, broadcast, result)
-            elif is_next and self._now() - broadcast.sent_at >= self._settings.replace_after_seconds:
+            elif is_next and self.now() - broadcast.sent_at >= self.settings.replace_after_seconds:
                 self._replace(intent, broadcast, result)
 
     def _replace(self, intent: Intent, previous: Broadcast, result: Round) -> None:
         cancels, reason = previous.cancels, intent.error
         if not cancels:
             try:
-                self._wire.simulate(intent.signer, intent.to_address, intent.data)
+                self.wire.simulate(intent.signer, intent.to_address, intent.data)
             except RevertedError as error:
                 cancels, reason = True, error.reason
             except TransactionRefusedError:
                 pass  # nothing learnt; the replacement is the same call
         bumped = fees.replacement(
             Fees(previous.max_fee_wei, previous.priority_fee_wei),
-            self._wire.fee_history(),
-            self._settings.max_fee_wei,
+            self.wire.fee_history(),
+            self.settings.max_fee_wei,
         )
         if bumped is None:
             result.blocked[intent.key] = (
@@ -240,25 +229,22 @@ class Sender:
         broadcast = self._sign(intent, previous.nonce, int(intent.gas_limit or 0), bumped, cancels=cancels)
         with self._journal.fenced() as session:
             row = self._journal.unchanged(session, intent)
-            row.error, row.tx_hash, row.attempts = (
-                reason if cancels else None,
-                broadcast.tx_hash,
-                row.attempts + 1,
-            )
-            row.updated_at = int(self._now())
+            row.error, row.tx_hash = reason if cancels else None, broadcast.tx_hash
+            row.attempts += 1
+            row.updated_at = int(self.now())
             session.add(broadcast)
         result.replaced.append(intent.key)
-        self._reached("replacement-stored")
+        self.reached("replacement-stored")
         self._broadcast(row, broadcast, "replacement-broadcast", result)
 
     def _broadcast(self, intent: Intent, broadcast: Broadcast, point: str, result: Round) -> str | None:
         """Hand stored bytes to the endpoint; its objection, if it has one."""
-        objection = self._wire.broadcast(broadcast.raw)
-        self._reached(point)
+        objection = self.wire.broadcast(broadcast.raw)
+        self.reached(point)
         if broadcast.sent_at == 0:
             with self._journal.fenced() as session:
-                session.get_one(Broadcast, broadcast.tx_hash).sent_at = int(self._now())
-        self._reached("marked")
+                session.get_one(Broadcast, broadcast.tx_hash).sent_at = int(self.now())
+        self.reached("marked")
         if objection is not None:
             result.blocked[intent.key] = f"the RPC endpoint objects: {objection}"
             self._note(intent, result.blocked[intent.key])
@@ -266,20 +252,20 @@ class Sender:
 
     def _fill_gap(self, account: AccountState, result: Round) -> None:
         """Use up a nonce that nobody has while later ones wait for it, as after an endpoint gave too high a count."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             nonces = self._journal.nonces(session)
             waiting = [
                 intent.nonce for intent in self._journal.intents(session, SENT) if intent.nonce is not None
             ]
         if not waiting or account.nonce in nonces or min(waiting) <= account.nonce:
             return
-        key = f"{FILLER}:{self._signer.address}:{account.nonce}"
-        now = int(self._now())
+        key = f"{FILLER}:{self.signer.address}:{account.nonce}"
+        now = int(self.now())
         intent = Intent(
-            key=key, signer=self._signer.address, to_address=self._signer.address, data=b"", contract="", function="",
+            key=key, signer=self.signer.address, to_address=self.signer.address, data=b"", contract="", function="",
             status=PENDING, attempts=0, retry_at=0, reverted=False, created_at=now, updated_at=now,
         )  # fmt: skip
-        price = fees.suggest(self._wire.fee_history(), self._settings.max_fee_wei)
+        price = fees.suggest(self.wire.fee_history(), self.settings.max_fee_wei)
         if price is None:
             result.blocked[key] = "fees are above max_fee_gwei"
             return
@@ -290,18 +276,18 @@ class Sender:
             intent.status, intent.nonce, intent.gas_limit = SENT, account.nonce, 21_000
             intent.tx_hash = broadcast.tx_hash
             session.add_all([intent, broadcast])
-        self._reached("stored")
+        self.reached("stored")
         self._broadcast(intent, broadcast, "broadcast", result)
 
     # ---------------------------------------------------------------------------------------------------- new ones
 
     def _start(self, account: AccountState, result: Round) -> None:
-        with self._database.read() as session:
+        with self.database.read() as session:
             in_flight = len(self._journal.intents(session, SENT))
-            due = self._journal.due(session, max(0, self._settings.max_in_flight - in_flight))
+            due = self._journal.due(session, max(0, self.settings.max_in_flight - in_flight))
         if not due:
             return
-        price = fees.suggest(self._wire.fee_history(), self._settings.max_fee_wei)
+        price = fees.suggest(self.wire.fee_history(), self.settings.max_fee_wei)
         for intent in due:
             if price is None:
                 result.blocked[intent.key] = "fees are above max_fee_gwei; waiting for them to fall"
@@ -311,34 +297,34 @@ class Sender:
 
     def _start_one(self, intent: Intent, price: Fees, account: AccountState, result: Round) -> None:
         try:
-            gas = self._wire.simulate(intent.signer, intent.to_address, intent.data)
+            gas = self.wire.simulate(intent.signer, intent.to_address, intent.data)
         except RevertedError as error:
             self._would_revert(intent, error.reason, result)
             return
         except TransactionRefusedError as error:
             self._retry_later(intent, str(error), result)
             return
-        self._reached("simulated")
-        gas_limit = gas * self._settings.gas_percent // 100
-        with self._database.read() as session:
+        self.reached("simulated")
+        gas_limit = gas * self.settings.gas_percent // 100
+        with self.database.read() as session:
             used = self._journal.highest_nonce(session)
         nonce = account.nonce if used is None else max(account.nonce, used + 1)
-        broadcast = self._sign(
-            intent, nonce, gas_limit, price, cancels=False
-        )  # may take a remote signer's time
+        # Outside the transaction: a remote signer may take its time.
+        broadcast = self._sign(intent, nonce, gas_limit, price, cancels=False)
         with self._journal.fenced() as session:
             row = session.get_one(Intent, intent.key, with_for_update=True)
+            # Another sender was faster.
             if row.status != PENDING or self._journal.highest_nonce(session) != used:
                 return
             session.add(broadcast)
             row.status, row.nonce, row.gas_limit, row.tx_hash = SENT, nonce, gas_limit, broadcast.tx_hash
-            row.attempts, row.error, row.updated_at = row.attempts + 1, None, int(self._now())
+            row.attempts, row.error, row.updated_at = row.attempts + 1, None, int(self.now())
         result.sent.append(row.key)
-        self._reached("stored")
+        self.reached("stored")
         self._broadcast(row, broadcast, "broadcast", result)
 
     def _would_revert(self, intent: Intent, reason: str, result: Round) -> None:
-        found = verdict(self._rules, intent.key, reason)
+        found = verdict(self.rules, intent.key, reason)
         if found is RevertVerdict.RETRY:
             self._retry_later(intent, reason, result)
         else:
@@ -346,47 +332,32 @@ class Sender:
 
     def _retry_later(self, intent: Intent, reason: str, result: Round) -> None:
         with self._journal.change(intent) as row:
-            row.error, row.retry_at = reason, int(self._now()) + self._settings.retry_seconds
+            row.error, row.retry_at = reason, int(self.now()) + self.settings.retry_seconds
         result.blocked[intent.key] = reason
 
     # -------------------------------------------------------------------------------------------------------- parts
 
     def _sign(self, intent: Intent, nonce: int, gas_limit: int, price: Fees, *, cancels: bool) -> Broadcast:
-        raw, tx_hash = self._signer.sign_transaction(
-            {
-                "type": 2,
-                "chainId": self._wire.chain_id,
-                "nonce": nonce,
-                "to": self._signer.address if cancels else intent.to_address,
-                "value": 0,
-                "data": b"" if cancels else intent.data,
-                "gas": 21_000 if cancels else gas_limit,
-                "maxFeePerGas": price.max_fee_wei,
-                "maxPriorityFeePerGas": price.priority_fee_wei,
-            }
+        # A cancellation sends nothing to oneself: all it does is use the nonce up.
+        to, data = (self.signer.address, b"") if cancels else (intent.to_address, intent.data)
+        gas = 21_000 if cancels else gas_limit
+        raw, tx_hash = self.signer.sign_transaction(
+            transaction(self.wire.chain_id, nonce, to, data, gas, price)
         )
         return Broadcast(
-            tx_hash=tx_hash,
-            intent_key=intent.key,
-            nonce=nonce,
-            raw=raw,
-            max_fee_wei=price.max_fee_wei,
-            priority_fee_wei=price.priority_fee_wei,
-            cancels=cancels,
-            sent_at=0,
-        )
+            tx_hash=tx_hash, intent_key=intent.key, nonce=nonce, raw=raw, max_fee_wei=price.max_fee_wei,
+            priority_fee_wei=price.priority_fee_wei, cancels=cancels, sent_at=0,
+        )  # fmt: skip
 
     def _end(self, intent: Intent, status: str, error: str | None, result: Round) -> None:
         with self._journal.change(intent) as row:
             row.status, row.error = status, error
         if status == FINAL:
             result.final.append(intent.key)
-        elif status == FAULT:
-            result.faults[intent.key] = error or ""
         else:
-            result.superseded[intent.key] = error or ""
-        if self._on_end is not None:
-            self._on_end(intent.key, status, error)
+            (result.faults if status == FAULT else result.superseded)[intent.key] = error or ""
+        if self.on_end is not None:
+            self.on_end(intent.key, status, error)
 
     def _note(self, intent: Intent, error: str) -> None:
         if intent.error == error:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from offchain.chain.reader import ChainReader
-from offchain.chain.revert_words import RevertDecoder
 from offchain.chain.rpc import Call, RpcError
 from offchain.domain.types import BlockRef
 from offchain.errors import TransientError
@@ -62,24 +61,12 @@ class Wire:
         self._rpc = chain.rpc
         self.chain_id = chain.deployment.chain_id
 
-    @property
-    def errors(self) -> RevertDecoder:
-        """Decoder of every revert of the deployment's contracts."""
-        return self._chain.errors
-
     def account(self, signer: str) -> AccountState:
         """Newest and final block, and the signer's nonces there."""
         final, head = self._chain.finalized_block(), self._chain.head_block()
-        now, then = (
-            _quantity(value)
-            for value in self._rpc.batch(
-                [
-                    ("eth_getTransactionCount", [signer, "latest"]),
-                    ("eth_getTransactionCount", [signer, hex(final.number)]),
-                ]
-            )
-        )
-        return AccountState(head, final, now, then)
+        blocks = ("latest", hex(final.number))
+        counts = self._rpc.batch([("eth_getTransactionCount", [signer, block]) for block in blocks])
+        return AccountState(head, final, *map(_quantity, counts))
 
     def funds(self, signer: str) -> tuple[int, int]:
         """Wei of the chain's own coin that an account holds, and its next nonce with transactions that still wait."""
@@ -97,24 +84,23 @@ class Wire:
             TransientError: no endpoint answered.
         """
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}
+        # eth_call first: the revert is named even where eth_estimateGas gives no data.
         calls: list[Call] = [("eth_call", [call, "latest"]), ("eth_estimateGas", [call, "latest"])]
         _, gas = answers = self._rpc.batch(calls)
         for answer in answers:
             if isinstance(answer, RpcError):
                 if answer.data is None and "revert" not in answer.message.lower():
                     raise TransactionRefusedError(f"the RPC endpoint refuses to simulate: {answer.message}")
-                raise RevertedError(str(self.errors.decode(answer.data)))
+                raise RevertedError(str(self._chain.errors.decode(answer.data)))
         return _quantity(gas)
 
     def why_it_reverted(self, signer: str, to: str, data: bytes, block: BlockRef) -> str:
         """The error that a mined, failed transaction most likely met, by replaying its call before its block."""
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}
-        answer = self._rpc.batch([("eth_call", [call, hex(max(0, block.number - 1))])])[0]
-        if isinstance(answer, RpcError):
-            return str(self.errors.decode(answer.data))
-        answer = self._rpc.batch([("eth_call", [call, hex(block.number)])])[0]
-        if isinstance(answer, RpcError):
-            return str(self.errors.decode(answer.data))
+        for number in (max(0, block.number - 1), block.number):
+            answer = self._rpc.batch([("eth_call", [call, hex(number)])])[0]
+            if isinstance(answer, RpcError):
+                return str(self._chain.errors.decode(answer.data))
         return "reverted in its block, though not when called alone; another transaction came first or gas ran out"
 
     def fee_history(self) -> FeeHistory:
@@ -138,6 +124,7 @@ class Wire:
                 found[tx_hash] = _receipt(tx_hash, answer)
         if not found:
             return found
+        # Endpoints may keep receipts of blocks that were reorganised away.
         numbers = sorted({receipt.block.number for receipt in found.values()})
         canonical = {header.number: header.ref for header in self._chain.blocks.many(numbers)}
         return {

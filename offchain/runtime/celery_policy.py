@@ -18,12 +18,12 @@ def policy(broker_url: str, visibility_seconds: int, key_prefix: str = "") -> di
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
+        "task_reject_on_worker_lost": True,  # with late acks: a killed worker's task is delivered again
         "task_create_missing_queues": False,
         "worker_prefetch_multiplier": 1,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        "worker_enable_remote_control": False,
+        "worker_enable_remote_control": False,  # whoever reaches the broker could steer workers
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {

@@ -17,43 +17,19 @@ from offchain.errors import UserError
 VARIABLE = "PARALLELIX_CRASH_POINTS"
 LOCAL_CHAINS = (1337, 31337)
 SENDER_POINTS = (
-    "lease-taken",
-    "settled",
-    "simulated",
-    "stored",
-    "broadcast",
-    "marked",
-    "mined",
-    "finalized",
-    "replacement-stored",
-    "replacement-broadcast",
-    "lease-kept",
-)
+    "lease-taken", "settled", "simulated", "stored", "broadcast", "marked", "mined", "finalized",
+    "replacement-stored", "replacement-broadcast", "lease-kept",
+)  # fmt: skip
 """Of the outbox's sender, in the order in which a run passes them."""
 REQUEST_POINTS = (
-    "range-read",
-    "range-written",
-    "final-moved",
-    "job-enqueued",
-    "job-announced",
-    "job-leased",
-    "job-answered",
+    "range-read", "range-written", "final-moved", "job-enqueued", "job-announced", "job-leased", "job-answered",
     "job-finished",
-)
+)  # fmt: skip
 """From a block with a request to the intent that pays it."""
 EPOCH_POINTS = (
-    "epoch-planned",
-    "probe-leased",
-    "probe-answered",
-    "probe-recorded",
-    "report-signed",
-    "report-endorsed",
-    "signatures-kept",
-    "report-enqueued",
-    "slots-saved",
-    "rollover-enqueued",
-    "epoch-closed",
-)
+    "epoch-planned", "probe-leased", "probe-answered", "probe-recorded", "report-signed", "report-endorsed",
+    "signatures-kept", "report-enqueued", "slots-saved", "rollover-enqueued", "epoch-closed",
+)  # fmt: skip
 """Of an epoch, from its planning to its account; `report-endorsed` is a follower's, `rollover-enqueued` a lapsed epoch's."""
 VALIDATION_POINTS = ("validation-drawn", "validation-leased", "validation-compared")
 """From a paid answer to the finding about it."""
@@ -79,6 +55,7 @@ def from_environment(environment: Mapping[str, str], chain_id: int) -> CrashPoin
 
     def reach(point: str) -> None:
         try:
+            # Atomic: of several processes one removes it, and only that one is killed.
             (Path(folder) / point).unlink()
         except FileNotFoundError:
             return

@@ -34,7 +34,7 @@ def replacing(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), mode)  # mkstemp made it 0600
             os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:

@@ -13,16 +13,8 @@ _SECRET_KEYS = frozenset(
     {"password", "secret", "api_key", "authorization", "private_key", "prompt", "messages"}
 )
 _NOISY = (
-    "urllib3",
-    "web3",
-    "kombu",
-    "aiohttp.access",
-    "httpx",
-    "asyncio",
-    "redbeat",
-    "celery.beat",
-    "celery.redirected",
-)
+    "urllib3", "web3", "kombu", "aiohttp.access", "httpx", "asyncio", "redbeat", "celery.beat", "celery.redirected",
+)  # fmt: skip
 
 
 def configure_logs(level: str, process: str) -> None:

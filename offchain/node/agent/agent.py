@@ -10,6 +10,7 @@ import contextlib
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import KW_ONLY, dataclass
 
 import aiohttp
 import structlog
@@ -30,10 +31,14 @@ _log = structlog.get_logger(__name__)
 _STANDBY_POLL_SECONDS = 1.0
 
 
+@dataclass(eq=False)
 class Agent:
     """Runs one node from its settings until it is told to stop.
 
     Attributes:
+        on_ready: told the URL once traffic is accepted.
+        standby: load the model and wait until the owner binds the key to a node.
+        check: raises UserError while the settings that SIGUSR1 would start anew cannot be used; called in a thread.
         renew: whether it was told to end in order to be started anew, with the settings and the program of that moment.
 
     Example:
@@ -41,25 +46,14 @@ class Agent:
         >>> await agent.run()  # until SIGTERM, SIGINT or `agent.stop()`
     """
 
-    def __init__(
-        self,
-        settings: NodeSettings,
-        on_ready: Callable[[str], None],
-        *,
-        standby: bool = False,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        """
-        Args:
-            on_ready: told the URL once traffic is accepted.
-            standby: load the model and wait until the owner binds the key to a node.
-            check: raises UserError while the settings that SIGUSR1 would start anew cannot be used; called in a thread.
-        """
-        self._settings = settings
-        self._on_ready = on_ready
-        self._standby = standby
-        self._check = check
-        self._certificate = _certificate_of(settings)
+    settings: NodeSettings
+    on_ready: Callable[[str], None]
+    _: KW_ONLY
+    standby: bool = False
+    check: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self._certificate = _certificate_of(self.settings)
         self._reloads: set[asyncio.Task[None]] = set()
         self.renew = False
         self._stop = asyncio.Event()
@@ -86,7 +80,7 @@ class Agent:
     async def _reload(self) -> None:
         """Drain in order to be started anew, unless that would fail."""
         try:
-            await asyncio.to_thread(self._check)
+            await asyncio.to_thread(self.check)
         except UserError as error:
             _log.warning("not started anew", reason=str(error))
             return
@@ -103,7 +97,7 @@ class Agent:
             FatalError: an RPC endpoint serves another chain.
             TransientError: no RPC endpoint answers.
         """
-        settings = self._settings
+        settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         signer = Signer.load(settings.keystore, settings.password_file)
         manifest = manifest_of(settings)
@@ -112,11 +106,12 @@ class Agent:
             chain = await asyncio.to_thread(open_chain, settings, TIMEOUT_SECONDS)
             registry = RegistryReader(chain)
             node_id = await registry.node_of_key(signer.address)
-            if node_id is None and not self._standby:
+            if node_id is None and not self.standby:
                 raise UserError(
                     f"node key {signer.address} is bound to no node; run `parallelix node register`, or set "
                     "keystore to the right file"
                 )
+            # A standby loads its model before it has a node.
             engines = Engines(settings, manifest, session, self._engine_changed)
             await stack.enter_async_context(engines)
             if node_id is None and (node_id := await self._await_node(registry, signer, engines)) is None:
@@ -134,13 +129,13 @@ class Agent:
                 )
             self._serving = Serving(
                 settings, session, registry, chain.deployment, signer, manifest, node_id, engines,
-                self._certificate, self._stop, self.stop, self._on_ready,
+                self._certificate, self._stop, self.stop, self.on_ready,
             )  # fmt: skip
             await self._serving.run()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: the terminal closed
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, self._on_renew)
 

@@ -116,6 +116,7 @@ class DialOut:
                 if not unsupported and backoff <= _FIRST_BACKOFF_SECONDS:
                     reason = str(error) or type(error).__name__
                     _log.warning("cannot dial", gateway=receiver_label(receiver), reason=reason)
+                # Doubles after the log line, so that only the first try is logged.
                 backoff = min(_MAX_BACKOFF_SECONDS, backoff * 2)
             if self.holds(receiver) is not was_held:
                 was_held = not was_held
@@ -143,10 +144,10 @@ class DialOut:
         if transport is None or transport.is_closing():
             raise DialError("the gateway broke off")
         connection = ServerConnection(self.server)
-        transport.set_protocol(connection)
+        transport.set_protocol(connection)  # from here on the gateway is the client
         connection.connection_made(transport)
         if surplus:
-            connection.data_received(surplus)
+            connection.data_received(surplus)  # a request may have come right behind the 101
         return connection
 
     async def _prove(self, pool: HostPool, receiver: str) -> HttpExchange:
@@ -164,7 +165,7 @@ class DialOut:
             if upgrade.status == 101:
                 return upgrade
             refusal = await _read(upgrade)
-        except BaseException:
+        except BaseException:  # cancellation too: nobody else would close it
             upgrade.close()
             raise
         raise DialError(f"the gateway refused: {upgrade.status} {refusal[:200].decode(errors='replace')}")

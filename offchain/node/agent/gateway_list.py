@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from offchain.domain.types import Address
 from offchain.errors import TransientError
@@ -15,6 +15,7 @@ class _Known:
     asked_at: float
 
 
+@dataclass
 class GatewayList:
     """`isGateway` with a bounded cache: answers from memory, refreshes in the background, and keeps the last answer while
     the RPC endpoint is down.
@@ -27,32 +28,24 @@ class GatewayList:
             which recovers to another address) cannot flood the RPC endpoint.
     """
 
-    def __init__(
-        self,
-        lookup: Callable[[Address], Awaitable[bool]],
-        clock: Callable[[], float] = time.monotonic,
-        fresh_seconds: float = 15.0,
-        stale_seconds: float = 3600.0,
-        refuse_seconds: float = 2.0,
-        capacity: int = 1024,
-        questions_per_second: float = 20.0,
-    ) -> None:
-        self._lookup = lookup
-        self._clock = clock
-        self.fresh_seconds = fresh_seconds
-        self.stale_seconds = stale_seconds
-        self.refuse_seconds = refuse_seconds
-        self._capacity = capacity
-        self._rate = questions_per_second
-        self._allowance = questions_per_second
-        self._allowed_at = clock()
-        self._known: dict[Address, _Known] = {}
-        self._asking: dict[Address, asyncio.Task[bool]] = {}
+    lookup: Callable[[Address], Awaitable[bool]]
+    clock: Callable[[], float] = time.monotonic
+    fresh_seconds: float = 15.0
+    stale_seconds: float = 3600.0
+    refuse_seconds: float = 2.0
+    capacity: int = 1024
+    questions_per_second: float = 20.0
+    _known: dict[Address, _Known] = field(default_factory=dict, init=False)
+    _asking: dict[Address, asyncio.Task[bool]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._allowance = self.questions_per_second
+        self._allowed_at = self.clock()
 
     async def __call__(self, signer: Address) -> bool:
         """Whether the signer is listed; False when that cannot be found out."""
         known = self._known.get(signer)
-        now = self._clock()
+        now = self.clock()
         if known is not None:
             age = now - known.asked_at
             if known.listed and age < self.stale_seconds:
@@ -64,12 +57,14 @@ class GatewayList:
         if not self._may_ask(now):
             return False
         try:
+            # Others wait for the same task; one caller that leaves must not end it.
             return await asyncio.shield(self._ask(signer))
         except TransientError:
             return False
 
     def _may_ask(self, now: float) -> bool:
-        self._allowance = min(self._rate, self._allowance + (now - self._allowed_at) * self._rate)
+        rate = self.questions_per_second
+        self._allowance = min(rate, self._allowance + (now - self._allowed_at) * rate)
         self._allowed_at = now
         if self._allowance < 1:
             return False
@@ -89,9 +84,10 @@ class GatewayList:
             task.exception()  # a failed refresh is retried by the next request
 
     async def _find(self, signer: Address) -> bool:
-        listed = await self._lookup(signer)
-        if len(self._known) >= self._capacity and signer not in self._known:
+        listed = await self.lookup(signer)
+        if len(self._known) >= self.capacity and signer not in self._known:
             unlisted = next((key for key, known in self._known.items() if not known.listed), None)
+            # Forgers fill the cache with unlisted signers: those go first.
             self._known.pop(unlisted if unlisted is not None else next(iter(self._known)))
-        self._known[signer] = _Known(listed, self._clock())
+        self._known[signer] = _Known(listed, self.clock())
         return listed

@@ -98,7 +98,7 @@ class HeartbeatSender:
         backoff = self.interval_seconds
         failing = False
         while True:
-            self._changed[receiver].clear()
+            self._changed[receiver].clear()  # before describing: a change meanwhile is told in the next one
             reason = await self.send(receiver)
             self.metrics.heartbeats[receiver, "accepted" if reason is None else "failed"] += 1
             if (reason is not None) is not failing:
@@ -130,8 +130,9 @@ class HeartbeatSender:
                 if answer.status == 204:
                     self.accepted[receiver] = sent_at_ms
                     return None
-                if answer.status == 401:
+                if answer.status == 401:  # perhaps the key was rotated on chain
                     self.refused.set()
+                # A receiver is a stranger: never read all it sends.
                 return f"{answer.status} {(await answer.content.read(200)).decode(errors='replace')}"
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return type(error).__name__

@@ -10,7 +10,8 @@ An answer that breaks off gets no receipt and no `[DONE]`: the connection is cut
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -52,16 +53,14 @@ class ServedCounts:
     status: int = 200
 
 
+@dataclass
 class Proxy:
     """Forwards admitted requests over pooled connections to the model servers."""
 
-    def __init__(
-        self, backends: Mapping[str, Backend], receipts: ReceiptMaker, now_ms: Callable[[], int]
-    ) -> None:
-        self.backends = backends
-        self._receipts = receipts
-        self._now_ms = now_ms
-        self._pools: dict[str, HostPool] = {}
+    backends: Mapping[str, Backend]
+    receipts: ReceiptMaker
+    now_ms: Callable[[], int]
+    _pools: dict[str, HostPool] = field(default_factory=dict, init=False)
 
     async def serve(
         self, request: Request, connection: ServerConnection, admission: Admission
@@ -71,7 +70,7 @@ class Proxy:
         Raises:
             ServeError: the body is malformed, the node does not serve the model, or its server is down; nothing was sent yet.
         """
-        started_at_ms = self._now_ms()
+        started_at_ms = self.now_ms()
         body = request.body
         fields = _fields(body)
         backend = self.backends.get(str(fields.get("model")))
@@ -94,7 +93,7 @@ class Proxy:
             if not wants_usage or fields.get("return_token_ids") is not True:
                 ours = {"stream_options": {**options, "include_usage": True}, "return_token_ids": True}
         if completes and (salt := request.headers.get(header_names.CACHE_SALT)) is not None:
-            ours["cache_salt"] = salt
+            ours["cache_salt"] = salt  # tenants share no prefix cache: its timing would tell of their prompts
         with backend.pick() as engine:
             request_id = admission.ticket.request_id
             exchange = self._send(engine, request.path, _with(body, fields, ours), request_id)
@@ -127,6 +126,7 @@ class Proxy:
         pool = self._pools.get(engine.url)
         if pool is None:
             current = {engine.url for backend in self.backends.values() for engine in backend.engines}
+            # A restarted server has another port.
             for url in [url for url in self._pools if url not in current]:
                 self._pools.pop(url).close()
             pool = self._pools[engine.url] = HostPool(engine.url, None)
@@ -151,6 +151,7 @@ class Proxy:
             raise ServeError(503, "model_down", f"the model server answered {status}; use another node")
         if not shaped:
             raise ServeError(status, "invalid_request_error", f"the model server answered {status}")
+        # A refusal of the request itself carries no receipt.
         job.connection.reply(status, {"content-type": "application/json"}, data)
         return ServedCounts(status=status)
 
@@ -165,7 +166,7 @@ class Proxy:
             raise ServeError(
                 503, "model_down", f"the model server's answer has no usable shape: {error}"
             ) from None
-        receipt = encode_header(self._receipts.make(job.served_answer(result, served)))
+        receipt = encode_header(self.receipts.make(job.served_answer(result, served)))
         headers = {"content-type": "application/json", header_names.RECEIPT: receipt}
         proof = job.admission.prove(data)
         if proof is not None:
@@ -179,14 +180,10 @@ class Proxy:
         answer = StreamedAnswer()
         served = ServedCounts()
         events = EventSplitter()
+        passed_on = partial(self._frame, job, answer=answer, served=served, wants_usage=wants_usage)
         try:
             while not served.whole and (chunk := await exchange.read()):
-                out = b"".join(
-                    [
-                        self._frame(job, frame, answer, served, wants_usage=wants_usage)
-                        for frame in events.feed(chunk)
-                    ]
-                )
+                out = b"".join(map(passed_on, events.feed(chunk)))
                 if out and not connection.write(out):
                     await connection.drain()
                 if events.unfinished > _MAX_FRAME_BYTES:
@@ -202,7 +199,7 @@ class Proxy:
         return served
 
     def _frame(
-        self, job: "_Job", frame: bytes, answer: StreamedAnswer, served: ServedCounts, *, wants_usage: bool
+        self, job: "_Job", frame: bytes, *, answer: StreamedAnswer, served: ServedCounts, wants_usage: bool
     ) -> bytes:
         """What the gateway gets for one frame of the model server."""
         name, payload = read_event(frame)
@@ -211,6 +208,7 @@ class Proxy:
         if (data := payload.strip()) != DONE:
             chunk = orjson.loads(data)
             answer.add(chunk)
+            # Usage was asked for by us, not by the caller.
             if not wants_usage and not chunk.get("choices") and "error" not in chunk:
                 return b""
             # a gateway counts what has no name and begins with a brace, and nothing else
@@ -220,7 +218,7 @@ class Proxy:
         served.prompt_tokens = answer.prompt_tokens
         served.completion_tokens = answer.completion_tokens or 0
         served.whole = True
-        receipt = self._receipts.make(job.served_answer(answer.result(), served))
+        receipt = self.receipts.make(job.served_answer(answer.result(), served))
         return write_event(receipt, RECEIPT) + DONE_EVENT
 
 

@@ -43,7 +43,7 @@ class ReplayGuard:
         if not path.exists():
             return
         data = path.read_bytes()
-        whole = len(data) - len(data) % self._ENTRY.size
+        whole = len(data) - len(data) % self._ENTRY.size  # SIGKILL may leave half an entry
         for digest, expires_ms in self._ENTRY.iter_unpack(data[:whole]):
             if expires_ms > now_ms:
                 self._current[digest] = expires_ms
@@ -52,6 +52,7 @@ class ReplayGuard:
         """Begin a new journal, after writing the previous generation to a file of its own."""
         old = folder / "tickets.old.new"
         old.write_bytes(b"".join(self._ENTRY.pack(key, expires) for key, expires in self._previous.items()))
+        # Before the new journal truncates the other file: no ticket is ever in neither.
         old.replace(folder / "tickets.old")
         self._file = os.open(
             folder / "tickets.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600
@@ -73,6 +74,7 @@ class ReplayGuard:
             raise TicketError(429, "no_slot", "too many tickets are alive on this node; use another node")
         self._current[digest] = expires_ms
         if self._file >= 0:
+            # Unbuffered: the kernel keeps it through SIGKILL.
             os.write(self._file, self._ENTRY.pack(digest, expires_ms))
 
     def _turn(self, now_ms: int) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import orjson
 
@@ -20,44 +21,37 @@ _Reply = tuple[int, dict[str, str], bytes]
 _SERVED_PATHS = frozenset((*COMPLETION_PATHS, EMBEDDING_PATH))
 
 
+@dataclass
 class AgentServer:
-    """Routes requests. `handle` answers one, whether its connection was accepted or dialled."""
+    """Routes requests. `handle` answers one, whether its connection was accepted or dialled.
 
-    def __init__(
-        self,
-        gate: TicketGate,
-        slots: Slots,
-        proxy: Proxy,
-        manifest: Manifest,
-        metrics: NodeMetrics,
-        now_ms: Callable[[], int],
-        about: Callable[[], dict[str, object]] = dict,
-    ) -> None:
-        """
-        Args:
-            now_ms: Unix milliseconds.
-            about: further fields of `/health` and `/ready`.
-        """
-        self._gate = gate
-        self._slots = slots
-        self._proxy = proxy
-        self._declared = manifest
-        self._manifest = manifest.canonical()
-        self._manifest_hash = "0x" + manifest.hash().hex()
-        self._metrics = metrics
-        self._now_ms = now_ms
-        self._about = about
+    Attributes:
+        about: further fields of `/health` and `/ready`.
+    """
+
+    gate: TicketGate
+    slots: Slots
+    proxy: Proxy
+    manifest: Manifest
+    metrics: NodeMetrics
+    now_ms: Callable[[], int]
+    about: Callable[[], dict[str, object]] = dict
+
+    def __post_init__(self) -> None:
+        # Gateways compare these bytes with the hash on chain: they are made once, of one manifest.
+        self._canonical = self.manifest.canonical()
+        self._manifest_hash = "0x" + self.manifest.hash().hex()
         self.totals = {"served": 0, "failed": 0, "refused": 0, "prompt_tokens": 0, "completion_tokens": 0}
 
     @property
     def engines(self) -> Sequence[Engine]:
         """The model servers behind this agent."""
-        return [engine for backend in self._proxy.backends.values() for engine in backend.engines]
+        return [engine for backend in self.proxy.backends.values() for engine in backend.engines]
 
     @property
     def ready(self) -> bool:
         """Every model has a server that is up, and the agent is not draining."""
-        return not self._slots.draining and all(backend.up for backend in self._proxy.backends.values())
+        return not self.slots.draining and all(backend.up for backend in self.proxy.backends.values())
 
     async def handle(self, request: Request, connection: ServerConnection) -> None:
         """Answer one request."""
@@ -65,7 +59,7 @@ class AgentServer:
             await self._route(request, connection)
         except ServeError as error:
             self.totals["failed" if error.status >= 500 else "refused"] += 1
-            self._metrics.requests[error.kind] += 1
+            self.metrics.requests[error.kind] += 1
             connection.reply(error.status, error.headers, error.body)
 
     async def _route(self, request: Request, connection: ServerConnection) -> None:
@@ -81,23 +75,21 @@ class AgentServer:
 
     async def _serve(self, request: Request, connection: ServerConnection) -> None:
         headers = request.headers
-        admission = await self._gate.check(
+        admission = await self.gate.check(
             headers.get(header_names.REQUEST_ID), headers.get(header_names.TICKET), request.body
         )
-        slot = self._slots.take()
+        slot = self.slots.take()
         if slot is None:
-            reason = (
-                "this node is draining"
-                if self._slots.draining
-                else f"all {self._slots.limit} slots are taken"
-            )
+            draining, limit = self.slots.draining, self.slots.limit
+            reason = "this node is draining" if draining else f"all {limit} slots are taken"
+            # Gateways queue, nodes never do.
             raise ServeError(429, "no_slot", f"{reason}; use another node", retry_after_seconds=1)
         with slot:
-            admission.use(self._now_ms())
+            admission.use(self.now_ms())  # after the slot: a refused request may come again with its ticket
             began = time.perf_counter()
             outcome = "cancelled"
             try:
-                served = await self._proxy.serve(request, connection, admission)
+                served = await self.proxy.serve(request, connection, admission)
                 outcome = "served" if served.whole else "refused" if served.status != 200 else "cut"
                 self._count(served)
             except ServeError:
@@ -105,15 +97,15 @@ class AgentServer:
                 raise
             finally:
                 if outcome != "failed":
-                    self._metrics.requests[outcome] += 1
-                self._metrics.seconds.observe(time.perf_counter() - began)
+                    self.metrics.requests[outcome] += 1
+                self.metrics.seconds.observe(time.perf_counter() - began)
 
     def _count(self, served: ServedCounts) -> None:
         self.totals["served" if served.whole else "failed"] += 1
         self.totals["prompt_tokens"] += served.prompt_tokens
         self.totals["completion_tokens"] += served.completion_tokens
-        self._metrics.tokens["prompt"] += served.prompt_tokens
-        self._metrics.tokens["completion"] += served.completion_tokens
+        self.metrics.tokens["prompt"] += served.prompt_tokens
+        self.metrics.tokens["completion"] += served.completion_tokens
 
     def _read(self, path: str) -> _Reply:
         if path == "/health":
@@ -121,9 +113,9 @@ class AgentServer:
         if path == "/ready":
             return self._state(good=self.ready)
         if path == "/manifest":
-            return 200, {**_JSON, header_names.MANIFEST_HASH: self._manifest_hash}, self._manifest
+            return 200, {**_JSON, header_names.MANIFEST_HASH: self._manifest_hash}, self._canonical
         if path == "/metrics":
-            text = self._metrics.render(self._slots.limit, self._slots.used, self.engines)
+            text = self.metrics.render(self.slots.limit, self.slots.used, self.engines)
             return 200, {"content-type": "text/plain; version=0.0.4; charset=utf-8"}, text
         raise ServeError(404, "not_found", f"there is no {path} here")
 
@@ -137,16 +129,16 @@ class AgentServer:
             reachable: False while the receiver of the heartbeat has no way to this node.
         """
         models = [
-            backend.model.to_json() for backend in self._proxy.backends.values() if backend.up and reachable
+            backend.model.to_json() for backend in self.proxy.backends.values() if backend.up and reachable
         ]
         return {
             "models": models,
-            "slots": self._slots.limit,
-            "free_slots": self._slots.free if models else 0,
+            "slots": self.slots.limit,
+            "free_slots": self.slots.free if models else 0,
             "queue": 0,
-            "region": self._declared.region,
-            "tier": int(self._declared.tier),
-            "price_per_token_wei": str(self._declared.price_per_token_wei),
+            "region": self.manifest.region,
+            "tier": int(self.manifest.tier),
+            "price_per_token_wei": str(self.manifest.price_per_token_wei),
         }
 
     def snapshot(self, *, good: bool | None = None) -> dict[str, object]:
@@ -154,20 +146,15 @@ class AgentServer:
         good = self.ready if good is None else good
         return {
             "status": "ok" if good else "unavailable",
-            **self._about(),
-            "draining": self._slots.draining,
-            "slots": self._slots.limit,
-            "free_slots": self._slots.free,
+            **self.about(),
+            "draining": self.slots.draining,
+            "slots": self.slots.limit,
+            "free_slots": self.slots.free,
             "totals": self.totals,
             "offer": self.offer(),
             "engines": [
-                {
-                    "model": engine.name,
-                    "state": engine.state.value,
-                    "reason": engine.reason,
-                    "restarts": engine.restarts,
-                    "version": engine.version,
-                }
+                {"model": engine.name, "state": engine.state.value}
+                | {name: getattr(engine, name) for name in ("reason", "restarts", "version")}
                 for engine in self.engines
             ],
         }

@@ -170,7 +170,7 @@ class Serving:
         _log.info("drained", cut_off=cut_off)
 
     async def _close(self) -> None:
-        await self._http.stop(_LAST_BYTES_SECONDS)
+        await self._http.stop(_LAST_BYTES_SECONDS)  # before the pools: running answers still read from them
         self._proxy.close()
         self._guard.close()
         self._receipts.close()
@@ -189,13 +189,14 @@ class Serving:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_KEY_POLL_SECONDS):
                     await refused.wait()
-            refused.clear()
+            refused.clear()  # before asking: a refusal meanwhile asks again
             try:
                 found = await self.registry.node_of_key(self.signer.address)
             except TransientError:
                 continue
             if found != self.node_id:
                 _log.warning("this key speaks for the node no more", hint="another machine serves it; ending")
+                # Its receipts count for 30 s after a rotation (ADR 0051).
                 await asyncio.sleep(_HANDOVER_SECONDS)
                 self.stop()
 

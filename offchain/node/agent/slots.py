@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from types import TracebackType
 
 
 class Slots:
@@ -18,18 +17,19 @@ class Slots:
     @property
     def free(self) -> int:
         """Slots that gateways may fill; 0 while draining."""
-        return 0 if self.draining else self.limit - self.used
+        return 0 if self.draining else self.limit - self.used  # gateways stop sending before the port closes
 
-    def take(self) -> "_Held | None":
+    def take(self) -> contextlib.ExitStack | None:
         """A slot, to be used as a context manager; None when all are taken or the node drains."""
         if self.free <= 0:
             return None
         self.used += 1
         self._idle.clear()
-        return _Held(self)
+        held = contextlib.ExitStack()
+        held.callback(self._give_back)
+        return held
 
-    def give_back(self) -> None:
-        """Called when a slot's context is left: the slot is free again."""
+    def _give_back(self) -> None:
         self.used -= 1
         if self.used == 0:
             self._idle.set()
@@ -41,18 +41,3 @@ class Slots:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         return self.used
-
-
-class _Held:
-    __slots__ = ("_slots",)
-
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._slots.give_back()

@@ -21,29 +21,25 @@ def _invalid(message: str) -> TicketError:
     return TicketError(401, "invalid_ticket", message)
 
 
+@dataclass
 class TicketGate:
-    """Checks tickets."""
+    """Checks tickets.
 
-    def __init__(
-        self,
-        node_id: NodeId,
-        domain: SigningDomain,
-        is_gateway: Callable[[Address], Awaitable[bool]],
-        guard: ReplayGuard,
-        now_ms: Callable[[], int],
-        agree: Callable[[bytes], bytes],
-    ) -> None:
-        """
-        Args:
-            is_gateway: whether a bonded keeper lists an address as a gateway's signer now.
-            agree: ECDH of the node key, see `offchain/protocol/pair_mac.py`.
-        """
-        self._node_id = node_id
-        self._prefix = signing_prefix(domain.separator())
-        self._is_gateway = is_gateway
-        self._guard = guard
-        self._now_ms = now_ms
-        self._agreed = AgreedKeys(agree)
+    Attributes:
+        is_gateway: whether a bonded keeper lists an address as a gateway's signer now.
+        agree: ECDH of the node key, see `offchain/protocol/pair_mac.py`.
+    """
+
+    node_id: NodeId
+    domain: SigningDomain
+    is_gateway: Callable[[Address], Awaitable[bool]]
+    guard: ReplayGuard
+    now_ms: Callable[[], int]
+    agree: Callable[[bytes], bytes]
+
+    def __post_init__(self) -> None:
+        self._prefix = signing_prefix(self.domain.separator())
+        self._agreed = AgreedKeys(self.agree)
 
     async def check(self, request_id: str | None, ticket: str | None, body: bytes) -> "Admission":
         """Check a request's ticket. The ticket is used up only by `Admission.use`.
@@ -66,13 +62,13 @@ class TicketGate:
         raw = _from_hex(ticket, size, header_names.TICKET)
         found = Ticket(
             request_id=raw_id,
-            node_id=self._node_id,
+            node_id=self.node_id,
             request_hash=keccak256(body),
             issued_at_ms=int.from_bytes(raw[:8], "big"),
             expires_at_ms=int.from_bytes(raw[8:16], "big"),
         )
-        now_ms = self._now_ms()
-        if found.expires_at_ms <= now_ms:
+        now_ms = self.now_ms()
+        if found.expires_at_ms <= now_ms:  # times first: they cost nothing, a signature does
             raise _invalid("the ticket has expired; check both clocks and send a new one")
         if found.issued_at_ms > now_ms + MAX_SKEW_MS:
             raise _invalid("the ticket was issued in the future; the gateway's or this node's clock is wrong")
@@ -80,18 +76,20 @@ class TicketGate:
             raise _invalid(f"a ticket lives at most {MAX_LIFETIME_MS // 1000} s; issue a shorter one")
         message, proof = self._prefix + found.encoded(), raw[_TIMES_BYTES:]
         if is_mac:
+            # Claimed by the sender; the MAC below shows that it holds the key.
             gateway = address_of(proof[:PUBLIC_KEY_BYTES])
         else:
             try:
                 gateway = recover(keccak256(self._prefix + found.struct_hash()), proof)
             except ValueError:
                 raise _invalid("the ticket's signature is malformed") from None
-        if not await self._is_gateway(gateway) or (is_mac and not self._agreed.holds(message, proof)):
+        if not await self.is_gateway(gateway) or (is_mac and not self._agreed.holds(message, proof)):
             raise _invalid(
                 "the ticket is not for this node, this body or this network, or no bonded keeper lists its signer as a gateway"
             )
         key = self._agreed.key(proof[:PUBLIC_KEY_BYTES]) if is_mac else None
-        return Admission(found, blake2b(message, digest_size=32).digest(), self._guard, key)
+        # Over the message, not the proof: ECDSA signatures can be varied.
+        return Admission(found, blake2b(message, digest_size=32).digest(), self.guard, key)
 
 
 @dataclass(frozen=True, slots=True)

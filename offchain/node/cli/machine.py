@@ -2,7 +2,6 @@
 # A command imports what it needs, so that `parallelix node --help` does not load web3.
 # ruff: noqa: PLC0415
 
-import json
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,10 +14,13 @@ from offchain.errors import UserError
 from offchain.node.cli.options import (
     PATH,
     config_option,
+    echo_json,
     init_options,
     json_option,
     load_settings,
+    open_owner,
     options,
+    say,
     yes_option,
 )
 
@@ -38,7 +40,7 @@ def probe(*, as_json: bool) -> None:
 
     found = detect()
     if as_json:
-        click.echo(json.dumps(found.to_json()))
+        echo_json(**found.to_json())
         return
     for card in found.accelerators:
         click.echo(
@@ -56,16 +58,8 @@ def init(*, as_json: bool, **given: Any) -> None:
     """Write settings and a node key for this machine. Files that exist are kept."""
     made = _initialise(given)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "config": str(made.config),
-                    "node_key": made.node_key,
-                    "node_key_hash": made.node_key_hash,
-                    "created": made.created,
-                }
-            )
-        )
+        keys = {"node_key": made.node_key, "node_key_hash": made.node_key_hash}
+        echo_json(config=str(made.config), **keys, created=made.created)
         return
     click.echo(f"{'wrote' if made.created else 'found'} {made.config}")
     click.echo(f"node key       {made.node_key}\nnode key hash  {made.node_key_hash}")
@@ -75,22 +69,10 @@ def _initialise(given: dict[str, Any]) -> Any:
     from offchain.node.machine.hardware import detect
     from offchain.node.machine.initialise import Wanted, initialise
 
-    wanted = Wanted(
-        folder=given["folder"],
-        rpc_url=given["rpc_url"],
-        deployment=given["deployment"],
-        heartbeat_receivers=given["heartbeat_receivers"],
-        region=given["region"],
-        served_model=given["served_model"] or (given["model_path"].name if given["model_path"] else "model"),
-        model_path=given["model_path"],
-        engine_url=given["engine_url"],
-        model_revision=given["model_revision"],
-        vllm_command=(given["vllm"],),
-        **{
-            name: given[name] for name in ("listen", "public_url", "tls_certificate", "tls_key", "keeper_url")
-        },
-    )
-    return initialise(wanted, detect())
+    fields = {name: value for name, value in given.items() if name != "vllm"}
+    folder = given["model_path"]
+    fields["served_model"] = given["served_model"] or (folder.name if folder else "model")
+    return initialise(Wanted(**fields, vllm_command=(given["vllm"],)), detect())
 
 
 @click.command()
@@ -103,9 +85,7 @@ def models(config: Path, *, as_json: bool) -> None:
     settings = load_settings(config)
     manifest = manifest_of(settings)
     if as_json:
-        click.echo(
-            json.dumps({"manifest": manifest.to_json(), "manifest_hash": "0x" + manifest.hash().hex()})
-        )
+        echo_json(manifest=manifest.to_json(), manifest_hash="0x" + manifest.hash().hex())
         return
     for model in manifest.models:
         click.echo(f"{model.name}  context {model.context_length}\n  {model.revision}")
@@ -139,7 +119,7 @@ def verify(config: Path, *, as_json: bool, **given: Any) -> None:
     """
     document = _verify(load_settings(config), given, tell=not as_json)
     if as_json:
-        click.echo(json.dumps(document))
+        echo_json(**document)
     if not document["ok"]:
         sys.exit(1)
 
@@ -231,9 +211,7 @@ def service(config: Path, *, system: bool, write: bool, as_json: bool) -> None:
     if write:
         install(made)
     if as_json:
-        click.echo(
-            json.dumps({"path": str(made.path), "unit": made.text, "enable": made.enable, "written": write})
-        )
+        echo_json(path=str(made.path), unit=made.text, enable=made.enable, written=write)
     elif write:
         click.echo(f"wrote {made.path}\nnow run: {made.enable}")
     else:
@@ -261,7 +239,6 @@ def setup(
     **given: Any,
 ) -> None:
     """Do init, verify and register in one go, then say how to start. Run it again to go on where it stopped."""
-    from offchain.node.cli.options import say
     from offchain.node.machine.manifest import manifest_of
 
     tell = say(as_json=as_json)
@@ -271,10 +248,9 @@ def setup(
     settings = load_settings(made.config)
     tell("2  checks")
     checked = _verify(settings, {"stake": stake, "uptime": 99.0}, tell=not as_json)
+    failing = [check for check in checked["checks"] if check["verdict"] == "fail"]
     # The manifest is not on chain yet: the next step puts it there.
-    wrong = [
-        check for check in checked["checks"] if check["verdict"] == "fail" and check["check"] != "manifest"
-    ]
+    wrong = [check for check in failing if check["check"] != "manifest"]
     if wrong:
         raise UserError(
             f"{wrong[0]['check']}: {wrong[0]['reason']} ({wrong[0]['remedy']}); correct that and run `parallelix node setup` "
@@ -299,7 +275,7 @@ def setup(
     if as_json:
         found = {"config": str(made.config), "node_key_hash": made.node_key_hash, "node_id": node_id}
         found |= {"manifest_hash": "0x" + manifest_hash.hex(), "register": None if owner else elsewhere}
-        click.echo(json.dumps({**found, "checks": checked["checks"]}))
+        echo_json(**found, checks=checked["checks"])
 
 
 def _register(
@@ -316,7 +292,6 @@ def _register(
     from offchain.domain.amounts import parse_prlx
     from offchain.domain.tiers import Tier
     from offchain.domain.types import Wei
-    from offchain.node.cli.options import open_owner
     from offchain.node.owner import stake as lifecycle
     from offchain.node.owner.node_key import node_key_hash
 

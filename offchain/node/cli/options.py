@@ -2,7 +2,9 @@
 # A command imports what it needs, so that `parallelix node --help` does not load web3.
 # ruff: noqa: PLC0415
 
+import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,20 +36,35 @@ def options(*each: Callable[[_F], _F]) -> Callable[[_F], _F]:
 config_option = click.option("--config", type=PATH, required=True, help="The node's settings, a TOML file.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 yes_option = click.option("--yes", is_flag=True, help="Send transactions without asking first.")
-owner_options = options(
-    click.option(
-        "--owner-keystore",
-        type=PATH,
-        required=True,
-        help="The owner's encrypted key file; not needed where the node serves.",
-    ),
-    click.option(
-        "--owner-password-file",
-        type=PATH,
-        required=True,
-        help="File (0600) with the password of --owner-keystore.",
-    ),
+keeper_url_option = click.option(
+    "--keeper-url",
+    help="URL of a keeper's API, by default keeper_url; its uptime table is checked against the chain.",
 )
+_OWNER_FILES = {
+    "--owner-keystore": "The owner's encrypted key file; not needed where the node serves.",
+    "--owner-password-file": "File (0600) with the password of --owner-keystore.",
+}
+_owner_options = options(
+    config_option,
+    *(click.option(name, type=PATH, required=True, help=text) for name, text in _OWNER_FILES.items()),
+)
+
+
+def owner_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of a command of the owner, which gets `settings` and `owner()` instead: that opens key and chain.
+
+    The command has `yes_option`, too. Whatever needs neither is checked before `owner()` is called.
+    """
+
+    @wraps(command)
+    def run(
+        config: Path, owner_keystore: Path, owner_password_file: Path, *, yes: bool, **given: Any
+    ) -> None:
+        settings = load_settings(config)
+        files = owner_keystore, owner_password_file
+        command(settings, lambda: open_owner(settings, *files, yes=yes), **given)
+
+    return _owner_options(run)
 
 
 init_options = options(
@@ -79,6 +96,11 @@ init_options = options(
     click.option("--tls-certificate", type=PATH, help="PEM certificate for --listen; may be self-signed."),
     click.option("--tls-key", type=PATH, help="Key of --tls-certificate (PEM, unencrypted, 0600)."),
 )
+
+
+def echo_json(**fields: Any) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(fields))
 
 
 def keeper_url_of(settings: "NodeSettings", given: str | None) -> str:

@@ -2,8 +2,7 @@
 # A command imports what it needs, so that `parallelix node --help` does not load web3.
 # ruff: noqa: PLC0415
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,13 @@ import click
 
 from offchain.node.cli.options import (
     config_option,
+    echo_json,
     json_option,
     keeper_url_of,
+    keeper_url_option,
     load_settings,
     node_id_of,
-    open_owner,
-    owner_options,
+    owner_command,
     say,
     yes_option,
 )
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from offchain.chain.reader import PinnedReads
     from offchain.domain.types import NodeId
     from offchain.node.owner.stake import Earning
+    from offchain.node.owner.wallet import Owner
+    from offchain.node.settings import NodeSettings
 
 
 @click.command()
-@config_option
-@owner_options
+@owner_command
 @click.option("--stake", required=True, help="PRLX to lock, e.g. 50000.")
 @click.option(
     "--node-key-hash", help="Hash that `node keygen` printed; by default that of the settings' keystore."
@@ -41,15 +42,13 @@ if TYPE_CHECKING:
 @yes_option
 @json_option
 def register(
-    config: Path,
-    owner_keystore: Path,
-    owner_password_file: Path,
+    settings: "NodeSettings",
+    owner: "Callable[[], Owner]",
     stake: str,
     node_key_hash: str | None,
     manifest_hash: str | None,
     manifest_uri: str,
     *,
-    yes: bool,
     as_json: bool,
 ) -> None:
     """Lock the stake and register the node, then publish its manifest.
@@ -64,38 +63,25 @@ def register(
     from offchain.node.owner import node_key
     from offchain.node.owner import stake as lifecycle
 
-    settings = load_settings(config)
     stake_wei = Wei(parse_prlx(stake))
     if node_key_hash is None:
         key_hash = node_key.node_key_hash(Signer.load(settings.keystore, settings.password_file))
     else:
         key_hash = node_key.parse_key_hash(node_key_hash)
-    manifest = (
-        manifest_of(settings).hash() if manifest_hash is None else node_key.parse_key_hash(manifest_hash)
-    )
-    owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
+    given_hash = None if manifest_hash is None else node_key.parse_key_hash(manifest_hash)
+    manifest = given_hash or manifest_of(settings).hash()
     uri = manifest_uri or (f"{settings.public_url.rstrip('/')}/manifest" if settings.public_url else "")
-    done = lifecycle.register(
-        owner, key_hash, stake_wei, Tier(settings.tier), manifest, uri, say(as_json=as_json)
-    )
+    tier, tell = Tier(settings.tier), say(as_json=as_json)
+    done = lifecycle.register(owner(), key_hash, stake_wei, tier, manifest, uri, tell)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "node_id": int(done.node_id),
-                    "tx_hashes": list(done.tx_hashes),
-                    "node_key_hash": "0x" + key_hash.hex(),
-                    "manifest_hash": "0x" + manifest.hex(),
-                }
-            )
-        )
+        hashes = {"node_key_hash": "0x" + key_hash.hex(), "manifest_hash": "0x" + manifest.hex()}
+        echo_json(node_id=int(done.node_id), tx_hashes=list(done.tx_hashes), **hashes)
     else:
         click.echo(f"node id {done.node_id}")
 
 
 @click.command()
-@config_option
-@owner_options
+@owner_command
 @click.option(
     "--epoch",
     "epochs",
@@ -103,34 +89,27 @@ def register(
     multiple=True,
     help="Epoch to claim, may be given several times; by default all that can be claimed.",
 )
-@click.option(
-    "--keeper-url",
-    help="URL of a keeper's API, by default keeper_url; its uptime table is checked against the chain.",
-)
+@keeper_url_option
 @yes_option
 @json_option
 def claim(
-    config: Path,
-    owner_keystore: Path,
-    owner_password_file: Path,
+    settings: "NodeSettings",
+    owner: "Callable[[], Owner]",
     epochs: tuple[int, ...],
     keeper_url: str | None,
     *,
-    yes: bool,
     as_json: bool,
 ) -> None:
     """Claim the node's earnings; the contract checks the proof and pays to the payout address."""
     from offchain.node.owner import stake as lifecycle
 
-    settings = load_settings(config)
-    keeper = keeper_url_of(settings, keeper_url)
-    owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-    reads = owner.now()
+    keeper, wallet = keeper_url_of(settings, keeper_url), owner()
+    reads = wallet.now()
     node_id = node_id_of(settings, reads)
     found = _earnings(reads, node_id, epochs or lifecycle.earning_epochs(reads, node_id), keeper)
-    done = lifecycle.claim(owner, node_id, found)
+    done = lifecycle.claim(wallet, node_id, found)
     if as_json:
-        click.echo(json.dumps(done))
+        echo_json(**done)
     else:
         from offchain.domain.amounts import prlx
 
@@ -139,10 +118,7 @@ def claim(
 
 @click.command()
 @config_option
-@click.option(
-    "--keeper-url",
-    help="URL of a keeper's API, by default keeper_url; its uptime table is checked against the chain.",
-)
+@keeper_url_option
 @click.option(
     "--epoch",
     "epochs",
@@ -163,7 +139,7 @@ def earnings(config: Path, keeper_url: str | None, epochs: tuple[int, ...], *, a
     node_id = node_id_of(settings, reads)
     found = _earnings(reads, node_id, epochs or lifecycle.earning_epochs(reads, node_id)[-10:], keeper)
     if as_json:
-        click.echo(json.dumps({"node_id": node_id, "epochs": [earned.to_json() for earned in found]}))
+        echo_json(node_id=node_id, epochs=[earned.to_json() for earned in found])
         return
     for earned in found:
         uptime = "" if earned.uptime_bps is None else f"{earned.uptime_bps / 100:.2f} %"
@@ -186,27 +162,23 @@ def _earnings(
 
 def _stake_command(name: str, help_text: str) -> click.Command:
     @click.command(name, help=help_text)
-    @config_option
-    @owner_options
+    @owner_command
     @yes_option
     @json_option
-    def command(
-        config: Path, owner_keystore: Path, owner_password_file: Path, *, yes: bool, as_json: bool
-    ) -> None:
+    def command(settings: "NodeSettings", owner: "Callable[[], Owner]", *, as_json: bool) -> None:
         from offchain.node.owner import stake as lifecycle
 
-        settings = load_settings(config)
-        owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-        node_id = node_id_of(settings, owner.now())
+        wallet = owner()
+        node_id = node_id_of(settings, wallet.now())
         changes = {
             "unstake": lifecycle.unstake,
             "cancel": lifecycle.cancel_unstake,
             "withdraw": lifecycle.withdraw,
         }
-        tx_hash = changes[name](owner, node_id)
-        node = lifecycle.registered_node(owner.now(), node_id)
+        tx_hash = changes[name](wallet, node_id)
+        node = lifecycle.registered_node(wallet.now(), node_id)
         if as_json:
-            click.echo(json.dumps({**lifecycle.node_json(node), "tx_hash": tx_hash}))
+            echo_json(**lifecycle.node_json(node), tx_hash=tx_hash)
         else:
             click.echo(f"node {node_id} is {lifecycle.state_name(node)} now ({tx_hash})")
 
@@ -222,21 +194,14 @@ withdraw = _stake_command("withdraw", "Take the stake back after the cooldown. T
 
 
 @click.command("rotate-key")
-@config_option
-@owner_options
+@owner_command
 @click.option(
     "--new-key-hash", required=True, help="Hash that `node keygen` or `node init` printed on the new machine."
 )
 @yes_option
 @json_option
 def rotate_key(
-    config: Path,
-    owner_keystore: Path,
-    owner_password_file: Path,
-    new_key_hash: str,
-    *,
-    yes: bool,
-    as_json: bool,
+    settings: "NodeSettings", owner: "Callable[[], Owner]", new_key_hash: str, *, as_json: bool
 ) -> None:
     """Bind the node to another key, which moves the node to the machine that holds that key.
 
@@ -245,18 +210,15 @@ def rotate_key(
     from offchain.node.owner import node_key
     from offchain.node.owner import stake as lifecycle
 
-    settings = load_settings(config)
     key_hash = node_key.parse_key_hash(new_key_hash)
-    owner = open_owner(settings, owner_keystore, owner_password_file, yes=yes)
-    reads = owner.now()
+    wallet = owner()
+    reads = wallet.now()
     # After the rotation the settings' own key is bound to no node, and the command may be run again.
     rotated = reads.node_of_key(node_key.address_of_key_hash(key_hash))
     own = settings.node_id or reads.node_of_key(node_key.keystore_address(settings.keystore))
     node_id = rotated if rotated and not own else node_id_of(settings, reads)
-    tx_hash = lifecycle.rotate_key(owner, node_id, key_hash)
+    tx_hash = lifecycle.rotate_key(wallet, node_id, key_hash)
     if as_json:
-        click.echo(
-            json.dumps({"node_id": node_id, "node_key_hash": "0x" + key_hash.hex(), "tx_hash": tx_hash})
-        )
+        echo_json(node_id=node_id, node_key_hash="0x" + key_hash.hex(), tx_hash=tx_hash)
     else:
         click.echo(f"node {node_id} speaks with the new key now" + (f" ({tx_hash})" if tx_hash else ""))

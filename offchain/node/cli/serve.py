@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from offchain.errors import UserError
-from offchain.node.cli.options import PATH, config_option, json_option, load_settings, node_id_of
+from offchain.node.cli.options import PATH, config_option, echo_json, json_option, load_settings, node_id_of
 
 if TYPE_CHECKING:
     from offchain.node.agent.agent import Agent
@@ -120,7 +120,7 @@ def keygen(keystore: Path, password_file: Path, *, as_json: bool) -> None:
     address = create_keystore(keystore, password_file)
     key_hash = "0x" + node_key_hash(Signer.load(keystore, password_file)).hex()
     if as_json:
-        click.echo(json.dumps({"address": address, "node_key_hash": key_hash, "keystore": str(keystore)}))
+        echo_json(address=address, node_key_hash=key_hash, keystore=str(keystore))
         return
     click.echo(f"node key       {address}\nnode key hash  {key_hash}\nkeystore       {keystore}")
 
@@ -142,7 +142,7 @@ def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
     node = stake.registered_node(reads, node_id_of(settings, reads))
     agent = agent_state(settings)
     if as_json:
-        click.echo(json.dumps({"node": stake.node_json(node), "agent": agent}))
+        echo_json(node=stake.node_json(node), agent=agent)
         return
     if plain or agent is None:
         state = stake.state_name(node)

@@ -2,7 +2,6 @@
 # A command imports what it needs, so that `parallelix node --help` does not load web3.
 # ruff: noqa: PLC0415
 
-import json
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from offchain.errors import UserError
 from offchain.node.cli.options import (
     PATH,
     config_option,
+    echo_json,
     json_option,
     load_settings,
     node_id_of,
@@ -79,8 +79,8 @@ def update(
     url = _await_agent(settings, manifest, previous, began + wait_seconds)
     seconds = round(time.monotonic() - began, 1)
     if as_json:
-        found = {"node_id": node_id, "manifest_hash": "0x" + manifest.hash().hex(), "tx_hash": tx_hash}
-        click.echo(json.dumps({**found, "url": url, "seconds": seconds}))
+        hashes = {"manifest_hash": "0x" + manifest.hash().hex(), "tx_hash": tx_hash}
+        echo_json(node_id=node_id, **hashes, url=url, seconds=seconds)
     else:
         click.echo(f"node {node_id} serves with the new settings after {seconds} s")
 

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     grace_seconds = float(grace)
     adopt_orphans()
     wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)
+    os.set_blocking(wake_write, False)  # a full pipe must not block a signal handler
     signal.set_wakeup_fd(wake_write)
     stop_asked = False
 
@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
         nonlocal stop_asked
         stop_asked = True
 
+    # Ignored signals wake nobody; one with a handler does.
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_term)
@@ -118,7 +119,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(OSError):
         while rest := os.read(output, 65536):
             log.append(rest)
-    _reap_all(time.monotonic() + 5)
+    _reap_all(time.monotonic() + 5)  # vLLM's helpers may have left its process group
     return engine.returncode if engine.returncode >= 0 else 128 - engine.returncode
 
 

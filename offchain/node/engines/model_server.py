@@ -97,29 +97,15 @@ def vllm_arguments(
 ) -> tuple[str, ...]:
     """Flags of `vllm serve` for a backend. On the CPU: one process, and float32, so that answers can be compared."""
     common = (
-        "--max-model-len",
-        str(max_model_len),
-        "--seed",
-        "0",
-        "--scheduling-policy",
-        "priority",
-        "--shutdown-timeout",
-        "5",
-        "--disable-uvicorn-access-log",
-    )
+        "--max-model-len", str(max_model_len), "--seed", "0", "--scheduling-policy", "priority",
+        "--shutdown-timeout", "5", "--disable-uvicorn-access-log",
+    )  # fmt: skip
     if backend != "cpu":
         return (*common, *extra)
     return (
-        *common,
-        "--dtype",
-        "float32",
-        "--enforce-eager",
-        "--distributed-executor-backend",
-        "uni",
-        "--kv-cache-memory-bytes",
-        str(kv_cache_bytes),
-        *extra,
-    )
+        *common, "--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni",
+        "--kv-cache-memory-bytes", str(kv_cache_bytes), *extra,
+    )  # fmt: skip
 
 
 def vllm_environment(backend: str, cache: Path) -> dict[str, str]:
@@ -218,28 +204,17 @@ class SupervisedEngine:
         spec = self.spec
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.api_key = secrets.token_urlsafe(32)
+        self.api_key = secrets.token_urlsafe(32)  # on loopback every user of the machine could ask it
         self._set(EngineState.STARTING, "loading the model")
         spec.log_file.parent.mkdir(parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        argv = (
+            sys.executable, "-I", launcher.__file__, str(spec.log_file), str(_LOG_BYTES), str(_LOG_FILES),
+            str(spec.stop_seconds), *spec.command, "serve", str(spec.model_path), "--served-model-name", spec.name,
+            "--host", "127.0.0.1", "--port", str(port), *spec.arguments,
+        )  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            launcher.__file__,
-            str(spec.log_file),
-            str(_LOG_BYTES),
-            str(_LOG_FILES),
-            str(spec.stop_seconds),
-            *spec.command,
-            "serve",
-            str(spec.model_path),
-            "--served-model-name",
-            spec.name,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            *spec.arguments,
+            *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -279,7 +254,7 @@ class SupervisedEngine:
                     )
                     return None
                 pause = _POLL_STARTING_SECONDS if up_since is None else _POLL_UP_SECONDS
-                await asyncio.wait((ended,), timeout=pause)
+                await asyncio.wait((ended,), timeout=pause)  # not wait_for: that would cancel `ended`
                 if ended.done():
                     self.reason = (
                         f"the model server ended with status {ended.result()}; see {self.spec.log_file}"
@@ -302,7 +277,7 @@ class SupervisedEngine:
                 await asyncio.wait_for(process.wait(), self.spec.stop_seconds + 10)
             except TimeoutError:
                 _log.error("launcher hangs; killing its session", model=self.name, launcher=process.pid)
-        kill_session(process.pid)
+        kill_session(process.pid)  # whatever the launcher left behind
         if process.returncode is None:
             await process.wait()
         if process.stdin is not None:

@@ -29,11 +29,8 @@ def measure(settings: NodeSettings) -> Iterator[MachineFinding]:
         try:
             first_ms, rate = _once(url, key, settings.served_model)
         except (httpx.HTTPError, ValueError) as error:
-            yield failed(
-                "benchmark",
-                f"the model server failed: {http_fault(error)}",
-                "see `parallelix node logs --engine`",
-            )
+            reason = f"the model server failed: {http_fault(error)}"
+            yield failed("benchmark", reason, "see `parallelix node logs --engine`")
             return
         best_first, best_rate = min(best_first, first_ms), max(best_rate, rate)
     floor = FLOORS[Tier(settings.tier)]
@@ -57,14 +54,8 @@ def _server(settings: NodeSettings) -> tuple[str | None, str | None]:
 
 def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
     """One run: (milliseconds to the first token, tokens per second after it)."""
-    body = {
-        "model": model,
-        "prompt": "The",
-        "max_tokens": _TOKENS,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-    }
+    body = {"model": model, "prompt": "The", "max_tokens": _TOKENS, "temperature": 0}
+    body |= {"ignore_eos": True, "stream": True}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     began = time.perf_counter()
     first, last, tokens = 0.0, 0.0, 0
@@ -78,6 +69,6 @@ def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
                 last = time.perf_counter()
                 first = first or last
                 tokens += 1
-    if tokens < 2:
+    if tokens < 2:  # one token has no rate
         raise ValueError("it generated nothing")
     return (first - began) * 1000, (tokens - 1) / max(1e-6, last - first)

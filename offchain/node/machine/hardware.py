@@ -20,7 +20,7 @@ _HEAVY = re.compile(
     r"\b(A100|A800|H100|H200|H800|H20|GH200|B100|B200|GB200|MI2[15]0X?|MI3\d\d[AX]?)\b", re.IGNORECASE
 )
 _HEAVY_BYTES = 40 * 1024**3
-_LEAST_BYTES = 8 * 1000**3
+_LEAST_BYTES = 8 * 1000**3  # cards sold as 8 GB report a little less than 8 GiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +90,10 @@ def tier_for(accelerators: Sequence[Accelerator]) -> tuple[Tier, str, str]:
     best = max(usable, key=lambda card: (bool(_HEAVY.search(card.name)), card.memory_bytes))
     same = [card for card in usable if card.vendor == best.vendor]
     count = f"{len(same)} x {best.name}" if len({card.name for card in same}) == 1 else f"{len(same)} GPUs"
+    tier, kind = Tier.MID_GPU, "a GPU below the data-centre class"
     if _HEAVY.search(best.name) or best.memory_bytes >= _HEAVY_BYTES:
-        return (
-            Tier.HEAVY_GPU,
-            best.vendor,
-            f"{count} ({_gib(best.memory_bytes)} each) is a data-centre accelerator",
-        )
-    return (
-        Tier.MID_GPU,
-        best.vendor,
-        f"{count} ({_gib(best.memory_bytes)} each) is a GPU below the data-centre class",
-    )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 1024**3:.0f} GiB"
+        tier, kind = Tier.HEAVY_GPU, "a data-centre accelerator"
+    return tier, best.vendor, f"{count} ({best.memory_bytes / 1024**3:.0f} GiB each) is {kind}"
 
 
 def _nvidia(run: Run) -> list[Accelerator]:

@@ -85,14 +85,7 @@ def initialise(wanted: Wanted, machine: Hardware) -> Made:
             "backend": machine.backend,
             "vllm_command": list(wanted.vllm_command),
         }
-        if wanted.keeper_url is not None:
-            fields["keeper_url"] = wanted.keeper_url
-        if wanted.model_path is not None:
-            fields["model_path"] = str(wanted.model_path.resolve())
-        if wanted.engine_url is not None:
-            fields["engine_url"] = wanted.engine_url
-        if wanted.model_revision is not None:
-            fields["model_revision"] = wanted.model_revision
+        fields |= _given(wanted, "keeper_url", "model_path", "engine_url", "model_revision")
         comment = "# Every field: offchain/node/settings.py, NodeSettings; docs/operators.md\n"
         write_atomically(config, comment + tomli_w.dumps(fields))
     signer = Signer.load(keystore, password)
@@ -103,13 +96,14 @@ def _listening(wanted: Wanted) -> dict[str, object]:
     """The settings that decide how requests come: down connections that the agent opens, or to a port of this machine."""
     if wanted.listen is None:
         return {"dial_out": True, "host": "127.0.0.1", "port": 0}
-    host, _, port = wanted.listen.rpartition(":")
+    host, _, port = wanted.listen.rpartition(":")  # from the right: [::1]:8443
     if not host or not port.isdigit():
         raise UserError(f"--listen {wanted.listen} is no HOST:PORT; write it like 0.0.0.0:8443")
     found: dict[str, object] = {"dial_out": False, "host": host.strip("[]"), "port": int(port)}
-    if wanted.public_url is not None:
-        found["public_url"] = wanted.public_url
-    for name, path in (("tls_certificate", wanted.tls_certificate), ("tls_key", wanted.tls_key)):
-        if path is not None:
-            found[name] = str(path.resolve())
-    return found
+    return found | _given(wanted, "public_url", "tls_certificate", "tls_key")
+
+
+def _given(wanted: Wanted, *names: str) -> dict[str, object]:
+    """What was asked for of some fields, as TOML holds it; a path as the absolute one."""
+    found = {name: getattr(wanted, name) for name in names if getattr(wanted, name) is not None}
+    return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in found.items()}

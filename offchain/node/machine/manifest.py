@@ -98,6 +98,7 @@ def model_revision(folder: Path, cache: Path | None = None) -> str:
     index: dict[str, str] = {}
     for path in files:
         status = path.stat()
+        # Content that changes without size or time is not seen.
         key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
         known[key] = index[path.name] = known.get(key) or _sha256(path)
     if cache is not None:

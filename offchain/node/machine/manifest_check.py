@@ -24,33 +24,27 @@ def check_manifest(settings: NodeSettings, node: NodeView) -> Iterator[MachineFi
     except UserError as error:
         yield failed("manifest", str(error))
         return
+    short = f"0x{manifest.hash().hex()[:8]}..."
     if manifest.hash() != node.capability_hash:
-        yield failed(
-            "manifest",
-            f"these settings give 0x{manifest.hash().hex()[:8]}..., on chain is 0x{node.capability_hash.hex()[:8]}...",
-            _PUBLISH,
-        )
+        reason = f"these settings give {short}, on chain is 0x{node.capability_hash.hex()[:8]}..."
+        yield failed("manifest", reason, _PUBLISH)
         return
     state = agent_state(settings)
     if state is None:
-        yield passed(
-            "manifest", f"0x{manifest.hash().hex()[:8]}... as on chain; no agent runs here to compare"
-        )
+        yield passed("manifest", f"{short} as on chain; no agent runs here to compare")
         return
     try:
         shown = fetch(settings, f"{state['url']}/manifest").content
     except (httpx.HTTPError, OSError) as error:
-        yield failed(
-            "manifest", f"the agent does not show it: {http_fault(error)}", "see `parallelix node logs`"
-        )
+        reason = f"the agent does not show it: {http_fault(error)}"
+        yield failed("manifest", reason, "see `parallelix node logs`")
         return
     wrong = contradictions(shown, node.capability_hash, Tier(node.tier), state["offer"])
     if wrong:
-        yield failed(
-            "manifest", ", ".join(wrong), "restart the agent with these settings: `parallelix node update`"
-        )
+        remedy = "restart the agent with these settings: `parallelix node update`"
+        yield failed("manifest", ", ".join(wrong), remedy)
         return
-    yield passed("manifest", f"0x{manifest.hash().hex()[:8]}... as on chain, and what the agent offers")
+    yield passed("manifest", f"{short} as on chain, and what the agent offers")
     yield from _check_server(settings, manifest)
 
 
@@ -65,14 +59,11 @@ def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[Machin
         answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=_TIMEOUT_SECONDS)
         served = {str(model["id"]): model.get("max_model_len") for model in answer.json()["data"]}
     except (ValueError, KeyError, TypeError, httpx.HTTPError) as error:
-        yield warned(
-            "served model", f"the model server does not list its models ({type(error).__name__})", ""
-        )
+        yield warned("served model", f"the model server does not list its models ({type(error).__name__})")
         return
     if declared.name not in served:
-        yield failed(
-            "served model", f"the model server serves {', '.join(served)}, not {declared.name}", _PUBLISH
-        )
+        reason = f"the model server serves {', '.join(served)}, not {declared.name}"
+        yield failed("served model", reason, _PUBLISH)
     elif (length := served[declared.name]) is not None and length != declared.context_length:
         yield failed(
             "served model",
@@ -80,6 +71,5 @@ def _check_server(settings: NodeSettings, manifest: Manifest) -> Iterator[Machin
             "set max_model_len to what is loaded",
         )
     else:
-        yield passed(
-            "served model", f"{declared.name} with {declared.context_length} tokens of context, as declared"
-        )
+        length = declared.context_length
+        yield passed("served model", f"{declared.name} with {length} tokens of context, as declared")

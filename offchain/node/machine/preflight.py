@@ -38,6 +38,7 @@ _MAX_SKEW_SECONDS = 5.0
 _MAX_BLOCK_AGE_SECONDS = 600
 _ENGINE_OVERHEAD_BYTES = 1_500_000_000
 _REGISTER_GAS = 600_000
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 _LEAST_DISK_BYTES = 2_000_000_000
 
 
@@ -94,9 +95,8 @@ class MachinePreflight:
             return
         age = self.wall() - block.timestamp
         if age > _MAX_BLOCK_AGE_SECONDS:
-            yield warned(
-                "chain", f"the newest block is {age:.0f} s old", "the RPC endpoint may lag; use another"
-            )
+            remedy = "the RPC endpoint may lag; use another"
+            yield warned("chain", f"the newest block is {age:.0f} s old", remedy)
             return
         chain_id = self.chain.deployment.chain_id
         yield passed("chain", f"chain {chain_id}, block {block.number}, contracts as deployed")
@@ -128,17 +128,16 @@ class MachinePreflight:
         settings = self.settings
         if agent_state(settings) is not None:
             return passed("port", "the agent is running and answers")
+        place = f"{settings.host}:{settings.port}"
         with socket.socket() as probe:
+            # As the agent does: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((settings.host, settings.port))
             except OSError as error:
-                return failed(
-                    "port",
-                    f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
-                    "choose another port in the settings, or 0 for a free one",
-                )
-        return passed("port", f"{settings.host}:{settings.port} is free")
+                remedy = "choose another port in the settings, or 0 for a free one"
+                return failed("port", f"{place} cannot be listened on: {error.strerror}", remedy)
+        return passed("port", f"{place} is free")
 
     def _way(self) -> MachineFinding:
         settings = self.settings
@@ -157,28 +156,20 @@ class MachinePreflight:
     def _machine(self) -> Iterator[MachineFinding]:
         found = hardware.detect(self.run)
         declared = Tier(self.settings.tier)
-        if declared > found.tier and declared is not Tier.SPECIALISED:
-            yield failed(
-                "tier",
-                f"tier {int(declared)} is declared, but {found.why}",
-                f"declare tier {int(found.tier)}: probes demand a tier's floor, and a mismatch earns nothing",
+        mismatch = f"tier {int(declared)} is declared, but {found.why}"
+        if declared > found.tier and declared is not Tier.SPECIALISED:  # no tool can detect tier 4
+            remedy = (
+                f"declare tier {int(found.tier)}: probes demand a tier's floor, and a mismatch earns nothing"
             )
+            yield failed("tier", mismatch, remedy)
         elif declared < found.tier:
-            yield warned(
-                "tier",
-                f"tier {int(declared)} is declared, but {found.why}",
-                f"tier {int(found.tier)} would have more weight",
-            )
+            yield warned("tier", mismatch, f"tier {int(found.tier)} would have more weight")
         else:
             yield passed("tier", f"tier {int(declared)}: {found.why}")
-        if self.settings.backend != "cpu" and self.settings.backend not in {
-            a.vendor for a in found.accelerators
-        }:
-            yield failed(
-                "backend",
-                f"backend {self.settings.backend} is set, but no such accelerator was found",
-                f'set backend = "{found.backend}", or install the driver',
-            )
+        backend = self.settings.backend
+        if backend not in {"cpu", *(card.vendor for card in found.accelerators)}:
+            remedy = f'set backend = "{found.backend}", or install the driver'
+            yield failed("backend", f"backend {backend} is set, but no such accelerator was found", remedy)
         yield self._memory(found)
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(self.settings.data_dir).free
@@ -190,14 +181,10 @@ class MachinePreflight:
     def _memory(self, found: hardware.Hardware) -> MachineFinding:
         folder = self.settings.model_path
         if folder is None or not folder.is_dir():
-            return passed(
-                "memory", f"{found.free_bytes / 1e9:.1f} GB are free; the model is served elsewhere"
-            )
-        weights = sum(
-            path.stat().st_size
-            for path in folder.iterdir()
-            if path.suffix in (".safetensors", ".bin", ".gguf")
-        )
+            free = f"{found.free_bytes / 1e9:.1f} GB are free"
+            return passed("memory", f"{free}; the model is served elsewhere")
+        files = (path for path in folder.iterdir() if path.suffix in _WEIGHTS)
+        weights = sum(path.stat().st_size for path in files)
         if found.backend == "cpu" or self.settings.backend == "cpu":
             have, what = found.free_bytes, "free memory"
             need = weights + self.settings.kv_cache_bytes + _ENGINE_OVERHEAD_BYTES
@@ -215,11 +202,11 @@ class MachinePreflight:
         if settings.model_path is None:
             if settings.engine_url is None:
                 yield failed(
-                    "model", "neither model_path nor engine_url is set", "name the folder of the weights"
+                    "model", "neither model_path nor engine_url is set; name the folder of the weights"
                 )
             elif settings.model_revision is None:
                 yield failed(
-                    "model", "model_revision is not set", "set it: the manifest must name the exact weights"
+                    "model", "model_revision is not set; set it: the manifest must name the exact weights"
                 )
             else:
                 yield passed("model", f"{settings.served_model}, on the server at engine_url")
@@ -241,27 +228,20 @@ class MachinePreflight:
                 return failed("model server", str(error))
             if status == HTTPStatus.OK:
                 return passed("model server", f"{server} is healthy")
-            return failed(
-                "model server",
-                f"{server} does not answer on /health ({status})",
-                "start the model server, or correct engine_url",
-            )
+            remedy = "start the model server, or correct engine_url"
+            return failed("model server", f"{server} does not answer on /health ({status})", remedy)
         program = self.settings.vllm_command[0]
         path = shutil.which(program) or (program if Path(program).exists() else None)
         if path is None:
-            return failed(
-                "model server", f"{program} is not there", "install vLLM, or set vllm_command to where it is"
-            )
+            remedy = "install vLLM, or set vllm_command to where it is"
+            return failed("model server", f"{program} is not there", remedy)
         version = engine_version(Path(path))
         return passed("model server", f"vLLM {version} at {path}" if version else f"{path}")
 
     def _receivers(self) -> Iterator[MachineFinding]:
         if not self.settings.heartbeat_receivers:
-            yield failed(
-                "receivers",
-                "heartbeat_receivers is empty",
-                "name the gateways of your region in the settings",
-            )
+            error = "heartbeat_receivers is empty; name the gateways of your region in the settings"
+            yield failed("receivers", error)
         for url in self.settings.heartbeat_receivers:
             try:
                 label, status = _health(url, "heartbeat_receivers")
@@ -290,11 +270,8 @@ class MachinePreflight:
                     "stake", f"{prlx(stake)} is below the minimum of {prlx(least)}", "stake at least that"
                 )
             elif self.owner is None:
-                yield warned(
-                    "stake",
-                    f"not registered yet; needs {prlx(stake)}",
-                    "add --owner ADDRESS to check its balance",
-                )
+                remedy = "add --owner ADDRESS to check its balance"
+                yield warned("stake", f"not registered yet; needs {prlx(stake)}", remedy)
             else:
                 yield from _owner_funds(self.chain, reads, _address(self.owner), stake)
         except ParallelixError as error:
@@ -304,21 +281,16 @@ class MachinePreflight:
         """Whether the settings fit the node that the key is bound to."""
         settings = self.settings
         if settings.node_id and settings.node_id != node.node_id:
-            yield failed(
-                "registration",
-                f"the key is bound to node {node.node_id}, the settings say {settings.node_id}",
-                "correct node_id or keystore",
-            )
+            reason = f"the key is bound to node {node.node_id}, the settings say {settings.node_id}"
+            yield failed("registration", reason, "correct node_id or keystore")
         elif node.tier != settings.tier:
-            yield failed(
-                "registration",
-                f"node {node.node_id} is registered in tier {node.tier}, the settings say {settings.tier}",
-                "correct tier: it is fixed with the stake",
+            reason = (
+                f"node {node.node_id} is registered in tier {node.tier}, the settings say {settings.tier}"
             )
+            yield failed("registration", reason, "correct tier: it is fixed with the stake")
         else:
-            yield passed(
-                "registration", f"node {node.node_id}, {state_name(node)}, stake {prlx(node.stake_wei)}"
-            )
+            state = f"node {node.node_id}, {state_name(node)}, stake {prlx(node.stake_wei)}"
+            yield passed("registration", state)
             yield from check_manifest(settings, node)
 
 
@@ -346,11 +318,8 @@ def _owner_funds(
     ether, _ = wire.funds(owner)
     gas = _REGISTER_GAS * max_fees(wire).max_fee_wei
     if ether < gas:
-        yield failed(
-            "gas",
-            f"{owner} has {ether / ETHER:.6f} ETH, registering costs at most {gas / ETHER:.6f}",
-            "send it some ETH",
-        )
+        reason = f"{owner} has {ether / ETHER:.6f} ETH, registering costs at most {gas / ETHER:.6f}"
+        yield failed("gas", reason, "send it some ETH")
     else:
         yield passed("gas", f"registering costs at most {gas / ETHER:.6f} ETH; {ether / ETHER:.4f} are there")
 

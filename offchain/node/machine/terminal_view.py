@@ -13,16 +13,9 @@ from offchain.node.owner.earnings import NodeEarnings
 from offchain.node.owner.stake import state_name
 
 _COLOURS = {
-    "up": "green",
-    "ok": "green",
-    "starting": "yellow",
-    "down": "red",
-    "stopped": "dim",
-    "unavailable": "red",
-    "claimable": "green",
-    "pending": "yellow",
-    "lapsed": "red",
-}
+    "up": "green", "ok": "green", "claimable": "green", "starting": "yellow", "pending": "yellow", "down": "red",
+    "unavailable": "red", "lapsed": "red", "stopped": "dim",
+}  # fmt: skip
 
 _BAR = 12
 """Width of the bar of slots, in characters."""
@@ -42,37 +35,23 @@ def render(agent: Mapping[str, Any], earnings: NodeEarnings) -> RenderableType:
     bar = "█" * full + "░" * (_BAR - full)
     state = "draining" if agent["draining"] else agent["status"]
     head = Table.grid(padding=(0, 3))
-    head.add_row(
-        "agent", _coloured(state), "slots", f"{used} of {agent['slots']} {bar}", str(agent.get("url", ""))
-    )
-    totals = agent.get("totals")
-    if totals:
-        head.add_row(
-            "served",
-            f"{totals['served']:,}",
-            "tokens",
-            f"{totals['prompt_tokens']:,} in, {totals['completion_tokens']:,} out",
-            f"failed {totals['failed']:,}, refused {totals['refused']:,}",
-        )
+    slots = f"{used} of {agent['slots']} {bar}"
+    head.add_row("agent", _coloured(state), "slots", slots, str(agent.get("url", "")))
+    if totals := agent.get("totals"):
+        tokens = f"{totals['prompt_tokens']:,} in, {totals['completion_tokens']:,} out"
+        others = f"failed {totals['failed']:,}, refused {totals['refused']:,}"
+        head.add_row("served", f"{totals['served']:,}", "tokens", tokens, others)
     parts.append(head)
     engines = Table(box=None, padding=(0, 2))
     for column in ("model", "state", "restarts", "version", "reason"):
         engines.add_column(column, style="dim" if column == "reason" else "")
     for engine in agent["engines"]:
-        engines.add_row(
-            engine["model"],
-            _coloured(engine["state"]),
-            str(engine["restarts"]),
-            engine["version"] or "",
-            engine["reason"],
-        )
+        cells = (str(engine["restarts"]), engine["version"] or "", engine["reason"])
+        engines.add_row(engine["model"], _coloured(engine["state"]), *cells)
     parts.append(engines)
     for receiver in agent.get("fronts", ()):
-        when = (
-            "never heard"
-            if receiver["accepted_s_ago"] is None
-            else f"heard {receiver['accepted_s_ago']:.0f} s ago"
-        )
+        ago = receiver["accepted_s_ago"]
+        when = "never heard" if ago is None else f"heard {ago:.0f} s ago"
         parts.append(Text(f"receiver {receiver['url']}  {receiver['way']}, {when}", style="dim"))
     parts.append(_epochs(earnings))
     title = f"ParalleliX node {agent.get('node_id', '')}".strip()
@@ -84,17 +63,12 @@ def _epochs(earnings: NodeEarnings) -> RenderableType:
     if not earnings.earnings:
         return Text(f"\nuptime and earnings: {earnings.reason}", style="dim")
     table = Table(box=None, padding=(0, 2))
-    table.add_column("epoch", justify="right")
-    table.add_column("status")
-    table.add_column("uptime", justify="right")
-    table.add_column("earned", justify="right")
+    for column in ("epoch", "status", "uptime", "earned"):
+        table.add_column(column, justify="left" if column == "status" else "right")
     for earned in earnings.earnings:
-        table.add_row(
-            str(earned.epoch),
-            _coloured(earned.status),
-            "" if earned.uptime_bps is None else f"{earned.uptime_bps / 100:.2f} %",
-            "" if earned.amount_wei is None else prlx(earned.amount_wei),
-        )
+        uptime = "" if earned.uptime_bps is None else f"{earned.uptime_bps / 100:.2f} %"
+        amount = "" if earned.amount_wei is None else prlx(earned.amount_wei)
+        table.add_row(str(earned.epoch), _coloured(earned.status), uptime, amount)
     due = sum(earned.amount_wei or 0 for earned in earnings.earnings if earned.status == "claimable")
     last = [Text(f"not read again: {earnings.reason}", style="yellow")] if earnings.reason else []
     return Group(Text(), table, Text(f"claimable {prlx(due)}", style="bold"), *last)

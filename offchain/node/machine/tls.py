@@ -66,6 +66,7 @@ class Certificate:
                     continue
                 self._stamp = stamp
                 pair = self._read()
+                # A trial: half of a pair may be written yet.
                 _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
                 fresh = _fingerprint(pair)
                 if fresh == self.announced[-1]:
@@ -91,9 +92,10 @@ class Certificate:
 
 def _load(context: ssl.SSLContext, pair: bytes) -> None:
     """Raises OSError (ssl.SSLError among them) when the key does not fit the certificate."""
-    with os.fdopen(os.memfd_create("certificate"), "wb") as file:
+    with os.fdopen(os.memfd_create("certificate"), "wb") as file:  # load_cert_chain takes files only
         file.write(pair)
         file.flush()
+        # An encrypted key must fail, not ask at a terminal.
         context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password=lambda: "")
 
 
@@ -106,7 +108,7 @@ def _fingerprint(pair: bytes) -> str:
 def local_context(certificate: Path) -> ssl.SSLContext:
     """For commands on the agent's own machine: trusts that certificate and no other. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
+    context.check_hostname = False  # the certificate itself is pinned
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(certificate)
     return context

@@ -22,7 +22,7 @@ def epoch_uptimes(keeper_url: str, epoch: Epoch) -> dict[NodeId, Bps]:
     url = f"{keeper_url.rstrip('/')}/v1/epochs/{epoch}"
     try:
         answer = httpx.get(url, timeout=_TIMEOUT_SECONDS)
-        data = answer.json() if answer.status_code == 200 else None
+        data: Any = answer.json() if answer.status_code == 200 else None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise TransientError(
             f"keeper {keeper} does not answer: {type(error).__name__}; name another"
@@ -32,13 +32,9 @@ def epoch_uptimes(keeper_url: str, epoch: Epoch) -> dict[NodeId, Bps]:
             f"keeper {keeper} has no table of epoch {epoch} ({answer.status_code}); ask another or later"
         )
     try:
-        return _uptimes(data)
+        rows = [row for row in data["nodes"] if row["uptimeBps"] is not None]
+        return {NodeId(int(row["nodeId"])): Bps(int(row["uptimeBps"])) for row in rows}
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"keeper {keeper} answered epoch {epoch} in a shape that is not known; ask another"
         ) from None
-
-
-def _uptimes(data: Any) -> dict[NodeId, Bps]:
-    rows = [row for row in data["nodes"] if row["uptimeBps"] is not None]
-    return {NodeId(int(row["nodeId"])): Bps(int(row["uptimeBps"])) for row in rows}

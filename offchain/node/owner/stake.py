@@ -131,13 +131,13 @@ def _lock_stake(owner: Owner, node_key_hash: bytes, stake_wei: Wei, tier: Tier) 
         )
     deadline = owner.time() + _PERMIT_SECONDS
     permit = owner.permit(owner.chain.deployment.contract(_LOCKER).address, stake_wei, deadline)
-    return owner.send(
-        _LOCKER,
-        "registerNodeWithPermit",
-        (stake_wei, int(tier), node_key_hash, deadline, *permit),
+    effect = (
         f"Locks {prlx(stake_wei)} of {address} for a new tier {int(tier)} node "
         f"(weight x{MULTIPLIER_BPS[tier] / FULL_BPS:g}); the node counts from the next epoch, and the stake comes back "
-        f"in full, {reads.cooldown() / _DAY:g} days after you unstake.",
+        f"in full, {reads.cooldown() / _DAY:g} days after you unstake."
+    )
+    return owner.send(
+        _LOCKER, "registerNodeWithPermit", (stake_wei, int(tier), node_key_hash, deadline, *permit), effect
     )
 
 
@@ -145,12 +145,10 @@ def publish(owner: Owner, node_id: NodeId, manifest_hash: bytes, manifest_uri: s
     """Put a manifest's hash on chain; the transaction's hash, or None when the hash is there already."""
     if registered_node(owner.now(), node_id).capability_hash == manifest_hash:
         return None
-    return owner.send(
-        _LOCKER,
-        "setCapabilities",
-        (node_id, manifest_hash, manifest_uri),
-        f"Publishes the capability manifest 0x{manifest_hash.hex()[:8]}... of node {node_id}; costs gas only.",
+    effect = (
+        f"Publishes the capability manifest 0x{manifest_hash.hex()[:8]}... of node {node_id}; costs gas only."
     )
+    return owner.send(_LOCKER, "setCapabilities", (node_id, manifest_hash, manifest_uri), effect)
 
 
 def _owned(owner: Owner, node_id: NodeId) -> NodeView:
@@ -171,12 +169,8 @@ def unstake(owner: Owner, node_id: NodeId) -> str:
             f"node {node_id} is cooling down already; withdraw after Unix second {node.unlock_at}"
         )
     days = owner.now().cooldown() / _DAY
-    return owner.send(
-        _LOCKER,
-        "requestUnstake",
-        (node_id,),
-        f"Node {node_id} stops earning after this epoch; {prlx(node.stake_wei)} can be withdrawn {days:g} days later.",
-    )
+    effect = f"Node {node_id} stops earning after this epoch; {prlx(node.stake_wei)} can be withdrawn {days:g} days later."
+    return owner.send(_LOCKER, "requestUnstake", (node_id,), effect)
 
 
 def cancel_unstake(owner: Owner, node_id: NodeId) -> str:
@@ -184,12 +178,8 @@ def cancel_unstake(owner: Owner, node_id: NodeId) -> str:
     node = _owned(owner, node_id)
     if node.state is not NodeState.COOLING:
         raise UserError(f"node {node_id} is {state_name(node)}, not cooling down; there is nothing to cancel")
-    return owner.send(
-        _LOCKER,
-        "cancelUnstake",
-        (node_id,),
-        f"Node {node_id} keeps its {prlx(node.stake_wei)} locked and earns again from the next epoch.",
-    )
+    effect = f"Node {node_id} keeps its {prlx(node.stake_wei)} locked and earns again from the next epoch."
+    return owner.send(_LOCKER, "cancelUnstake", (node_id,), effect)
 
 
 def withdraw(owner: Owner, node_id: NodeId) -> str:
@@ -204,12 +194,8 @@ def withdraw(owner: Owner, node_id: NodeId) -> str:
         raise UserError(
             f"the stake of node {node_id} unlocks in {(node.unlock_at - now) / 3600:.1f} hours; withdraw then"
         )
-    return owner.send(
-        _LOCKER,
-        "withdrawStake",
-        (node_id,),
-        f"Returns {prlx(node.stake_wei)} to {node.owner}; node {node_id} is retired for good.",
-    )
+    effect = f"Returns {prlx(node.stake_wei)} to {node.owner}; node {node_id} is retired for good."
+    return owner.send(_LOCKER, "withdrawStake", (node_id,), effect)
 
 
 def rotate_key(owner: Owner, node_id: NodeId, key_hash: bytes) -> str | None:
@@ -227,12 +213,8 @@ def rotate_key(owner: Owner, node_id: NodeId, key_hash: bytes) -> str | None:
         raise UserError(
             f"key {key} is bound to node {other} already; make another with `parallelix node keygen`"
         )
-    return owner.send(
-        _LOCKER,
-        "setNodeKey",
-        (node_id, key_hash),
-        f"Node {node_id} signs with key {key} from now on; the agent with key {node.key_address} drains and ends.",
-    )
+    effect = f"Node {node_id} signs with key {key} from now on; the agent with key {node.key_address} drains and ends."
+    return owner.send(_LOCKER, "setNodeKey", (node_id, key_hash), effect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +260,7 @@ def earning(
     if not 1 <= node_id <= report.node_count:
         return Earning(epoch, "lapsed", Bps(0), Wei(0))
     tree = UptimeTree(epoch, report.node_count, uptimes_of(epoch))
-    if tree.root != report.uptime_root:
+    if tree.root != report.uptime_root:  # the keeper may lie: only the root counts
         raise UserError(
             f"the uptime table of epoch {epoch} does not hash to the root on chain; ask another keeper with --keeper-url"
         )
@@ -315,16 +297,7 @@ def claim(owner: Owner, node_id: NodeId, earnings: Sequence[Earning]) -> dict[st
     claims = [(node_id, int(found.epoch), *(found.proof or ())) for found in due]
     to = owner.now().payout_address(node_id)
     function, args = ("claim", claims[0]) if len(claims) == 1 else ("claimMany", (claims,))
-    tx_hash = owner.send(
-        "RewardDistributor",
-        function,
-        args,
-        f"Pays {prlx(total)} for epoch {', '.join(str(found.epoch) for found in due)} of node {node_id} to {to}.",
-    )
-    return {
-        "node_id": int(node_id),
-        "epochs": [int(found.epoch) for found in due],
-        "amount_wei": str(total),
-        "to": to,
-        "tx_hash": tx_hash,
-    }
+    epochs = [int(found.epoch) for found in due]
+    effect = f"Pays {prlx(total)} for epoch {', '.join(map(str, epochs))} of node {node_id} to {to}."
+    tx_hash = owner.send("RewardDistributor", function, args, effect)
+    return {"node_id": int(node_id), "epochs": epochs, "amount_wei": str(total), "to": to, "tx_hash": tx_hash}

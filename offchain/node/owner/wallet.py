@@ -15,7 +15,7 @@ from offchain.domain.amounts import ETHER
 from offchain.domain.eip712 import address_bytes, keccak256, word
 from offchain.domain.types import Wei
 from offchain.errors import TransientError, UserError
-from offchain.outbox.fees import Fees, suggest
+from offchain.outbox.fees import Fees, suggest, transaction
 from offchain.outbox.wire import Receipt, RevertedError, TransactionRefusedError, Wire
 
 _RECEIPT_TIMEOUT_SECONDS = 180
@@ -68,6 +68,7 @@ class Owner:
         data = self.chain.abi(contract).encode(function, args)
         wire = Wire(self.chain)
         try:
+            # A quarter more: the state may change before it is mined.
             gas = wire.simulate(self.signer.address, to, data) * 5 // 4
         except RevertedError as error:
             raise UserError(f"{function} would be refused: {error.reason}") from None
@@ -83,19 +84,8 @@ class Owner:
             )
         if not self.confirm(f"{effect} Gas: at most {cost / ETHER:.6f} ETH."):
             raise UserError("cancelled; nothing was sent")
-        raw, tx_hash = self.signer.sign_transaction(
-            {
-                "type": 2,
-                "chainId": self.chain.deployment.chain_id,
-                "nonce": nonce,
-                "to": to,
-                "value": 0,
-                "data": data,
-                "gas": gas,
-                "maxFeePerGas": fees.max_fee_wei,
-                "maxPriorityFeePerGas": fees.priority_fee_wei,
-            }
-        )
+        chain_id = self.chain.deployment.chain_id
+        raw, tx_hash = self.signer.sign_transaction(transaction(chain_id, nonce, to, data, gas, fees))
         objection = wire.broadcast(raw)
         if objection is not None:
             raise TransientError(f"{function} could not be sent: {objection}; run the command again")

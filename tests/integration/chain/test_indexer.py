@@ -239,7 +239,7 @@ def test_indexer__four_workers_at_once__same_rows_as_one(network: Network, datab
     def run() -> None:
         try:
             indexer = make_indexer(network, database, size=2)
-            indexer._ranges.largest = 3
+            indexer.ranges.largest = 3
             while indexer.advance(budget_seconds=0).behind:
                 pass
         except BaseException as error:  # noqa: BLE001 - shown below
