@@ -87,6 +87,20 @@ if [[ ${1:-} == one ]]; then
   exit
 fi
 
+SUITES="unit integration networks contracts fork audit e2e"
+[[ $# -gt 0 ]] || {
+  echo "tools/test.sh: name a suite: $SUITES" >&2
+  exit 2
+}
+for name in "$@"; do
+  for part in ${name//+/ }; do
+    [[ " $SUITES " == *" $part "* ]] || {
+      echo "tools/test.sh: there is no suite $part; suites are $SUITES" >&2
+      exit 2
+    }
+  done
+done
+
 for name in "$@"; do
   if [[ $name != *+* ]]; then
     suite "$name"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from offchain.runtime.settings import ChainSettings
+from offchain.runtime.settings import ChainSettings, Port
 
 
 class DashboardSettings(ChainSettings):
@@ -16,7 +16,7 @@ class DashboardSettings(ChainSettings):
     """Base URL of a gateway, e.g. http://127.0.0.1:8080; None shows no playground and no live load."""
     keeper_url: str | None = None
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Port = 8000
     workers: int = Field(default=2, ge=1, le=64)
     """Server processes."""
     threads: int = Field(default=16, ge=2, le=512)

@@ -61,7 +61,7 @@ class Deployment:
             data = json.loads(path.read_text())
         except FileNotFoundError:
             raise UserError(
-                f"deployment file {path} does not exist; deploy first or name one with --deployment"
+                f"deployment file {path} does not exist; deploy the contracts first, or name another file"
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"deployment file {path} cannot be read: {error}") from None

@@ -1,6 +1,7 @@
 """`parallelix gateway ...`."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,7 +92,8 @@ def explain_request(request_id: str, url: str, key: str, again: bool, as_json: b
         click.echo(line)
     if again:
         if wrong := check(record):
-            raise UserError("; ".join(wrong))
+            click.echo("; ".join(wrong), err=True)
+            sys.exit(1)
         agreed = f"{len(record['decisions'])} decision(s) agree; signed by {record['gateway']}"
         click.echo(f"replayed  {agreed}", err=as_json)
 

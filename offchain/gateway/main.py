@@ -102,7 +102,7 @@ class _GatewayProcess:
         _check_chain(settings, deployment)
         self._database = open_database(settings.database_url, read_only=True)
         self._directory = directory = NodeDirectory(self._database, deployment.clock())
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.make_data_dir()
         self._index_error: str | None = None
         self._own_urls = [settings.public_url] if settings.public_url is not None else []
         self._fleet = Fleet()

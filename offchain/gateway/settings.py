@@ -1,10 +1,10 @@
-"""Settings of a gateway; the fields of `parallelix gateway --config FILE`."""
+"""Settings of a gateway; the fields of `parallelix gateway start --config FILE`."""
 
 from pathlib import Path
 
 from pydantic import Field
 
-from offchain.runtime.settings import ChainSettings
+from offchain.runtime.settings import ChainSettings, Port, RedisUrl
 
 
 class GatewaySettings(ChainSettings):
@@ -12,9 +12,9 @@ class GatewaySettings(ChainSettings):
 
     database_url: str
     """Index database of a keeper of the same operator; only read."""
-    redis_url: str | None = None
+    redis_url: RedisUrl | None = None
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: Port = 8080
     public_url: str | None = None
     """Base URL for nodes and clients, if not `http://host:port`, e.g. `https://api.example.com`. Nodes that dial in sign it."""
     keystore: Path

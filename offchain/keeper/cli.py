@@ -22,7 +22,9 @@ def cli() -> None:
 @cli.command()
 @_CONFIG
 @click.option(
-    "--port", type=int, help="Port of the HTTP API, instead of the settings' `port`; 0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65_535),
+    help="Port of the HTTP API, instead of the settings' `port`; 0 takes a free one.",
 )
 @_JSON_WHEN_READY
 def start(config: Path, port: int | None, *, as_json: bool) -> None:
@@ -41,7 +43,9 @@ def start(config: Path, port: int | None, *, as_json: bool) -> None:
     "--queues", help="Queues to work on, comma-separated, e.g. uptime.probe,inference.dispatch; default: all."
 )
 @click.option(
-    "--concurrency", type=int, help="Number of threads; default: worker_concurrency of the settings."
+    "--concurrency",
+    type=click.IntRange(1),
+    help="Number of threads; default: worker_concurrency of the settings.",
 )
 @click.option(
     "--name",

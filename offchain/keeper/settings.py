@@ -1,4 +1,4 @@
-"""Settings of a keeper; the fields of `parallelix keeper --config FILE`."""
+"""Settings of a keeper; the fields of `parallelix keeper start --config FILE`."""
 
 from pathlib import Path
 from typing import Self
@@ -6,17 +6,17 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from offchain.runtime.settings import ChainSettings
+from offchain.runtime.settings import ChainSettings, Port, RedisUrl
 
 
 class KeeperSettings(ChainSettings):
     """One keeper: an independent party with a bonded key and its own workers."""
 
     database_url: str
-    redis_url: str | None = None
+    redis_url: RedisUrl | None = None
     """None: the keeper starts an embedded Valkey in `data_dir`."""
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     keystore: Path | None = None
     password_file: Path | None = None
     """The encrypted key that signs evidence, reports and tickets, and pays gas."""

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
-from offchain.runtime.settings import ChainSettings
+from offchain.runtime.settings import ChainSettings, Port
 
 
 class ModelSettings(BaseModel):
@@ -44,7 +44,7 @@ class NodeSettings(ChainSettings):
     password_file: Path
     """Of the node key; the owner's key is never needed here."""
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     public_url: str | None = None
     """URL at which gateways connect to this agent. None means `http(s)://host:port`, or no inbound way while dialling out."""
     heartbeat_receivers: list[str] = Field(validation_alias=AliasChoices("heartbeat_receivers", "fronts"))

@@ -90,7 +90,7 @@ class Outbox:
         """
         intent = session.get(Intent, key)
         if intent is None:
-            raise UserError(f"the outbox has no intent {key}; `parallelix keeper outbox` lists them")
+            raise UserError(f"the outbox has no intent {key}; `parallelix keeper outbox list` shows them")
         if intent.status != FAULT:
             raise UserError(f"intent {key} is {intent.status}; only a fault can be retried")
         intent.status, intent.retry_at, intent.updated_at = PENDING, 0, int(self._now())

@@ -1,17 +1,35 @@
 """Settings of each process: a TOML file, overridden by `PARALLELIX_*` in the environment. Nothing is read at import."""
 
+import os
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from offchain.errors import UserError
 
+_PREFIX = "PARALLELIX_"
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def _is_redis_url(url: str) -> str:
+    # anything else is taken by Celery for the name of an AMQP host, which it asks for ever
+    if not url.startswith(_REDIS_SCHEMES):
+        raise PydanticCustomError("redis_url", "write redis://host:6379/0, rediss://... or unix:///path")
+    return url
+
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+"""A TCP port; 0 takes a free one."""
+RedisUrl = Annotated[str, AfterValidator(_is_redis_url)]
+"""URL of a Redis or Valkey."""
+
 
 class ProcessSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="PARALLELIX_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     data_dir: Path
     """Folder of this process alone: database, logs, embedded services."""
@@ -46,12 +64,30 @@ class ProcessSettings(BaseSettings):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            where = f"{field}: " if field else ""
-            raise UserError(f"settings file {path}: {where}{first['msg']}") from None
+            raise UserError("; ".join(_words(path, fault) for fault in error.errors())) from None
         except SettingsError as error:
             raise UserError(f"PARALLELIX_* in the environment: {error}; write lists as JSON") from None
+
+    def make_data_dir(self) -> None:
+        """Make the folder of this process. Raises UserError when it cannot be made."""
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"data_dir {self.data_dir} cannot be made: {error.strerror}; name another"
+            ) from None
+
+
+def _words(path: Path, fault: ErrorDetails) -> str:
+    """A wrong field in words: which, where it came from, and what is wrong."""
+    field = ".".join(str(part) for part in fault["loc"])
+    variable = f"{_PREFIX}{field.upper()}"
+    where = f"{variable} in the environment" if variable in os.environ else f"settings file {path}"
+    if fault["type"] == "missing":
+        return f"{where}: {field} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: there is no setting {field}"
+    return f"{where}: {field}: {fault['msg']}" if field else f"{where}: {fault['msg']}"
 
 
 class ChainSettings(ProcessSettings):

@@ -228,7 +228,7 @@ class DialIn:
             raise ValueError("the challenge is unknown, used or too old; ask for another")
         if gateway_url.rstrip("/") not in {url.rstrip("/") for url in self._own_urls()}:
             reason = f"this gateway is not {gateway_url[:200]}"
-            raise ValueError(f"{reason}; set its public_url, or the node's fronts")
+            raise ValueError(f"{reason}; set its public_url, or the node's heartbeat_receivers")
         record = self._lookup(NodeId(node_id))
         if record is None or not record.routable:
             raise ValueError(f"node {node_id} is not registered, or has left")

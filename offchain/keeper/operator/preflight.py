@@ -147,7 +147,7 @@ class KeeperPreflight:
 
     def _database(self) -> None:
         def check() -> None:
-            self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+            self.settings.make_data_dir()
             upgrade(self.settings.database_url)
 
         if self._passes("database", check):

@@ -17,9 +17,10 @@ from offchain.runtime.celery_policy import policy
 
 INDEX, SEND, DISPATCH = "chain.index", "chain.send", "inference.dispatch"
 PROBE, ATTEST = "uptime.probe", "uptime.attest"
-QUEUES = (INDEX, SEND, DISPATCH, PROBE, ATTEST)
 CHAIN_QUEUES = (INDEX, SEND, ATTEST)
 WORK_QUEUES = (DISPATCH, PROBE)
+QUEUES = CHAIN_QUEUES + WORK_QUEUES
+"""Each queue has a worker: a queue is one of the chain's or of the work's."""
 
 VISIBILITY_SECONDS = 180
 """The broker delivers a message again that was not acknowledged for so long; tasks must end before."""

@@ -56,7 +56,7 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
         FatalError: a part cannot be kept running.
     """
     configure_logs(settings.log_level, "keeper")
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.make_data_dir()
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
     deployment = Deployment.load(settings.deployment)

@@ -98,7 +98,7 @@ class Agent:
             TransientError: no RPC endpoint answers.
         """
         settings = self.settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.make_data_dir()
         signer = Signer.load(settings.keystore, settings.password_file)
         manifest = manifest_of(settings)
         self._handle_signals()

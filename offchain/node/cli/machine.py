@@ -99,7 +99,11 @@ _verify_options = options(
         "--benchmark", is_flag=True, help="Measure the running agent's model against the floor of its tier."
     ),
     click.option(
-        "--uptime", default=99.0, show_default=True, help="Uptime to assume in the forecast, per cent."
+        "--uptime",
+        type=click.FloatRange(0, 100),
+        default=99.0,
+        show_default=True,
+        help="Uptime to assume in the forecast, per cent.",
     ),
     click.option(
         "--cost-per-day", help="Cost of the machine a day, in any currency, for the break-even price."
@@ -176,7 +180,7 @@ def _fraction(text: str | None) -> Fraction | None:
         return None
     try:
         return Fraction(text)
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise UserError(f"{text!r} is not a number") from None
 
 

@@ -85,7 +85,7 @@ def register(
 @click.option(
     "--epoch",
     "epochs",
-    type=int,
+    type=click.IntRange(0, 2**32 - 1),
     multiple=True,
     help="Epoch to claim, may be given several times; by default all that can be claimed.",
 )
@@ -122,7 +122,7 @@ def claim(
 @click.option(
     "--epoch",
     "epochs",
-    type=int,
+    type=click.IntRange(0, 2**32 - 1),
     multiple=True,
     help="Epoch to show, may be given several times; by default the latest ten.",
 )

@@ -177,7 +177,7 @@ def status(config: Path, *, plain: bool, watch: bool, as_json: bool) -> None:
 @click.command()
 @config_option
 @click.option("--engine", is_flag=True, help="Lines of the model server instead of the agent's.")
-@click.option("--lines", default=50, show_default=True, help="Number of lines.")
+@click.option("--lines", type=click.IntRange(1), default=50, show_default=True, help="Number of lines.")
 @click.option("--follow", is_flag=True, help="Print further lines as they come, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print each line as a JSON object.")
 def logs(config: Path, *, engine: bool, lines: int, follow: bool, as_json: bool) -> None:

@@ -171,7 +171,7 @@ class MachinePreflight:
             remedy = f'set backend = "{found.backend}", or install the driver'
             yield failed("backend", f"backend {backend} is set, but no such accelerator was found", remedy)
         yield self._memory(found)
-        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.settings.make_data_dir()
         disk = shutil.disk_usage(self.settings.data_dir).free
         if disk < _LEAST_DISK_BYTES:
             yield warned("disk", f"{disk / 1e9:.1f} GB are free", "make room for logs and caches")
