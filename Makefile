@@ -34,8 +34,8 @@ demo-check: setup ## Run the same network unattended and prove what it did
 
 ##@ Test
 .PHONY: test-one
-test-one: ## Run one test: T=tests/unit/keeper/test_lease.py::test_name (or a file, or a folder)
-	$(if $(T),,$(error name a test, for example: make test-one T=tests/unit/keeper/test_lease.py))
+test-one: ## Run a test, a file or a folder: T=tests/unit/keeper/test_prober.py::test_assess_reply__flawless_answer__is_accepted
+	$(if $(T),,$(error name a test, for example: make test-one T=tests/unit/keeper/test_prober.py))
 	@tools/test.sh one '$(T)'
 
 .PHONY: test-fast
