@@ -63,7 +63,7 @@ def test_deployment__bad_file__is_one_line(tmp_path: Path, content: Any, line: s
 
 
 def test_deployment__missing_file__says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="deploy first"):
+    with pytest.raises(UserError, match="deploy the contracts first"):
         Deployment.load(tmp_path / "none.json")
 
 
