@@ -74,6 +74,7 @@ class Agent:
 
     def _on_renew(self) -> None:
         task = asyncio.get_running_loop().create_task(self._reload())
+        # The event loop keeps only a weak reference to a task, which may vanish before it is done.
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
@@ -86,6 +87,7 @@ class Agent:
             return
         if not self._stop.is_set():
             _log.info("starting anew")
+            # In this order: `stop` clears `renew`.
             self.stop()
             self.renew = True
 
@@ -100,6 +102,7 @@ class Agent:
         settings = self.settings
         settings.make_data_dir()
         signer = Signer.load(settings.keystore, settings.password_file)
+        # Read before a model is loaded: a mistake in it ends the start at once.
         manifest = manifest_of(settings)
         self._handle_signals()
         async with aiohttp.ClientSession() as session, AsyncExitStack() as stack:

@@ -26,6 +26,7 @@ from offchain.transport.server import HttpServer, ServerConnection
 _log = structlog.get_logger(__name__)
 
 DIAL_PATH = "/internal/dial"
+# Idle connections; a request that finds none waits a round trip for the next one (ADR 0060).
 _RESERVE = 2
 _TIMEOUT_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
@@ -37,6 +38,7 @@ _MAX_ANSWER_BYTES = 16 * 1024
 
 def dialled_url(node_id: NodeId) -> str:
     """The address under which a gateway that holds connections of a node finds it."""
+    # No resolver ever knows a name below .invalid (RFC 2606, section 2).
     return f"http://node-{node_id}.dial.invalid"
 
 
@@ -76,6 +78,7 @@ class DialOut:
             self._look.set()
 
     def _is_short(self, held: Sequence[ServerConnection]) -> bool:
+        # Counting ends at the reserve: `nudge` runs for each request.
         idle = itertools.islice((connection for connection in held if connection.idle), _RESERVE)
         return sum(1 for _ in idle) < _RESERVE and len(held) < self.slots + _RESERVE
 
@@ -109,6 +112,7 @@ class DialOut:
                     async with asyncio.timeout(_TIMEOUT_SECONDS):
                         held.append(await self._dial(receiver))
                     backoff = _FIRST_BACKOFF_SECONDS
+                    # Look again at once: more than one may be missing.
                     pause = 0.0
             except (DialError, TransientError, OSError, TimeoutError, ValueError) as error:
                 unsupported = isinstance(error, DialError) and not error.supported
@@ -118,6 +122,7 @@ class DialOut:
                     _log.warning("cannot dial", gateway=receiver_label(receiver), reason=reason)
                 # Doubles after the log line, so that only the first try is logged.
                 backoff = min(_MAX_BACKOFF_SECONDS, backoff * 2)
+            # Only the first connection and the loss of the last one change what heartbeats say.
             if self.holds(receiver) is not was_held:
                 was_held = not was_held
                 event = "dialled" if was_held else "dialled connections lost"
@@ -133,6 +138,7 @@ class DialOut:
     async def _dial(self, receiver: str) -> ServerConnection:
         """Open a connection, prove the node key on it, and have the server answer what comes down it."""
         try:
+            # A pool for this one exchange: the connection leaves it and becomes one of our server's.
             pool = HostPool(receiver, None)
         except ValueError:
             raise DialError("it is not an http(s) URL") from None
@@ -154,9 +160,11 @@ class DialOut:
         """Answer the gateway's challenge with the node key; the exchange that ended with 101. Raises DialError."""
         challenge = _send(pool, "GET", b"")
         answer = await _read(challenge)
+        # Receivers that are no gateways, such as keepers, have no such path.
         if challenge.status in (404, 405):
             raise DialError("the gateway takes no connections", supported=False)
         text = str(orjson.loads(answer)["challenge"]) if challenge.status == 200 else ""
+        # The gateway's own address is signed, so no other gateway can pass the challenge on (ADR 0060).
         body = orjson.dumps({"node_id": int(self.node_id), "challenge": text, "front": receiver.rstrip("/")})
         header = signed_header(self.node_id, self.signer, self.domain, body, self.now_ms())
         upgrade = _send(pool, "POST", body, f"{header_names.HEARTBEAT}: {header}\r\n")

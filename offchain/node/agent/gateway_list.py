@@ -63,6 +63,7 @@ class GatewayList:
             return False
 
     def _may_ask(self, now: float) -> bool:
+        # A token bucket that holds the questions of one second at most.
         rate = self.questions_per_second
         self._allowance = min(rate, self._allowance + (now - self._allowed_at) * rate)
         self._allowed_at = now
@@ -72,6 +73,7 @@ class GatewayList:
         return True
 
     def _ask(self, signer: Address) -> asyncio.Task[bool]:
+        # One question at a time about each signer, however many requests wait for its answer.
         task = self._asking.get(signer)
         if task is None:
             task = self._asking[signer] = asyncio.ensure_future(self._find(signer))

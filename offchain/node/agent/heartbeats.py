@@ -88,6 +88,7 @@ class HeartbeatSender:
             _log.warning(
                 "no heartbeat receivers", hint="no gateway learns of this node; set heartbeat_receivers"
             )
+            # Returning would end the agent: `Serving.run` waits for the first of its tasks to end.
             await asyncio.Event().wait()
         async with asyncio.TaskGroup() as group:
             for receiver in self.receivers:
@@ -118,6 +119,7 @@ class HeartbeatSender:
 
     async def send(self, receiver: str) -> str | None:
         """One heartbeat to one receiver. Returns why it failed, or None."""
+        # Dumped once: the signature is over these very bytes.
         body = orjson.dumps(self.describe(receiver))
         sent_at_ms = self.now_ms()
         headers = {

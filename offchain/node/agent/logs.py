@@ -38,6 +38,7 @@ def configure(level: str, data_dir: Path, *, echo: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            # After exceptions became text, since that may hold URLs with keys.
             redact,
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
         ],

@@ -90,6 +90,7 @@ class Proxy:
             if not isinstance(options, dict):
                 raise ServeError(400, "invalid_request_error", "stream_options must be an object")
             wants_usage = options.get("include_usage") is True
+            # The receipt needs token counts; a gateway continues a cut stream from the ids (ADR 0009).
             if not wants_usage or fields.get("return_token_ids") is not True:
                 ours = {"stream_options": {**options, "include_usage": True}, "return_token_ids": True}
         if completes and (salt := request.headers.get(header_names.CACHE_SALT)) is not None:
@@ -114,6 +115,7 @@ class Proxy:
                 503, "model_down", f"the model server broke off ({fault}); use another node"
             ) from None
         finally:
+            # Also when the caller has gone: the model server sees the connection drop and can stop.
             exchange.close()
 
     def close(self) -> None:
@@ -147,6 +149,7 @@ class Proxy:
             shaped = isinstance(orjson.loads(data).get("error"), dict)
         except (ValueError, AttributeError):
             shaped = False
+        # A 4xx is about the request and goes to its sender; a 5xx is about this server: another node is asked.
         if status >= 500:
             raise ServeError(503, "model_down", f"the model server answered {status}; use another node")
         if not shaped:
@@ -159,6 +162,7 @@ class Proxy:
         data = await _read_all(job.exchange)
         try:
             answer = orjson.loads(data)
+            # Read before a byte goes out: what makes no sense can still become a 503 and another node.
             result = answer_result(answer)
             usage = answer["usage"]
             served = ServedCounts(int(usage["prompt_tokens"]), tokens_of(usage)[1], True)
@@ -176,6 +180,7 @@ class Proxy:
 
     async def _stream(self, job: "_Job", *, wants_usage: bool) -> ServedCounts:
         connection, exchange = job.connection, job.exchange
+        # The status is sent with this; no ServeError may follow, so later faults cut the connection.
         connection.begin(200, _STREAM_HEADERS)
         answer = StreamedAnswer()
         served = ServedCounts()
@@ -203,6 +208,7 @@ class Proxy:
     ) -> bytes:
         """What the gateway gets for one frame of the model server."""
         name, payload = read_event(frame)
+        # An event without data, such as a comment line, is no part of the answer.
         if not payload:
             return frame + b"\n\n"
         if (data := payload.strip()) != DONE:
@@ -260,6 +266,7 @@ def _with(body: bytes, fields: dict[str, Any], ours: dict[str, Any]) -> bytes:
         return body
     if ours.keys() & fields.keys():
         return orjson.dumps({**fields, **ours})
+    # White space may follow the closing brace (RFC 8259, section 2).
     return b"".join((memoryview(body.rstrip())[:-1], b",", memoryview(orjson.dumps(ours))[1:]))
 
 

@@ -29,10 +29,12 @@ class ReplayGuard:
         self._capacity = capacity
         self._current: dict[bytes, int] = {}
         self._previous: dict[bytes, int] = {}
+        # A ticket may be issued this far ahead and then live this long: after both, none can still be good.
         self._turn_ms = now_ms + MAX_LIFETIME_MS + MAX_SKEW_MS
         self._file = -1
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            # Both go into one generation, which is kept for a full ticket's life from now.
             for name in ("tickets.old", "tickets.log"):
                 self._load(folder / name, now_ms)
             self._previous, self._current = self._current, {}

@@ -75,6 +75,7 @@ class AgentServer:
 
     async def _serve(self, request: Request, connection: ServerConnection) -> None:
         headers = request.headers
+        # Before a slot is taken: forged requests must not fill the node.
         admission = await self.gate.check(
             headers.get(header_names.REQUEST_ID), headers.get(header_names.TICKET), request.body
         )
@@ -135,6 +136,7 @@ class AgentServer:
             "models": models,
             "slots": self.slots.limit,
             "free_slots": self.slots.free if models else 0,
+            # The protocol has the field; requests never wait at a node.
             "queue": 0,
             "region": self.manifest.region,
             "tier": int(self.manifest.tier),

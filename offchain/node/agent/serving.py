@@ -134,6 +134,7 @@ class Serving:
         """Serve until stopped, then drain. Raises UserError when the port is taken."""
         tasks: list[asyncio.Task[Any]] = []
         try:
+            # The port before the heartbeats: what they announce must answer already.
             self.url = await self._listen()
             self.react()
             tasks = self._start_tasks()
@@ -164,6 +165,7 @@ class Serving:
 
     async def _drain(self) -> None:
         _log.info("draining", running=self._slots.used)
+        # Told before the wait: gateways choose other nodes while the last answers run.
         self._slots.draining = True
         self._heartbeats.changed()
         cut_off = await self._slots.drain(self.settings.drain_seconds)
@@ -185,6 +187,7 @@ class Serving:
         """End in good order when the owner has bound the node to another key: another machine serves it now."""
         refused = self._heartbeats.refused
         while True:
+            # One question a second at most, however often receivers refuse.
             await asyncio.sleep(_KEY_PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_KEY_POLL_SECONDS):
@@ -215,6 +218,7 @@ class Serving:
         url = self._url_for(receiver)
         return {
             "node_id": int(self.node_id),
+            # A heartbeat must name a URL; nobody uses this one, since no model comes with it.
             "url": url or dialled_url(self.node_id),
             **self._server.offer(reachable=url is not None),
             "versions": {"agent": __version__, "vllm": self.engines.version},

@@ -57,9 +57,11 @@ class TicketGate:
                 "X-Parallelix-Request-Id or X-Parallelix-Ticket is missing; requests come through a gateway"
             )
         raw_id = _from_hex(request_id, 32, header_names.REQUEST_ID)
+        # The proofs differ in length, and nothing else says which one it is (ADR 0088).
         is_mac = len(ticket) == 2 + 2 * (_TIMES_BYTES + PROOF_BYTES)
         size = _TIMES_BYTES + (PROOF_BYTES if is_mac else _SIGNATURE_BYTES)
         raw = _from_hex(ticket, size, header_names.TICKET)
+        # Node id and body hash are our own values: a ticket for another node or body fails its proof.
         found = Ticket(
             request_id=raw_id,
             node_id=self.node_id,
@@ -83,6 +85,7 @@ class TicketGate:
                 gateway = recover(keccak256(self._prefix + found.struct_hash()), proof)
             except ValueError:
                 raise _invalid("the ticket's signature is malformed") from None
+        # The list first: made-up public keys would cost an ECDH each and push real keys out of `AgreedKeys`.
         if not await self.is_gateway(gateway) or (is_mac and not self._agreed.holds(message, proof)):
             raise _invalid(
                 "the ticket is not for this node, this body or this network, or no bonded keeper lists its signer as a gateway"

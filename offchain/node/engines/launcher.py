@@ -30,6 +30,7 @@ from offchain.runtime.child_processes import adopt_orphans, signal_when_parent_e
 
 
 def _die_with_launcher() -> None:
+    # A group of its own, so that a signal to the engine's processes does not meet the launcher.
     os.setpgid(0, 0)
     signal_when_parent_ends(signal.SIGKILL)
 
@@ -66,6 +67,7 @@ def main(arguments: list[str]) -> int:
     path, max_bytes, keep, grace, *command = arguments
     log = RotatingFile(Path(path), int(max_bytes), int(keep))
     grace_seconds = float(grace)
+    # Before the engine starts: helpers that lose their parent become our children (ADR 0061).
     adopt_orphans()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)  # a full pipe must not block a signal handler
@@ -115,8 +117,10 @@ def main(arguments: list[str]) -> int:
             kill_at = time.monotonic() + grace_seconds
         if agent_gone or (kill_at is not None and time.monotonic() >= kill_at):
             _kill_group(engine.pid, signal.SIGKILL)
+    # The first process has ended; its helpers perhaps have not.
     _kill_group(engine.pid, signal.SIGKILL)
     with contextlib.suppress(OSError):
+        # Non-blocking: a helper that holds the pipe open ends the loop with an error.
         while rest := os.read(output, 65536):
             log.append(rest)
     _reap_all(time.monotonic() + 5)  # vLLM's helpers may have left its process group

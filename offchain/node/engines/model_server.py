@@ -132,6 +132,7 @@ def vllm_environment(backend: str, cache: Path) -> dict[str, str]:
 def free_port() -> int:
     """A loopback TCP port that no process listens on now."""
     with socket.socket() as probe:
+        # Another process may take the port before the server does; the next start chooses a new one.
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
@@ -218,7 +219,9 @@ class SupervisedEngine:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            # The key is not in argv, which every user of the machine can read.
             env={**inherited, **spec.environment, "VLLM_API_KEY": self.api_key},
+            # `kill_session` finds by the session what the launcher leaves behind.
             start_new_session=True,
         )
         self.launcher_pid = process.pid
@@ -272,8 +275,10 @@ class SupervisedEngine:
                 if stopping:
                     process.stdin.write(b"stop\n")
                 else:
+                    # End of file makes the launcher kill at once: a server that hangs gets no grace.
                     process.stdin.close()
             try:
+                # Longer than the launcher's own patience, which ends with SIGKILL.
                 await asyncio.wait_for(process.wait(), self.spec.stop_seconds + 10)
             except TimeoutError:
                 _log.error("launcher hangs; killing its session", model=self.name, launcher=process.pid)

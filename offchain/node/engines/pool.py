@@ -70,6 +70,7 @@ class Engines:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # The key in it was of a server that has ended.
         self._settings.engine_access_file.unlink(missing_ok=True)
 
     async def wait(self) -> None:
@@ -98,6 +99,7 @@ class Engines:
         if index < len(model.devices) and settings.backend in _VISIBLE:
             environment[_VISIBLE[settings.backend]] = model.devices[index]
         first = model.name == settings.served_model and index == 0
+        # `node logs --engine` reads the first server's log under the plain name.
         suffix = "" if first else f"-{model.name.replace('/', '_')}-{index}"
         spec = EngineSpec(
             name=model.name,
@@ -115,6 +117,7 @@ class Engines:
     def _note_access(self, engine: Engine) -> None:
         """Write the first server's URL and key to a file (0600), for `node verify --benchmark` of the same user."""
         if engine.state is EngineState.UP:
+            # Opened with its mode: written first and restricted later, others could read the key in between.
             handle = os.open(self._settings.engine_access_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w") as file:
                 json.dump({"url": engine.url, "api_key": engine.api_key}, file)
