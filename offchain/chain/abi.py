@@ -63,6 +63,7 @@ class ContractAbi:
         for entry in entries:
             if entry["type"] == "function":
                 self._functions[entry["name"]] = entry
+            # An anonymous event has no signature among its topics to be found by.
             elif entry["type"] == "event" and not entry.get("anonymous"):
                 self._events[keccak256(signature(entry).encode())] = _event(entry)
             elif entry["type"] == "error":
@@ -251,6 +252,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool | str):  # bool first: it is an int, too
         return value
     if isinstance(value, int):
+        # Text, since many readers of JSON lose digits beyond 2^53 (RFC 8259, section 6).
         return str(value)
     if isinstance(value, bytes):
         return "0x" + value.hex()

@@ -48,6 +48,7 @@ class Blocks:
         answers = self._rpc.batch_each([("eth_getBlockByNumber", [tag, False])])
         # The lowest: the endpoint that lags has that block, too.
         lowest = min(_header(answer, tag).number for (answer,) in answers.values())
+        # A chain just begun has fewer blocks than `confirmations`.
         number = hex(max(0, lowest - self._confirmations))
         # Asked by height: both must name one hash.
         answers = self._rpc.batch_each([("eth_getBlockByNumber", [number, False])])

@@ -89,6 +89,7 @@ class Indexer:
         """
         deadline = self.monotonic() + budget_seconds
         final = self.chain.finalized_block()
+        # Asked after the final block, so that this one is the newer of the two.
         head = final if self.final_only else self.chain.head_block()
         position, undone = self._follow_fork(self._start(), head)
         events, contended = 0, position is None
@@ -147,6 +148,7 @@ class Indexer:
                 scanned = self._source.open_range(first, last, position.hash)
         except RangeTooLargeError:
             self.ranges.refused(last - first + 1)
+            # One block cannot be halved.
             if first == last:
                 raise
             return position, 0
@@ -160,11 +162,13 @@ class Indexer:
                 return None
             self._store(session, scanned)
         self.reached("range-written")
+        # A range that the chain's head cut short says little about what the endpoint can take.
         if last - first + 1 >= self.ranges.size or self.monotonic() - begin > self.ranges.target_seconds:
             self.ranges.succeeded(self.monotonic() - begin, len(scanned.events))
         return to, len(scanned.events)
 
     def _store(self, session: Session, scanned: ScannedRange) -> None:
+        # A final range may have thousands; a fork is looked for among the newest only.
         headers = scanned.headers[-MAX_OPEN_BLOCKS:]
         numbers = [header.number for header in headers]
         session.execute(delete(Block).where(Block.number.in_(numbers)))
@@ -219,6 +223,7 @@ class Indexer:
             below = ours[-1].number
 
     def _refuse_deep_fork(self, finalized: BlockRef) -> None:
+        # Fatal only when none of those asked has our final block: one that lies must not stop a keeper.
         answers = self.chain.rpc.batch_each([("eth_getBlockByNumber", [hex(finalized.number), False])])
         hashes = {answer.get("hash") for (answer,) in answers.values() if isinstance(answer, dict)}
         if finalized.hash in hashes:
@@ -248,6 +253,7 @@ class Indexer:
         self._cross_check(done, target)  # before the cursor moves: nothing below it is ever read again
         with self.database.write() as session:
             if cursors.move(session, "finalized", done, target):
+                # Some final headers stay: by them a fork below finality is told from another chain.
                 session.execute(delete(Block).where(Block.number < target.number - KEEP_FINAL_HEADERS))
         self.reached("final-moved")
 
@@ -257,6 +263,7 @@ class Indexer:
         When the two agree with each other and not with the index, an endpoint gave the index too few or false logs before:
         the index goes back to the last final block and reads again.
         """
+        # With one endpoint there is nothing to compare (ADR 0042).
         if len(self.chain.rpc.endpoints) < 2:
             return
         begin = self.chain.deployment.deployed_at_block if done is None else done.number + 1

@@ -86,7 +86,9 @@ class LogSource:
             RangeTooLargeError: the endpoint refuses so much at once.
             TransientError: the answer is missing or cannot be right.
         """
+        # Without all headers there are no blooms to compare; omissions show as gaps in ids (ADR 0042).
         logs = self._logs(first, last)
+        # The last one too: the index's cursor moves there, by number and hash.
         wanted = sorted({log.block for log in logs} | {last})
         headers = self._blocks.many(wanted)
         return ScannedRange(tuple(headers), self._events(headers, logs))
@@ -98,6 +100,7 @@ class LogSource:
             RangeTooLargeError: the endpoint refuses so much at once.
             TransientError: the answer is missing, cannot be right, or the chain changed meanwhile.
         """
+        # Before the logs: those of a block that took another's place meanwhile then name another hash.
         headers = self._blocks.many(list(range(first, last + 1)))
         for header in headers:
             if header.parent_hash != parent_hash:  # a fork between two answers of a batch
@@ -114,6 +117,7 @@ class LogSource:
             name: {
                 (log.block_hash, log.index)
                 for log in self._parse(answer, first, last)
+                # The index holds no events that the ABI does not know, so they are not compared.
                 if self._abis[log.contract].knows(log.topics)
             }
             for name, (answer,) in answers.items()
@@ -195,6 +199,7 @@ class LogSource:
                 _may_hold(header.logs_bloom, bits) for bits in self._bloom_bits
             ):
                 continue
+            # By hash (EIP-234): the answer is about the very block whose bloom filter was read.
             answer = self._rpc.call("eth_getLogs", {"blockHash": header.hash, "address": self._addresses})
             if self._parse(answer, header.number, header.number):
                 raise TransientError(f"the RPC endpoint left out logs of block {header.number}")

@@ -93,6 +93,7 @@ def undo(session: Session, above_block: int) -> int:
         How many events were deleted.
     """
     gone = Event.block_number > above_block
+    # Read before the events go: nothing else says which rows they made.
     entities = session.scalars(select(Event.entity).where(gone, Event.entity.is_not(None)).distinct()).all()
     deleted = changed(session, delete(Event).where(gone))
     for entity in entities:
@@ -257,6 +258,7 @@ class _State:
         if event.name == "ReportRejected":
             _found(self._reports, epoch, event).rejected = True
             return
+        # After a rejection another report of the same epoch takes over the row.
         row = self._reports.get(epoch)
         if row is None:
             row = self._reports[epoch] = Report(epoch=epoch)

@@ -158,6 +158,7 @@ class ChainReader:
         calls: list[tuple[str, Sequence[Any]]] = [("eth_chainId", [])]
         # Code says more than an address: a chain started anew has the addresses.
         calls += [("eth_getCode", [ref.address, "latest"]) for ref in refs]
+        # All endpoints, not two: after a failure any of them may be the one that answers.
         for name, answers in self.rpc.batch_each(calls, at_most=len(self.rpc.endpoints)).items():
             chain_id, *codes = (_text(answer) for answer in answers)
             if int(chain_id, 16) != self.deployment.chain_id:
@@ -221,6 +222,7 @@ class PinnedReads:
 
     def gateway_keeper(self, signer: str) -> KeeperId | None:
         """The keeper that lists a ticket signer, or None."""
+        # Ids begin at 1; the contract says 0 for none.
         return KeeperId(self.one("KeeperRegistry", "gatewayKeeper", signer)) or None
 
     def is_gateway(self, signer: str) -> bool:
@@ -356,6 +358,7 @@ class NewestReads(PinnedReads):
     """
 
     def __init__(self, chain: ChainReader) -> None:
+        # No block: `_where` below never reads it.
         super().__init__(chain, BlockRef(0, "", 0))
 
     def _where(self) -> object:

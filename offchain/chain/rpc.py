@@ -27,6 +27,7 @@ _TOO_LARGE_WORDS = (
     "limit exceeded", "too many results", "query returned more than", "response size", "block range",
     "too large", "query timeout", "range is too",
 )  # fmt: skip
+# Clients agree on no error code for this, so their words must do.
 _NOT_THERE_WORDS = (
     "header not found", "block not found", "unknown block", "missing trie node", "not canonical", "blockoutofrange",
     "block hash not found", "hash is not currently canonical", "resource not found",
@@ -180,6 +181,7 @@ class Rpc:
         results: list[Any] = []
         try:
             for start in range(0, len(calls), MAX_BATCH):
+                # All parts from one endpoint: two might answer from two views of the chain.
                 results += self._exchange(endpoint, calls[start : start + MAX_BATCH])
         except (RangeTooLargeError, BlockUnknownError):
             raise  # the endpoint works; only this question was wrong for it

@@ -41,6 +41,7 @@ class RotatingFile(RotatingFileHandler):
         self.emit(logging.makeLogRecord({"msg": data.decode("utf-8", "surrogateescape")}))
 
     def _open(self) -> TextIOWrapper:
+        # Opened with its permissions: set afterwards, they would leave a moment to read it.
         handle = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._permissions)
         return os.fdopen(handle, "a", encoding=self.encoding, errors=self.errors)
 

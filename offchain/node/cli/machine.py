@@ -162,6 +162,7 @@ def _forecast(settings: "NodeSettings", given: dict[str, Any], stake: int | None
 
     chain = open_chain(settings)
     reads = chain.at(chain.head_block())
+    # A node that registers now counts from the next epoch on.
     following = Epoch(reads.current_epoch() + 1)
     return forecast(
         reads.pool(following),

@@ -26,6 +26,7 @@ def options(*each: Callable[[_F], _F]) -> Callable[[_F], _F]:
     """Several options as one decorator."""
 
     def apply(command: _F) -> _F:
+        # Decorators apply from the bottom up, and `--help` shows the last one applied first.
         for option in reversed(each):
             command = option(command)
         return command
@@ -130,6 +131,7 @@ def open_owner(settings: "NodeSettings", keystore: Path, password_file: Path, *,
     from offchain.node.owner.wallet import Owner
 
     def confirm(effect: str) -> bool:
+        # On stderr: stdout may be for one JSON object.
         return yes or click.confirm(f"{effect}\nSend?", err=True)
 
     signer = Signer.load(keystore, password_file)

@@ -68,7 +68,9 @@ def start(config: Path, *, plain: bool, listen: bool, standby: bool, as_json: bo
     if agent.renew:
         # A second SIGUSR1 during the restart would end the process: no handler is installed yet.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        # What is still in Python's buffers would be lost with the old program.
         sys.stdout.flush()
+        # The same process id: systemd sees a reload, not a stop (ADR 0052).
         os.execv(sys.executable, [sys.executable, "-m", "offchain", *sys.argv[1:]])  # noqa: S606
 
 

@@ -137,6 +137,7 @@ def _await_agent(settings: "NodeSettings", manifest: "Manifest", previous: "Runn
 
     while time.monotonic() < deadline:
         found = running(settings)
+        # The process id stays the same (ADR 0052): only the time tells the new program from the old one.
         if found is not None and found.since_ms > previous.since_ms:
             try:
                 if fetch(settings, f"{found.url}/manifest").content == manifest.canonical():

@@ -55,6 +55,7 @@ def _server(settings: NodeSettings) -> tuple[str | None, str | None]:
 def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
     """One run: (milliseconds to the first token, tokens per second after it)."""
     body = {"model": model, "prompt": "The", "max_tokens": _TOKENS, "temperature": 0}
+    # Every run has all its tokens, wherever the model would end.
     body |= {"ignore_eos": True, "stream": True}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     began = time.perf_counter()
@@ -65,6 +66,7 @@ def _once(url: str, key: str | None, model: str) -> tuple[float, float]:
         answer.raise_for_status()
         events = EventSplitter()
         for block in chain.from_iterable(map(events.feed, answer.iter_bytes())):
+            # `[DONE]` and comment lines are no tokens.
             if read_event(block)[1].startswith(b"{"):
                 last = time.perf_counter()
                 first = first or last

@@ -87,6 +87,7 @@ def initialise(wanted: Wanted, machine: Hardware) -> Made:
         }
         fields |= _given(wanted, "keeper_url", "model_path", "engine_url", "model_revision")
         comment = "# Every field: offchain/node/settings.py, NodeSettings; docs/operators.md\n"
+        # Last of the three: a settings file that exists means that its key does, too.
         write_atomically(config, comment + tomli_w.dumps(fields))
     signer = Signer.load(keystore, password)
     return Made(config, keystore, signer.address, "0x" + node_key_hash(signer).hex(), created)
@@ -99,6 +100,7 @@ def _listening(wanted: Wanted) -> dict[str, object]:
     host, _, port = wanted.listen.rpartition(":")  # from the right: [::1]:8443
     if not host or not port.isdigit():
         raise UserError(f"--listen {wanted.listen} is no HOST:PORT; write it like 0.0.0.0:8443")
+    # An IPv6 address has brackets beside a port (RFC 3986, section 3.2.2), and none when it is bound.
     found: dict[str, object] = {"dial_out": False, "host": host.strip("[]"), "port": int(port)}
     return found | _given(wanted, "public_url", "tls_certificate", "tls_key")
 

@@ -171,6 +171,7 @@ class MachinePreflight:
             remedy = f'set backend = "{found.backend}", or install the driver'
             yield failed("backend", f"backend {backend} is set, but no such accelerator was found", remedy)
         yield self._memory(found)
+        # `disk_usage` needs a folder that exists.
         self.settings.make_data_dir()
         disk = shutil.disk_usage(self.settings.data_dir).free
         if disk < _LEAST_DISK_BYTES:
@@ -193,6 +194,7 @@ class MachinePreflight:
             what, need = "GPU memory", weights * 12 // 10
         running = agent_state(self.settings) is not None
         text = f"{have / 1e9:.1f} GB of {what}; the model needs about {need / 1e9:.1f} GB"
+        # A model that is loaded already takes the memory that seems to be missing.
         if have < need and not running:
             return failed("memory", text, "choose a smaller model, or a machine with more memory")
         return passed("memory", text)

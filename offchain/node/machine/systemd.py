@@ -94,6 +94,7 @@ def unit(settings: NodeSettings, config: Path, *, system: bool) -> Unit:
         config=config.resolve(),
         root=root,
         user=f"User={_owner(config)}\n" if system else "",
+        # After the drain the model servers need time to end; systemd must not kill them first.
         stop_seconds=int(settings.drain_seconds) + 30,
         writable=" ".join(str(path) for path in sorted(writable)),
         # GPU drivers need their device nodes, which groups of this machine may open.

@@ -36,8 +36,10 @@ class Certificate:
         """Raises UserError when the files are no certificate chain and its key."""
         self._files = (certificate, key)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Gateways and nodes speak TLS 1.3 alone (ADR 0050, docs/wire.md).
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
+            # Before the content is read: a change between the two is seen by `watch`.
             self._stamp = self._stamps()
             pair = self._read()
             _load(self.context, pair)
@@ -64,6 +66,7 @@ class Certificate:
                 stamp = self._stamps()
                 if stamp == self._stamp:
                     continue
+                # Also when the files do not fit, so that this is logged once and not each second.
                 self._stamp = stamp
                 pair = self._read()
                 # A trial: half of a pair may be written yet.
@@ -109,6 +112,7 @@ def local_context(certificate: Path) -> ssl.SSLContext:
     """For commands on the agent's own machine: trusts that certificate and no other. Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # the certificate itself is pinned
+    # Without it OpenSSL takes no certificate as the anchor that an authority has signed.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(certificate)
     return context

@@ -72,6 +72,7 @@ def forecast(
         covers = token_price >= break_even
     assumptions = [
         f"the pool of an epoch stays at {pool / 10**18:,.2f} PRLX",
+        # 10^18 wei a token times 10^4 basis points: a weight is never divided (ADR 0001).
         f"the others' weight stays at {total_weight / 10**22:,.0f} PRLX (x tier)",
         f"uptime {uptime / 100:.2f} %",
         f"an epoch lasts {epoch_seconds} s",

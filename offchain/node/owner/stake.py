@@ -257,6 +257,7 @@ def earning(
     report = reads.report(epoch)
     if report.status in (EpochStatus.OPEN, EpochStatus.LAPSED):
         return Earning(epoch, report.status.name.lower(), None, None)
+    # The report's tree has leaves for ids up to `node_count` only.
     if not 1 <= node_id <= report.node_count:
         return Earning(epoch, "lapsed", Bps(0), Wei(0))
     tree = UptimeTree(epoch, report.node_count, uptimes_of(epoch))
@@ -277,9 +278,11 @@ def earning(
 def earning_epochs(reads: PinnedReads, node_id: NodeId, limit: int = _MAX_EPOCHS) -> list[Epoch]:
     """Epochs that have ended since the node became active and can still be claimed, oldest first, the last `limit`."""
     node = registered_node(reads, node_id)
+    # The registry says 2^32 - 1, the greatest epoch, while no exit was asked for.
     end = min(reads.current_epoch(), node.active_until or 2**32 - 1)
     epochs = [Epoch(epoch) for epoch in range(max(node.active_from, end - limit), end)]
     deadlines = reads.claim_deadlines(epochs)
+    # The block's time, not this machine's: the contract compares with that.
     return [epoch for epoch in epochs if deadlines[epoch] > reads.block.timestamp]
 
 

@@ -22,6 +22,7 @@ _RECEIPT_TIMEOUT_SECONDS = 180
 _POLL_SECONDS = 0.2
 _MAX_FEE_WEI = 10_000 * 10**9
 """No fee per gas has ever been above this: an endpoint that names a higher one is wrong."""
+# The text is EIP-2612's, to the letter: its hash is part of what is signed.
 _PERMIT_TYPEHASH = keccak256(
     b"Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
 )
