@@ -43,6 +43,7 @@ def _application() -> Celery:
     return app
 
 
+# Of the module (PEP 562): importing it reads no settings and opens nothing.
 def __getattr__(name: str) -> Celery:
     if name in ("app", "celery"):
         return _application()

@@ -39,6 +39,7 @@ class Database:
         Raises:
             TransientError: the database did not answer in time.
         """
+        # Rows stay readable after the session, where callers use them.
         with _mapped_errors(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
@@ -76,6 +77,7 @@ def open_database(url: str, *, read_only: bool = False) -> Database:
     if parsed.drivername == "sqlite":
         engine = _open_sqlite(parsed, read_only=read_only)
     else:
+        # Pre-ping: a server that was restarted leaves dead connections in the pool.
         engine = create_engine(
             parsed, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_SECONDS, connect_args={"connect_timeout": 5}
         )

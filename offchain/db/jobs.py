@@ -19,6 +19,7 @@ from offchain.db.upsert import changed, insert_or_ignore
 
 def enqueue(session: Session, kind: str, ref: str, now: int) -> bool:
     """Add a job once. Returns whether it is new. `now` in Unix seconds."""
+    # `lease_until` of a ready job is the second from which it is due; 0 is at once.
     row = {"kind": kind, "ref": ref, "status": "ready", "lease_until": 0, "attempts": 0, "created_at": now}
     return insert_or_ignore(session, Job, row)
 

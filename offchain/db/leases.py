@@ -37,4 +37,5 @@ def fence(session: Session, name: str, holder: str) -> None:
 
 def release(session: Session, name: str, holder: str) -> None:
     """Give a lease back early."""
+    # Only our own: after a takeover the row is another holder's.
     session.execute(delete(ProcessLease).where(ProcessLease.name == name, ProcessLease.holder == holder))

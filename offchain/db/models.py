@@ -211,6 +211,7 @@ class Intent(Base):
     """
 
     __tablename__ = "intents"
+    # The last guard of ADR 0040: no two intents share a nonce, even if a lease fails.
     __table_args__ = (UniqueConstraint("signer", "nonce"),)
 
     key: Mapped[str] = mapped_column(String(120), primary_key=True)

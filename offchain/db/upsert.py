@@ -25,6 +25,7 @@ def upsert(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]
     table = cast("Table", model.__table__)
     keys = [column.name for column in table.primary_key.columns]
     statement = _insert(session, model)
+    # All rows of a call name the same columns, so the first one tells.
     others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
     if others:
         statement = statement.on_conflict_do_update(index_elements=keys, set_=others)

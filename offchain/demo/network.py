@@ -123,6 +123,7 @@ class LocalNetwork:
         self.rpc_url = f"http://127.0.0.1:{self.port('chain')}"
         argv = [
             str(self.places.anvil), "--host", "127.0.0.1", "--port", str(self.port("chain")),
+            # anvil calls a block final after two epochs of its own, so an epoch is one slot.
             "--chain-id", str(CHAIN_ID), "--block-time", "1", "--slots-in-an-epoch", "1", "--mixed-mining", "--silent",
         ]  # fmt: skip
         self._spawn("chain", argv)
@@ -174,6 +175,7 @@ class LocalNetwork:
         with ThreadPoolExecutor() as pool:
             made = dict(zip(names, pool.map(lambda name: create(keys, name), names), strict=True))
         self.nodes = [
+            # One node of each kind: the first dials out, the second is connected to.
             DemoNode(f"node-{i}", made[f"operator-{i}"], made[f"node-{i}"], REGIONS[i - 1], dials=i == 1)
             for i in (1, 2)
         ]
@@ -328,4 +330,5 @@ class LocalNetwork:
         return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=seconds, check=False)
 
     def environment(self) -> dict[str, str]:
+        # Every descendant inherits the marker, also one in another session (ADR 0007).
         return {**os.environ, MARKER: self.run_id, "PYTHONPATH": str(self.places.root)}

@@ -72,6 +72,7 @@ class DemoProcess:
     def start(self) -> None:
         """Start it in a session of its own; it ends when the demo dies."""
         if self.ready_file is not None:
+            # A file that an earlier process left would pass for this one's.
             self.ready_file.unlink(missing_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:

@@ -120,6 +120,7 @@ class Story:
         self.say.step(
             "node-1 dialled the gateway and requests come down that connection; node-2 is connected to"
         )
+        # Without retries: those of the client would hide failures of the gateway.
         self.client = OpenAI(base_url=f"{net.gateway_url}/v1", api_key=net.api_key, timeout=60, max_retries=0)
         answer = self._ask(QUESTION, 16)
         self.figures.first_answer_s = round(self.say.elapsed(), 1)
@@ -215,6 +216,7 @@ class Story:
         self._hold(finish in ("length", "stop"), f"the stream ended with {finish!r}")
         self._hold(len(pieces) > before, "nothing came after the kill")
         survivor = next(node for node in self.net.nodes if node is not self.victim)
+        # The victim is still down, so only the survivor can answer.
         again = self._ask(LONG_PROMPT, LONG_TOKENS)
         self._hold(
             again == "".join(pieces), "the rescued stream differs from the survivor's uninterrupted answer"

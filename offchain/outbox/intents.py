@@ -80,6 +80,7 @@ class Outbox:
             "created_at": now,
             "updated_at": now,
         }
+        # Whoever was killed after its commit comes again with the same key, and changes nothing.
         return insert_or_ignore(session, Intent, row)
 
     def retry(self, session: Session, key: str) -> None:

@@ -95,6 +95,7 @@ class Journal:
     def broadcasts(session: Session, intent: Intent) -> Sequence[Broadcast]:
         """Transactions of the intent's present nonce, the newest last."""
         query = select(Broadcast).where(Broadcast.intent_key == intent.key, Broadcast.nonce == intent.nonce)
+        # Every replacement pays more, so the order of fees is that of time.
         return session.scalars(query.order_by(Broadcast.max_fee_wei)).all()
 
     def nonces(self, session: Session) -> set[int]:

@@ -115,6 +115,7 @@ class Sender:
             if self._journal.is_idle():
                 return result
             account = self.wire.account(self.signer.address)
+            # First, so that what a reorganisation took is broadcast again in this very round.
             self._settle(account, result)
             self.reached("settled")
             self._push(account, result)
@@ -137,9 +138,11 @@ class Sender:
         for intent in intents:
             found = [(b, receipts[b.tx_hash]) for b in broadcasts[intent.key] if b.tx_hash in receipts]
             if found:
+                # All have one nonce, so the chain holds one of them at most (ADR 0040).
                 self._mined(intent, found[0][0], found[0][1], account, result)
             elif intent.status == MINED:
                 self._unmined(intent, result)
+            # The count at the final block: a reorganisation can give a nonce of the newest one back.
             elif intent.nonce is not None and intent.nonce < account.final_nonce:
                 self._nonce_lost(intent, result)
 
@@ -156,6 +159,7 @@ class Sender:
                 row.status, row.tx_hash = MINED, receipt.tx_hash
                 row.mined_block, row.mined_hash = receipt.block.number, receipt.block.hash
                 row.gas_used = receipt.gas_used
+                # A cancellation that is mined means that the intent itself did not happen.
                 row.reverted, row.error = broadcast.cancels or not receipt.succeeded, error
             intent = row
             result.mined.append(intent.key)
@@ -197,6 +201,7 @@ class Sender:
                 for intent in self._journal.intents(session, SENT)
             ]
         for intent, broadcast in sorted(waiting, key=lambda pair: pair[1].nonce):
+            # One slow endpoint (10 s) outlasts the lease (5 s), so it is renewed before each step.
             self._journal.keep_lease()
             is_next = broadcast.nonce == account.nonce  # later ones wait for it: bumping them would not help
             if broadcast.sent_at == 0 or not self.wire.is_known(broadcast.tx_hash):
@@ -210,6 +215,7 @@ class Sender:
         cancels, reason = previous.cancels, intent.error
         if not cancels:
             try:
+                # A call that would fail by now is cancelled: mined, it would only cost gas.
                 self.wire.simulate(intent.signer, intent.to_address, intent.data)
             except RevertedError as error:
                 cancels, reason = True, error.reason
@@ -269,6 +275,7 @@ class Sender:
         if price is None:
             result.blocked[key] = "fees are above max_fee_gwei"
             return
+        # 21,000 is the gas of a bare transfer, which needs no estimate.
         broadcast = self._sign(intent, account.nonce, 21_000, price, cancels=False)
         with self._journal.fenced() as session:
             if session.get(Intent, key) is not None:
@@ -308,6 +315,7 @@ class Sender:
         gas_limit = gas * self.settings.gas_percent // 100
         with self.database.read() as session:
             used = self._journal.highest_nonce(session)
+        # The chain's count lacks what still waits, so our own highest nonce counts too.
         nonce = account.nonce if used is None else max(account.nonce, used + 1)
         # Outside the transaction: a remote signer may take its time.
         broadcast = self._sign(intent, nonce, gas_limit, price, cancels=False)

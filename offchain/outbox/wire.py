@@ -63,6 +63,7 @@ class Wire:
 
     def account(self, signer: str) -> AccountState:
         """Newest and final block, and the signer's nonces there."""
+        # In this order, so that the final block is never newer than the head.
         final, head = self._chain.finalized_block(), self._chain.head_block()
         blocks = ("latest", hex(final.number))
         counts = self._rpc.batch([("eth_getTransactionCount", [signer, block]) for block in blocks])
@@ -97,6 +98,7 @@ class Wire:
     def why_it_reverted(self, signer: str, to: str, data: bytes, block: BlockRef) -> str:
         """The error that a mined, failed transaction most likely met, by replaying its call before its block."""
         call = {"from": signer, "to": to, "data": "0x" + data.hex()}
+        # Before its block, then at its end: another transaction of that block may be the reason.
         for number in (max(0, block.number - 1), block.number):
             answer = self._rpc.batch([("eth_call", [call, hex(number)])])[0]
             if isinstance(answer, RpcError):
@@ -109,6 +111,7 @@ class Wire:
         try:
             base = [int(value, 16) for value in answer["baseFeePerGas"]]
             rewards = tuple(int(row[0], 16) for row in answer.get("reward") or ())
+            # One base fee more than blocks: the last is that of the block to come (EIP-1559).
             return FeeHistory(base[-1], rewards)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise TransientError("the RPC endpoint gave a malformed fee history") from error

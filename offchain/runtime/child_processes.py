@@ -31,6 +31,7 @@ def signal_when_parent_ends(number: signal.Signals) -> None:
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent dies; ends it at once when that has happened already."""
     signal_when_parent_ends(signal.SIGKILL)
+    # The parent may have died before the kernel was told.
     if os.getppid() != parent:
         os._exit(1)
 

@@ -59,6 +59,7 @@ def configure_logs(level: str, process: str) -> None:
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace what must not be logged, however deep: secrets by their key's name, credentials inside URLs."""
     for key, value in event.items():
+        # `_record` is the standard library's own record, which `_drop_meta` takes out afterwards.
         if key != "_record":
             event[key] = _without_secrets(key, value)
     return event

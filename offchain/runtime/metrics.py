@@ -19,6 +19,7 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Count a value."""
+        # Prometheus' bounds are inclusive (`le`), so a value equal to one counts below it.
         self.counts[bisect_left(_BOUNDS, value)] += 1
         self.total += value
 

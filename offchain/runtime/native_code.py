@@ -56,6 +56,7 @@ def folder(root: Path = ROOT) -> Path:
     digest = hashlib.sha256(f"{sys.implementation.cache_tag} {_mypy()} {MODULES}".encode())
     for package in sorted({(root / source_of(module)).parent for module in MODULES}):
         for path in sorted(package.glob("*.py")):
+            # Names and sizes too: text that moves from one file to another changes the hash.
             digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes())
     return root / ".build/compiled" / digest.hexdigest()[:16]
@@ -91,5 +92,6 @@ def use(root: Path = ROOT) -> str | None:
     made = folder(root)
     if not made.is_dir():
         return "not made from these sources; make setup does it"
+    # Before Python's own finders, which would find the sources.
     sys.meta_path.insert(0, _Finder(made))
     return None

@@ -31,10 +31,12 @@ def upgrade(url: str) -> None:
 
 def _upgrade(database: Database) -> None:
     config = Config()
+    # Alembic's options are a ConfigParser's, in which a lone % is an error.
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with database.write() as session:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
+            # SQLite needs none: a write transaction holds its one write lock from the beginning.
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         _refuse_newer(config, connection)
         config.attributes["connection"] = connection
