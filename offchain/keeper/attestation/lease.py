@@ -16,6 +16,7 @@ from offchain.runtime.clock import Clock
 
 log = structlog.get_logger(__name__)
 
+# Seconds: with a minute, a worker killed while it attested kept its keeper from attesting (ADR 0075).
 ALONE_MS, ALONE_RENEW_SECONDS = 5_000, 1.0
 """How long the lease of `alone` lasts without renewal, and how often it is renewed."""
 
@@ -34,6 +35,7 @@ def alone(database: Database, clock: Clock, name: str) -> Iterator[Fence | None]
     A process that was stopped for longer than the lease wakes up in the middle of the block, when another one already
     does the work. Every write in the block must therefore call the fence first.
     """
+    # The pid is for readers; a worker on another machine may have the same one.
     holder = f"{os.getpid()}-{uuid.uuid4().hex}"
 
     def acquire() -> bool:
@@ -70,4 +72,5 @@ def renewed(every_seconds: float, renew: Callable[[], bool], what: str) -> Itera
         yield
     finally:
         over.set()
+        # A renewal after the release would take the lease again, for nobody.
         thread.join()

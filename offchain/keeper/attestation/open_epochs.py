@@ -51,6 +51,7 @@ class OpenEpoch:
 
     def leader(self, turn: int) -> KeeperInfo:
         """The keeper that leads in a turn."""
+        # The epoch shifts the order, so a silent keeper costs the first turn of every n-th epoch only.
         return self.context.keepers[(self.context.epoch + turn) % len(self.context.keepers)]
 
 
@@ -82,6 +83,7 @@ class OpenEpochs:
         if now < epochs.genesis:
             return []
         last = epochs.epoch_at(now) - 1
+        # Not epoch 0: nodes have weight from the epoch after they register.
         recent = [Epoch(number) for number in range(max(1, last - EPOCHS_BACK + 1), last + 1)]
         with self.database.read() as session:
             return [epoch for epoch in recent if not store.is_marked(session, "closed", str(epoch))]
@@ -108,6 +110,7 @@ class OpenEpochs:
     def context(self, epoch: Epoch) -> EpochContext:
         """The context of a finished epoch. Raises NotReadyError."""
         with self.database.read() as session:
+            # Not "head": nothing is signed from blocks that are not final.
             indexed = position(session, "finalized")
         if indexed is None:
             raise NotReadyError("nothing is indexed yet")

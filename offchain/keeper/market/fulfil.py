@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 3
 """After this time another worker takes over the job of a killed one."""
+# Three renewals fit into a lease, so one may fail.
 RENEW_SECONDS = 0.8
 RETRY_SECONDS = 2
 """Pause after an attempt that may succeed later."""
@@ -104,6 +105,7 @@ class FulfilService:
             return False
         self.reached("job-leased")
         if request is None:
+            # Not for good: the request may come back in another block.
             return self._end(request_id, attempt, "the request was reorganised away", for_good=False)
         if request.status != "open":
             return self._end(request_id, attempt, f"already {request.status}", for_good=True)
