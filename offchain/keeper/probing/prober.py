@@ -97,6 +97,7 @@ def assess_reply(
         return ProbeOutcome(miss=MissReason.BAD_RECEIPT, why=f"malformed: {error}")
     try:
         check_binding(receipt, node.node_id, reply.request_id, keccak256(body), result)
+        # The current key alone: a rotated one counts for a while at gateways only (ADR 0051).
         check_signature(receipt, signature, market.digest, account_of, (node.key,))
         _check_tokens_and_times(receipt, now_ms - reply.elapsed_ms, now_ms)
     except ReceiptError as error:
@@ -113,8 +114,10 @@ def assess_reply(
 
 def _check_tokens_and_times(receipt: ServiceReceipt, began_ms: int, now_ms: int) -> None:
     """Raise ReceiptError unless a receipt tells of a probe's tokens and of the time in which we waited for it."""
+    # The node counts its tokens itself, and the floor allows it more time for more tokens.
     if not 0 < receipt.completion_tokens <= MAX_COMPLETION_TOKENS:
         raise ReceiptError(f"{receipt.completion_tokens} tokens are no answer to a probe")
+    # Else a node could choose its times (ADR 0077).
     earliest, latest = began_ms - CLOCK_TOLERANCE_MS, now_ms + CLOCK_TOLERANCE_MS
     if not earliest <= receipt.started_at_ms <= receipt.finished_at_ms <= latest:
         raise ReceiptError("it is from another time")
@@ -204,6 +207,7 @@ class ProbeService:
                     group.create_task(one(probe))
 
     async def _probe(self, gateway: Asker, probe: DueProbe, node: ProbedNode) -> None:
+        # Asked again: the probe may have waited for one of the `width` places.
         if self.clock.now_ms() >= self._slot_end(probe):
             return
         body = body_of(probe, self.model, self.signer)
@@ -211,6 +215,7 @@ class ProbeService:
         self.reached("probe-answered")
         now_ms = self.clock.now_ms()
         found = assess_reply(reply, body, node, self.market, now_ms)
+        # One entry from after its slot, and others reject the whole document.
         if now_ms > self._slot_end(probe) + CLOCK_TOLERANCE_MS:
             return
         if found.receipt is not None:
@@ -221,6 +226,7 @@ class ProbeService:
         self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome, revision: bytes
     ) -> ProbeOutcome:
         """A miss if the answer is wrong or the node is not what it declared; else, or when the slot is over, `found`."""
+        # First, as it costs no request.
         reason, why = MissReason.FALSE_MANIFEST, self.contradiction(node.node_id, revision)
         if not why and self.check is not None:
             reason, why = MissReason.WRONG_ANSWER, await self.check.wrong(gateway, probe, node, found)
@@ -230,6 +236,7 @@ class ProbeService:
 
     def _record(self, probe: DueProbe, reply: Reply, found: ProbeOutcome, now_ms: int) -> None:
         if found.receipt is not None:
+            # Signed before the transaction: a remote key may be slow (ADR 0076).
             outcome, entry = "answered", self._answer(probe, found.receipt, found.node_signature).pack()
         elif found.miss is not None:
             outcome, entry = "missed", self._miss(probe, found.miss, now_ms).pack()

@@ -29,6 +29,7 @@ SILENT_MS = 20_000
 """A step that did not run well for this long makes the keeper not ready."""
 GAS_SECONDS = 30
 OUTCOMES = ("final", "lapsed", "invalid", "differs")
+# Not validation, manifests and settlement: a keeper that is late with these still measures and signs.
 NEEDED = ("chain.index", "chain.send", "inference.sweep", "uptime.probe", "uptime.plan", "uptime.attest")
 
 
@@ -70,6 +71,7 @@ class Health:
 
     def metrics(self) -> bytes:
         """Prometheus text. What cannot be read is left out, and `..._database_up` or `..._broker_up` is 0."""
+        # New at each call: every figure is read now, and none is counted in this process.
         registry, up = CollectorRegistry(), True
         try:
             with self.database.read() as session:
@@ -136,6 +138,7 @@ class Health:
         now, due, silent = seconds(self.clock), 0, 0
         if now >= self.epochs.genesis:
             epoch = self.epochs.epoch_at(now)
+            # Due a whole slot ago: wherever in its slot the probe was due, the slot is over.
             over = now * 1000 - self.epochs.length_seconds * 1000 // self.epochs.slots
             rows = select(func.count()).where(Probe.epoch == epoch, Probe.due_at_ms <= over)
             due = session.scalar(rows) or 0
@@ -173,6 +176,7 @@ def _capability_metric(registry: CollectorRegistry, session: Session) -> None:
         select(func.count())
         .select_from(Job)
         .join(Node, Node.node_id == cast(Job.ref, BigInteger))
+        # An empty list as text is the same in SQLite and PostgreSQL.
         .where(Job.kind == CAPABILITY, Job.result["found"].as_string() != "[]", Node.withdrawn.is_(False))
     )
     name, text = "parallelix_keeper_capability_mismatches", "Nodes that are not what they declared"

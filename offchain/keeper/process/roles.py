@@ -40,6 +40,7 @@ def run_worker_role(
     configure_logs(settings.log_level, f"keeper-{name}")
     # Celery warns of root because of pickle: containers run as root, and our messages are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # After the fork: connections must not be carried over one.
     keeper = wiring()
     app = make_app(broker.url)
     register(app, lambda: keeper)
@@ -56,6 +57,7 @@ def run_api_role(keeper: KeeperWiring, listener: socket.socket) -> None:
     """Serve the HTTP API in this process, on a socket that listens already, until SIGTERM."""
     configure_logs(keeper.settings.log_level, "keeper-api")
     with suppress(web.GracefulExit, KeyboardInterrupt):
+        # The shutdown must end within the supervisor's STOP_SECONDS, or SIGKILL ends it.
         web.run_app(
             keeper.api.application(), sock=listener, print=None, access_log=None, shutdown_timeout=3.0
         )
@@ -84,6 +86,7 @@ def run_single_beat(settings: KeeperSettings) -> None:
 def run_single_api(settings: KeeperSettings, *, as_json: bool) -> None:
     """`keeper api`: the HTTP API."""
     broker = locate(settings)
+    # First: a taken port is told before the chain is asked.
     listener = listen(settings.host, settings.port)
     keeper = _wire(settings, broker)
     announce_ready("keeper api", base_url(settings.host, listener), settings.ready_file, as_json=as_json)

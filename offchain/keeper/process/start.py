@@ -57,11 +57,13 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     """
     configure_logs(settings.log_level, "keeper")
     settings.make_data_dir()
+    # A file of an earlier run would say ready too soon.
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
     deployment = Deployment.load(settings.deployment)
     reached = from_environment(os.environ, deployment.chain_id)
     signer = load_signer(settings)
+    # For its error only: a missing key ends the start, and not each probe.
     read_api_key(settings)
     # Before the workers start: a taken port ends the start at once.
     listener = listen(settings.host, settings.port)
@@ -77,6 +79,7 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     gc.freeze()  # children share what is loaded now
     try:
         if broker.command is not None:
+            # Stops last: workers acknowledge what they finish.
             supervisor.start(SupervisedProcess("valkey", lambda: _exec_broker(broker), stop_order=2))
         _wait_for_broker(broker, supervisor)
         for child in _children(settings, deployment, signer, broker, listener, reached):
@@ -128,10 +131,12 @@ def _check_in_child(task: Callable[[], None]) -> None:
         try:
             task()
         except ParallelixError as error:
+            # Less than a pipe holds (64 KiB): the parent reads only when the child has ended.
             os.write(writer, str(error).encode()[:60_000])
             sys.exit(2)
 
     code = run_forked(guarded)
+    # Else the pipe has a writer left, and the read never ends.
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         message = pipe.read().decode(errors="replace")
@@ -185,6 +190,7 @@ def _watch(supervisor: Supervisor, url: str, settings: KeeperSettings, *, as_jso
 def _problems(url: str) -> str:
     """What `/ready` names, empty when the keeper is ready."""
     try:
+        # No proxy from the environment: the API is on this machine.
         answer = httpx.get(f"{url}/ready", timeout=5, trust_env=False)
         return "" if answer.is_success else ", ".join(answer.json().get("problems", ["not ready"]))
     except (httpx.HTTPError, ValueError) as error:

@@ -28,6 +28,7 @@ def register(app: Celery, wiring: Callable[[], KeeperWiring]) -> None:
             except TransientError as error:
                 log.warning("tick_failed", task=name, error=str(error))
             else:
+                # After a good run only: a step that always fails must show in `/ready`.
                 keeper.step_ages.ran(name)
 
         app.task(name=name)(run)
@@ -37,6 +38,7 @@ def register(app: Celery, wiring: Callable[[], KeeperWiring]) -> None:
         for request_id in keeper.fulfil.due():
             if keeper.step_ages.first("announced:" + request_id, ANNOUNCED_SECONDS):
                 keeper.reached("job-announced")
+                # Older messages are of no use: the sweep has announced the job again.
                 app.send_task("inference.dispatch", (request_id,), queue=DISPATCH, expires=60)
 
     def index(keeper: KeeperWiring) -> None:
@@ -54,6 +56,7 @@ def register(app: Celery, wiring: Callable[[], KeeperWiring]) -> None:
             log.warning("dispatch_failed", request=request_id, error=str(error))
 
     def attest(keeper: KeeperWiring) -> None:
+        # Settlement and planning take no lease: they are safe to run twice at once.
         with alone(keeper.database, keeper.clock, "attest") as fence:
             if fence is not None:
                 keeper.attest.leader.step(fence)
