@@ -68,7 +68,6 @@ class Lookups:
         signers = [item.lower() for item in self.view.keeper_set(self.epochs.epoch_at(now), block).signers]
         me = self.me.lower()
         if me not in signers:
-            # After all others, but not never: nobody else may be at work.
             return len(signers)
         return (signers.index(me) - int(request_id, 16)) % len(signers)
 

@@ -158,7 +158,6 @@ def frozen_regions(
                 found.setdefault(result["region"], []).append(int(ref))
         ordered = {region: sorted(ids) for region, ids in sorted(found.items())}
         mark(session, REGIONS, str(epoch), now, ordered)
-    # Read back: if another process froze first, its row stays.
     return result_of(session, REGIONS, str(epoch))
 
 

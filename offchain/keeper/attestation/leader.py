@@ -168,7 +168,6 @@ class Leader:
         for reply in self.peers.propose(open_epoch.urls, context.epoch, proposal):
             try:
                 signature = signature_bytes(reply.signature)
-            # `signature` is None from a keeper that refuses, and any text from one that lies.
             except ValueError:
                 log.warning("keeper_did_not_sign", epoch=context.epoch, url=reply.url, error=reply.error)
                 continue

@@ -35,7 +35,6 @@ def alone(database: Database, clock: Clock, name: str) -> Iterator[Fence | None]
     A process that was stopped for longer than the lease wakes up in the middle of the block, when another one already
     does the work. Every write in the block must therefore call the fence first.
     """
-    # The pid is for readers; a worker on another machine may have the same one.
     holder = f"{os.getpid()}-{uuid.uuid4().hex}"
 
     def acquire() -> bool:

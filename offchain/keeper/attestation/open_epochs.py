@@ -83,7 +83,6 @@ class OpenEpochs:
         if now < epochs.genesis:
             return []
         last = epochs.epoch_at(now) - 1
-        # Not epoch 0: nodes have weight from the epoch after they register.
         recent = [Epoch(number) for number in range(max(1, last - EPOCHS_BACK + 1), last + 1)]
         with self.database.read() as session:
             return [epoch for epoch in recent if not store.is_marked(session, "closed", str(epoch))]

@@ -79,7 +79,6 @@ class OwnDocument:
                 raise NotReadyError(f"the gateway is making its batch of epoch {context.epoch}")
         with self.database.write() as session:
             fresh = batches_of(session, context, answer.batches)
-            # Gives what another process has frozen meanwhile, if one has.
             return store.freeze_batches(session, context.epoch, fresh, seconds(self.clock))
 
     def frozen(self, epoch: Epoch) -> Evidence:

@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 3
 """After this time another worker takes over the job of a killed one."""
-# Three renewals fit into a lease, so one may fail.
 RENEW_SECONDS = 0.8
 RETRY_SECONDS = 2
 """Pause after an attempt that may succeed later."""

@@ -26,7 +26,6 @@ def intents(settings: KeeperSettings, statuses: Sequence[str], limit: int) -> li
 
 def retry(settings: KeeperSettings, key: str) -> None:
     """Put an intent with a fault back to pending. Raises UserError when the intent has no fault."""
-    # No signer: `retry` changes a row and makes none.
     outbox = Outbox(Deployment.load(settings.deployment), "")
     database = open_database(settings.database_url)
     try:

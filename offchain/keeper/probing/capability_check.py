@@ -65,7 +65,6 @@ class CapabilityService:
             for report in self.fleet()
             if now_ms - self._looked_at.get(report.node_id, 0) >= self.grace_ms // 2
         ]
-        # The longest unseen first: with more than BATCH due, no node is left out for good.
         due = sorted(due, key=lambda report: self._looked_at.get(report.node_id, 0))[:BATCH]
         with self.database.read() as session:
             rows = session.scalars(select(Node).where(Node.node_id.in_({report.node_id for report in due})))

@@ -161,7 +161,6 @@ class GatewayClient:
             request_id,
             {"choices": choices},
             record.get("receipt"),
-            # A stream without text had no token before its end.
             first_token_ms=took if stream.first_token_ms is None else stream.first_token_ms,
         )
 
@@ -220,7 +219,6 @@ class _Stream:
             self.done = True
         elif payload:
             chunk = orjson.loads(payload)
-            # First, as it raises ValueError for what is no object.
             self.answer.add(chunk)
             if chunk.get("error"):
                 self.error = error_code(chunk) or "interrupted"

@@ -87,7 +87,6 @@ class PlanService:
         schedule = ProbeSchedule(context.clock, context.epoch, seed_of(seed_signature(context, self.signer)))
         node_ids = [node.node_id for node in context.nodes.values() if context.evidence_counts(keeper, node)]
         for slot in range(context.clock.slots):
-            # A keeper that starts late abstains from the slots that are over.
             if context.clock.slot_bounds_ms(context.epoch, slot)[1] > now_ms:
                 for node in node_ids:
                     yield store.DueProbe(context.epoch, slot, node, schedule.due_ms(node, slot))

@@ -207,7 +207,6 @@ class ProbeService:
                     group.create_task(one(probe))
 
     async def _probe(self, gateway: Asker, probe: DueProbe, node: ProbedNode) -> None:
-        # Asked again: the probe may have waited for one of the `width` places.
         if self.clock.now_ms() >= self._slot_end(probe):
             return
         body = body_of(probe, self.model, self.signer)
@@ -226,7 +225,6 @@ class ProbeService:
         self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome, revision: bytes
     ) -> ProbeOutcome:
         """A miss if the answer is wrong or the node is not what it declared; else, or when the slot is over, `found`."""
-        # First, as it costs no request.
         reason, why = MissReason.FALSE_MANIFEST, self.contradiction(node.node_id, revision)
         if not why and self.check is not None:
             reason, why = MissReason.WRONG_ANSWER, await self.check.wrong(gateway, probe, node, found)

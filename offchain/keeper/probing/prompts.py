@@ -45,7 +45,6 @@ def probe_body(model: str, seed: bytes, node: NodeId, slot: int) -> bytes:
         model: name that requesters use.
         seed: secret of the keeper, so that nobody can foresee a prompt.
     """
-    # 256 bits are enough for all choices; each takes its share by a division.
     draw = int.from_bytes(keccak256(_TAG + seed + word(node) + word(slot)), "big")
 
     def pick(count: int) -> int:

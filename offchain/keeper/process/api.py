@@ -103,7 +103,6 @@ class KeeperApi:
             document = await asyncio.to_thread(self.attest.own_document.frozen, epoch)
         except NotReadyError as waiting:
             return _json({"error": str(waiting)}, status=425)  # Too Early, RFC 8470
-        # In a thread: the document of a large network has 100 MB.
         body = await asyncio.to_thread(lambda: canonical(document.to_json()))
         return web.Response(body=body, content_type="application/json")
 
@@ -130,7 +129,6 @@ class KeeperApi:
         raw = await asyncio.to_thread(load)
         if raw is None:
             return _json({"error": "this keeper does not have that bundle"}, status=404)
-        # Named by the hash of its bytes, so it may be cached for ever.
         return web.Response(body=raw, content_type="application/json", headers={"Cache-Control": _IMMUTABLE})
 
 

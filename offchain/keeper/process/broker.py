@@ -59,7 +59,6 @@ def prepare(settings: KeeperSettings) -> Broker:
     config = folder / "valkey.conf"
     write_atomically(config, _CONFIG.format(port=port, password=password, folder=folder.resolve()))
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    # For `locate`: processes that are started later find the port and the password here.
     write_atomically(folder / "url.json", json.dumps({"url": url}) + "\n")
     return Broker(url, (str(get_binary_path()), str(config.resolve())), folder)
 

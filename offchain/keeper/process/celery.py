@@ -134,7 +134,6 @@ def run_worker(app: Celery, name: str, queues: tuple[str, ...], concurrency: int
         pool="threads",
         concurrency=concurrency,
         loglevel="WARNING",
-        # Workers need not know of each other: leases divide the work.
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -71,7 +71,6 @@ class Health:
 
     def metrics(self) -> bytes:
         """Prometheus text. What cannot be read is left out, and `..._database_up` or `..._broker_up` is 0."""
-        # New at each call: every figure is read now, and none is counted in this process.
         registry, up = CollectorRegistry(), True
         try:
             with self.database.read() as session:
@@ -176,7 +175,6 @@ def _capability_metric(registry: CollectorRegistry, session: Session) -> None:
         select(func.count())
         .select_from(Job)
         .join(Node, Node.node_id == cast(Job.ref, BigInteger))
-        # An empty list as text is the same in SQLite and PostgreSQL.
         .where(Job.kind == CAPABILITY, Job.result["found"].as_string() != "[]", Node.withdrawn.is_(False))
     )
     name, text = "parallelix_keeper_capability_mismatches", "Nodes that are not what they declared"

@@ -86,7 +86,6 @@ def run_single_beat(settings: KeeperSettings) -> None:
 def run_single_api(settings: KeeperSettings, *, as_json: bool) -> None:
     """`keeper api`: the HTTP API."""
     broker = locate(settings)
-    # First: a taken port is told before the chain is asked.
     listener = listen(settings.host, settings.port)
     keeper = _wire(settings, broker)
     announce_ready("keeper api", base_url(settings.host, listener), settings.ready_file, as_json=as_json)

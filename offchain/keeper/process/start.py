@@ -57,7 +57,6 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     """
     configure_logs(settings.log_level, "keeper")
     settings.make_data_dir()
-    # A file of an earlier run would say ready too soon.
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
     deployment = Deployment.load(settings.deployment)
@@ -190,7 +189,6 @@ def _watch(supervisor: Supervisor, url: str, settings: KeeperSettings, *, as_jso
 def _problems(url: str) -> str:
     """What `/ready` names, empty when the keeper is ready."""
     try:
-        # No proxy from the environment: the API is on this machine.
         answer = httpx.get(f"{url}/ready", timeout=5, trust_env=False)
         return "" if answer.is_success else ", ".join(answer.json().get("problems", ["not ready"]))
     except (httpx.HTTPError, ValueError) as error:

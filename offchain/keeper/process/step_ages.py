@@ -40,7 +40,6 @@ class StepAges:
             values = cast("list[bytes | None]", self.client.mget([_PREFIX + name for name in listed]))
         now = self.clock.now_ms()
         return {
-            # Perhaps written by another machine, with another clock: never negative.
             name: None if value is None else max(0, now - int(value))
             for name, value in zip(listed, values, strict=True)
         }

@@ -96,7 +96,6 @@ class Supervisor:
         for child in self.children:
             if not child.pid:
                 continue
-            # If somebody else has collected the child, it has ended all the same.
             with suppress(ChildProcessError):
                 pid, status = os.waitpid(child.pid, os.WNOHANG)
                 if pid == 0:
@@ -140,7 +139,6 @@ class Supervisor:
             die_with(self._parent)
             os.setpgid(0, 0)
             name_process(child.name)
-            # The supervisor's handlers set a flag that nobody in the child reads.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             child.run()

@@ -38,7 +38,6 @@ def register(app: Celery, wiring: Callable[[], KeeperWiring]) -> None:
         for request_id in keeper.fulfil.due():
             if keeper.step_ages.first("announced:" + request_id, ANNOUNCED_SECONDS):
                 keeper.reached("job-announced")
-                # Older messages are of no use: the sweep has announced the job again.
                 app.send_task("inference.dispatch", (request_id,), queue=DISPATCH, expires=60)
 
     def index(keeper: KeeperWiring) -> None:
