@@ -57,6 +57,7 @@ class ServedRecord:
         if self.execution.receipt.request_id != request_id:
             raise ValueError("the record is of another request")
         struct_hash = self.execution.receipt.struct_hash()
+        # With the tag of gateways' trees: a path in a report's tree must not pass for one in a batch.
         if self.proof.count != said.count or not verify(
             said.root, said.epoch, struct_hash, self.proof, BATCH
         ):
@@ -126,10 +127,12 @@ def served_proof(audit: Audit, served: ServedRecord) -> RecordProof | None:
         UserError: the node did not sign the record.
     """
     said = served.batch.commitment
+    # The listed batch was checked with the bundle; the signature that the gateway gives now is not needed.
     listed = next((batch for batch in audit.verdict.batches if batch.commitment == said), None)
     if listed is None:
         return None
     receipt, struct_hash = served.execution.receipt, served.execution.receipt.struct_hash()
+    # All until the epoch's end: a batch may be late, and its records older than a key's rotation.
     keys = audit.node_keys.get(receipt.node_id, frozenset())
     try:
         check_signature(

@@ -127,6 +127,7 @@ def scanned(reader: ChainReader) -> Iterator[Database]:
         upgrade(url)
         database = open_database(url)
         try:
+            # Final blocks only: a reorganisation must not change what an audit says.
             Indexer(database, reader, final_only=True).backfill(lambda _progress: None)
             yield database
         finally:
@@ -204,6 +205,7 @@ def check_report(
     except EvidenceError as error:
         raise MismatchError(f"the bundle does not hold: {error}") from None
     computed, reported = report_json(verdict.report), report_json(report)
+    # Epoch, bundle hash and set digest cannot differ: both reports were made with the same.
     for field, what in (
         ("nodeCount", "node count"),
         ("uptimeRoot", "uptime root"),
@@ -222,6 +224,7 @@ def _check_signatures(
 ) -> tuple[str, ...]:
     """The signers by the bitmap. Their signatures are checked in the call data, if the call went straight to the contract."""
     signers = tuple(keeper.signer for keeper in context.keepers if on_chain.signer_bitmap >> keeper.index & 1)
+    # No bits beyond the set: the contract refuses them, too (`UnknownSigner`).
     if len(signers) < context.quorum or on_chain.signer_bitmap >> len(context.keepers):
         raise MismatchError(f"{len(signers)} keepers signed, the quorum is {context.quorum}")
     sent = reader.rpc.call("eth_getTransactionByHash", tx_hash)
@@ -239,6 +242,7 @@ def _check_signatures(
     return signers
 
 
+# Encoded for the function's selector alone.
 _EMPTY_CALL = ((0, bytes(32), 0, bytes(32), bytes(32), bytes(32)), 0, b"")
 
 
@@ -256,6 +260,7 @@ def _balance(
     reads = reader.at(block)
     pool, total, paid = reads.pool(epoch), reads.total_weight(epoch), reads.paid(epoch)
     summed = sum(node.weight for node in context.nodes.values())
+    # Exact, without a tolerance: weights are products, never divided (ADR 0001).
     if summed != total:
         raise MismatchError(f"weights sum to {summed}, the registry's total is {total}")
     with database.read() as session:
@@ -263,6 +268,7 @@ def _balance(
         histories = node_histories(session, context.clock.end(epoch), block.number)
         overridden = _overrides(rewards.events_of_epoch(session, epoch, ["UptimeOverridden"]), block)
     claims = {node: amount for node, amount in claims.items() if amount}
+    # After an appeal the contract pays by the recount; the signed tree stays as it is.
     uptimes = {node: overridden.get(node, uptime) for node, uptime in verdict.table.uptimes().items()}
     earned = {
         node: reward(pool, context.nodes[node].weight, total, uptime) for node, uptime in uptimes.items()

@@ -5,6 +5,7 @@ import re
 from offchain.errors import UserError
 
 ETHER = 10**18
+# [0-9], as \d would also take the digits of other scripts.
 _AMOUNT = re.compile(
     r"(?P<whole>[0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,3}(?:_[0-9]{3}){1,9})(?:\.(?P<part>[0-9]{1,18}))?"
 )

@@ -154,6 +154,7 @@ def _choice_text(choice: Mapping[str, Any]) -> str:
 def _embedding_text(vector: str | Sequence[float]) -> str:
     if isinstance(vector, str):
         return vector
+    # As the API's `encoding_format: base64` has it, so that both forms of a vector give one text.
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 

@@ -7,6 +7,7 @@ import rfc8785
 
 from offchain.domain.eip712 import keccak256
 
+# RFC 8785 writes numbers as IEEE 754 doubles, which hold each integer up to this one.
 MAX_SAFE_INTEGER = 2**53 - 1
 
 

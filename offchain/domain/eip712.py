@@ -10,6 +10,7 @@ DOMAIN_VERSION = "1"
 
 def keccak256(data: bytes) -> bytes:
     """Keccak-256 of `data`, 32 bytes."""
+    # Not hashlib's sha3_256: FIPS 202 pads differently from the Keccak that Ethereum took.
     return keccak_256(data).digest()  # type: ignore[no-any-return]
 
 
@@ -70,6 +71,7 @@ _DOMAIN_TYPEHASH = keccak256(
 
 def signing_prefix(separator: bytes) -> bytes:
     """What stands before each struct hash that is signed in a domain: `0x1901 || separator`, 34 bytes."""
+    # EIP-191: nothing that begins with 0x19 is an encoded transaction; version 0x01 is EIP-712.
     return b"\x19\x01" + separator
 
 

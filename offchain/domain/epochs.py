@@ -58,4 +58,5 @@ class EpochClock:
             raise ValueError(f"slot {slot} is not in 0..{self.slots - 1}")
         start_ms = self.start(epoch) * 1000
         span_ms = self.length_seconds * 1000
+        # Multiplied first: neighbours meet, and the last slot ends with the epoch.
         return start_ms + slot * span_ms // self.slots, start_ms + (slot + 1) * span_ms // self.slots

@@ -120,10 +120,12 @@ def verify(
             sibling = siblings.pop(0)
             value = keccak256(b"\x01" + (sibling + value if place & 1 else value + sibling))
         place, width = place >> 1, (width + 1) >> 1
+    # No sibling may be left over, so that a proof has one form.
     return not siblings and root == _root(epoch, proof.count, value)
 
 
 def _leaf(epoch: Epoch, struct_hash: bytes, tag: bytes) -> bytes:
+    # Prefixes 0x00 and 0x01 as in RFC 6962, 2.1: a leaf cannot pass for an inner node.
     return keccak256(b"\x00" + tag + epoch.to_bytes(4, "big") + struct_hash)
 
 

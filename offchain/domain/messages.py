@@ -176,6 +176,7 @@ class SlotReceipt(NamedTuple):
         return _struct_hash(SLOT_RECEIPT_TYPEHASH, self)
 
 
+# The numbers are signed and packed: none may ever change its meaning.
 class MissReason(IntEnum):
     """Why a keeper counts a probe as missed."""
 
@@ -303,6 +304,7 @@ def _words(*values: str) -> bytes:
 
 def _uint256(value: object) -> int:
     number = int(value) if isinstance(value, str) else value
+    # Not isinstance: `true` is no price.
     if type(number) is not int or not 0 <= number < 1 << 256:
         raise ValueError(f"{value!r} is not an unsigned integer of 256 bits")
     return number

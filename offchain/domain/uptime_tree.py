@@ -53,6 +53,7 @@ class UptimeTree:
         levels, empty = [level], [keccak256(tag + bytes(32))]
         for _ in range(DEPTH):
             if len(level) % 2:
+                # Empty subtrees are hashed once a level, not leaf by leaf: the whole tree has 8,192.
                 level = [*level, empty[-1]]
             level = [keccak256(b"\x01" + level[i] + level[i + 1]) for i in range(0, len(level), 2)]
             levels.append(level)

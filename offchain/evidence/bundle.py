@@ -70,6 +70,7 @@ class BundleVerdict:
     @property
     def records(self) -> int:
         """Number of records that the bundle itself holds, without those in batches."""
+        # A set: two gateways with the same commitment share one leaf.
         return len(self.executions) - len({batch.commitment for batch in self.batches})
 
 
@@ -118,6 +119,7 @@ def verify_bundle(context: EpochContext, bundle: EvidenceBundle) -> BundleVerdic
         EvidenceError: something in the bundle does not hold; the text names the first such entry.
     """
     signers = [document.signer.lower() for document in bundle.evidence]
+    # One order only, or the same documents would have bundles of several hashes.
     if signers != sorted(set(signers)):
         raise EvidenceError("documents are not in order of their signers, or a keeper occurs twice")
     with Checker(context) as checker:
@@ -204,6 +206,7 @@ class Checker:
         if not signed_by(signer, document.digest(), document.signature):
             raise EvidenceError(f"evidence of {document.signer} is not signed by it")
         challenge = probe_challenge(context.epoch, bytes.fromhex(context.seed_block.hash[2:]))
+        # Else a keeper could choose its seed, and with it when it probes whom.
         if not signed_by(signer, challenge, document.seed_signature):
             raise EvidenceError(f"the schedule of {document.signer} does not follow from its signature")
         schedule = ProbeSchedule(context.clock, context.epoch, seed_of(document.seed_signature))
@@ -255,6 +258,7 @@ class Checker:
             return "it began before it was due"
         if answer.finished_at_ms > self._slot_ends[answer.slot] + CLOCK_TOLERANCE_MS:
             return "it ended after its slot"
+        # One answer must not serve two slots, nor two keepers.
         if answer.request_id in self._requests or answer.request_id in self._pending_requests:
             return "its request occurs twice"
         if answer.node_signer not in node.keys:
@@ -278,6 +282,7 @@ class Checker:
             if not self._context.evidence_counts(keeper, node):
                 raise EvidenceError(f"{where}: {_OWN}")
             last, begin, end = place, schedule.due_ms(miss.node_id, miss.slot), self._slot_ends[miss.slot]
+            # No tolerance at the beginning: both times are those of one clock, the keeper's own.
             if not begin <= miss.observed_at_ms <= end + CLOCK_TOLERANCE_MS:
                 raise EvidenceError(f"{where}: observed outside its time")
             struct_hash = miss.slot_miss(self._context.epoch).struct_hash()

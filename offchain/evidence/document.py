@@ -70,9 +70,11 @@ class Evidence:
         return replace(self, signature=signer.sign(self._message()))
 
     def _message(self) -> bytes:
+        # Not EIP-712, as no contract reads documents; tag and separator bind use, chain and contract.
         return _TAG + self.domain.separator() + keccak256(canonical(self._body()))
 
     def _body(self) -> dict[str, Any]:
+        # The signature of a document of version 2 is over a body without this field.
         batches = {} if self.version == WITHOUT_BATCHES else {"batches": list(self.batches)}
         return {
             "version": self.version,
@@ -125,6 +127,7 @@ class Evidence:
 
 
 def _natural(value: Any) -> int:
+    # `True` is an int here and `true` in JSON; RFC 8785 has no integers from 2^53 on.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
         raise EvidenceError(f"{value!r} is not a natural number")
     return value
@@ -132,6 +135,7 @@ def _natural(value: Any) -> int:
 
 def _hex(value: Any, size: int) -> str:
     try:
+        # Against its own rendering: with two spellings of a value a document would have two hashes.
         if isinstance(value, str) and value == "0x" + hex_bytes(value, size).hex():
             return value
     except ValueError:

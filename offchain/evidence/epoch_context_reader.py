@@ -98,6 +98,7 @@ class EpochContextReader:
         seed = self.seed_block(epoch, indexed)
         chosen = self.view.keeper_set(epoch, indexed)
         with self.database.read() as session:
+            # Up to `indexed`: the index runs on to blocks that are not final, and differ between keepers.
             histories = node_histories(session, clock.end(epoch), indexed.number)
             joined = keeper_directory(session, indexed.number)
             since = clock.start(Epoch(max(0, epoch - LATE_EPOCHS)))
@@ -153,6 +154,7 @@ def node_histories(session: Session, before: int, up_to_block: int) -> dict[Node
         elif event.name == "UnstakeRequested":
             histories[node].intervals[-1][1] = int(args["activeUntil"])
         elif event.name == "UnstakeCancelled":
+            # A new interval, not a longer one: in the epochs between them the node has no weight.
             histories[node].intervals.append([int(args["activeFrom"]), _FOREVER])
         else:
             histories[node].keys.append((event.block_timestamp, _key(args["newKeyHash"])))

@@ -95,6 +95,7 @@ def _reported(session: Session, epoch: Epoch) -> set[bytes]:
     found = set[bytes]()
     for number in range(max(0, epoch - LATE_EPOCHS), epoch):
         report = accepted_report(session, Epoch(number))
+        # A rejected report proves nothing: its batches go into a later one.
         if report is not None and not report.rejected:
             recorded = session.get(Job, ("slots", f"{number}:{report.bundle_hash}"))
             hashes = [] if recorded is None else (recorded.result or {}).get("batches", [])

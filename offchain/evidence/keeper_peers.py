@@ -171,6 +171,7 @@ async def _exchange(
             client.stream(method, url, content=body, headers=headers) as response,
         ):
             async for chunk in response.aiter_bytes():
+                # Already unpacked, so a small gzip cannot fill the memory.
                 content += chunk
                 if len(content) > max_bytes:
                     raise ValueError(f"the answer has more than {max_bytes} bytes")

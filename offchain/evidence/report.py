@@ -29,6 +29,7 @@ def report_from_json(data: Any) -> EpochReport:
         report = EpochReport(Epoch(int(epoch)), hex_bytes(root, 32), int(count), *words)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the report is malformed: {error}") from None
+    # Against its own rendering: no other fields, and no second spelling of a hash or number.
     if report.epoch < 0 or report.node_count < 0 or report_json(report) != data:
         raise ValueError("the report is malformed")
     return report

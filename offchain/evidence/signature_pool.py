@@ -23,6 +23,7 @@ ALONE_BELOW = 20_000
 CHUNK = 2_000
 """Answers that a process gets at a time."""
 _PAD28 = bytes(28)
+# `startedAtMs` and `finishedAtMs` of a packed answer; docs/wire.md has the offsets.
 _TIMES = slice(176, 192)
 _FOUND = struct.Struct(">32s20s20sII32sQQQ")
 _NOBODY = bytes(20)
@@ -56,6 +57,7 @@ class Recovery:
 
     def __init__(self, epoch: Epoch, attestation: bytes, market: bytes, processes: int | None = None) -> None:
         self._one = partial(signers_of, epoch, attestation, market)
+        # Not the number of cores: a container may be kept to a few of them.
         self._processes = processes or len(os.sched_getaffinity(0))
         self._pool: ProcessPoolExecutor | None = None
 

@@ -63,6 +63,7 @@ class Lookups:
         now = seconds(self.clock)
         if now < self.epochs.genesis:
             return 0
+        # Not the final block: ranks only stagger work, and nothing is signed from them.
         block = self.view.latest()
         signers = [item.lower() for item in self.view.keeper_set(self.epochs.epoch_at(now), block).signers]
         me = self.me.lower()
@@ -88,6 +89,7 @@ def independent_nodes(
         owners = {NodeId(node): owner for node, owner in rows}
     taken, chosen = {owners.get(subject)}, list[NodeId]()
     for node in sorted(candidates, key=order):
+        # A node that is not indexed yet has no known owner: it may belong to the subject.
         if node in owners and owners[node] not in taken:
             taken.add(owners[node])
             chosen.append(node)

@@ -44,6 +44,7 @@ class KeeperSettings(ChainSettings):
     @model_validator(mode="after")
     def _has_one_key(self) -> Self:
         keystore, remote = (self.keystore, self.password_file), (self.web3signer_url, self.web3signer_address)
+        # One pair, and whole: half of the other pair is a mistake, not a spare.
         complete = all(keystore) + all(remote)
         if complete != 1 or any(keystore) + any(remote) != 1:
             raise PydanticCustomError(

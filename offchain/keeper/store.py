@@ -23,6 +23,7 @@ TWO_BATCHES = "two-batches"
 """Kind of the mark that a gateway committed twice to the records of an epoch."""
 ALERTED = (REFUSAL, TWO_BATCHES)
 REGION, REGIONS = "region", "regions"
+# One letter for each slot: `offchain/db/reputation.py` counts the "m" in SQL.
 STATE_LETTERS = {"up": "u", "missed": "m", "unconfirmed": "n", "abstained": "a"}
 
 
@@ -39,6 +40,7 @@ class DueProbe:
 def plan_probes(session: Session, rows: Iterable[DueProbe]) -> int:
     """Insert probes; those that are planned already stay as they are. Returns the number of `rows`."""
     dialect: Any = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    # An epoch is planned twice; the second time meets the rows of the first.
     statement = dialect.insert(Probe).on_conflict_do_nothing()
     left, count = iter(rows), 0
     while batch := [
@@ -70,6 +72,7 @@ def mark(session: Session, kind: str, ref: str, now: int, result: Mapping[str, A
         "attempts": 1,
         "result": None if result is None else dict(result),
     }
+    # A job that is done from the start, so that `jobs.due` never gives it out.
     insert_or_ignore(session, Job, {"kind": kind, "ref": ref, "created_at": now, **done})
 
 
@@ -120,6 +123,7 @@ def record_probe(
 
 def _unfinished(probe: DueProbe) -> Update:
     place = Probe.epoch == probe.epoch, Probe.slot == probe.slot, Probe.node_id == probe.node_id
+    # The first result stays: a worker whose lease ran out may come late with another.
     return update(Probe).where(*place, Probe.outcome.is_(None))
 
 
@@ -218,6 +222,7 @@ def save_slots(session: Session, epoch: Epoch, table: UptimeTable) -> None:
         letters = "".join(STATE_LETTERS[state] for state in states)
         rows.append({"epoch": epoch, "node_id": node, "states": letters, "uptime_bps": table.uptime(node)})
     for start in range(0, len(rows), _BATCH):
+        # Overwrites: after a rejection the next report of the epoch has other slots.
         upsert(session, SlotRecord, rows[start : start + _BATCH])
 
 

@@ -101,6 +101,7 @@ def network_events(
             1 for node, where in nodes.items() if node not in up[place] and len(where) >= REGIONS_FOR_A_MISS
         )
         probed = len(up[place] | nodes.keys())
+        # A keeper there that is cut off signs nothing, as in an outage of its region (ADR 0078).
         outside = place.region in homes and all(region != place.region for _, region in witnesses[place])
         few = outside or 3 * len(witnesses[place]) < 2 * keepers
         if probed >= MIN_NODES and 2 * lost > probed and few:
@@ -122,6 +123,7 @@ def without(
         for observations in seen.values():
             for item in observations:
                 if is_suspended(item):
+                    # Any one region would do, but all keepers must keep the same one.
                     first[item.slot] = min(first.get(item.slot, item.region), item.region)
     return [
         item

@@ -93,6 +93,7 @@ def tabulate(nodes: Iterable[NodeId], slots: int, observations: Iterable[Observa
 
 
 def _state(slot: int, answered: set[int], misses: Mapping[int, set[str]]) -> SlotState:
+    # Asked first: a receipt is proof, a miss only testimony (ADR 0002).
     if slot in answered:
         return SlotState.UP
     regions = len(misses.get(slot, ()))

@@ -49,14 +49,17 @@ class Ballot:
             BallotRefusedError: this keeper has signed another report of the epoch.
             LeaseLostError: `fence` found that another process leads now.
         """
+        # Outside the transaction: a remote key may be slow, and SQLite has one writer (ADR 0076).
         signature = "0x" + self.signer.sign(context.attestation.message(report.struct_hash())).hex()
         with self.database.write() as session:
             fence(session)
             store.save_bundle(session, context.epoch, bundle.hash, bundle.raw)
+            # Leader and follower may come here at once: the row decides, not the read in `own`.
             kept = store.add_signature(
                 session, context.epoch, self.signer.address, report_json(report), signature
             )
             if not kept:
+                # Raised inside the transaction, which takes the bundle back as well.
                 raise BallotRefusedError("this keeper has signed another report of the epoch")
         log.info("report_signed", epoch=context.epoch, root=report.uptime_root.hex(), bundle=bundle.hash)
         return signature
@@ -66,6 +69,7 @@ class Ballot:
         disagreement = error.disagreement if isinstance(error, BallotRefusedError) else {}
         log.error("report_refused", epoch=epoch, reason=str(error), disagreement=disagreement)
         with self.database.write() as session:
+            # One row for a bundle, however often its leader proposes it.
             ref = f"{epoch}:0x{report.bundle_hash.hex()}"
             why = {"reason": str(error), "report": report_json(report), "disagreement": disagreement}
             store.mark(session, store.REFUSAL, ref, seconds(self.clock), why)
@@ -82,6 +86,7 @@ class Ballot:
             found[keeper.signer.lower()] = signature
             text = "0x" + signature.hex()
             with self.database.write() as session:
+                # On chain two signatures cost the whole bond: UptimeAttestation.proveEquivocation.
                 if not store.add_signature(session, context.epoch, keeper.signer, report_json(report), text):
                     log.error("keeper_signed_two_reports", epoch=context.epoch, keeper=keeper.signer)
         return found

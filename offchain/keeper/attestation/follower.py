@@ -57,6 +57,7 @@ class Follower:
             signature = signature_bytes(data["signature"])
         except (KeyError, TypeError, ValueError) as error:
             raise BallotRefusedError(f"the proposal is malformed: {error}") from None
+        # The proposal also names its leader; only the signature tells who that is.
         leader = signer_of(open_epoch.context, report, signature)
         turn = open_epoch.turn(now)
         # The leader before may still be gathering signatures when its turn has just ended.
@@ -66,6 +67,7 @@ class Follower:
             raise BallotRefusedError("the report is of another epoch")
         try:
             own = self.endorse(open_epoch, report, [leader.url, *open_epoch.urls], unfenced)
+        # Too early is no disagreement: nothing is published, and the leader asks again.
         except NotReadyError as waiting:
             raise BallotRefusedError(str(waiting)) from None
         except (BallotRefusedError, EvidenceError) as error:
@@ -85,6 +87,7 @@ class Follower:
         """
         context = open_epoch.context
         earlier = self.ballot.own(context.epoch)
+        # Before any check: a leader that asks again costs no second verification.
         if earlier is not None:
             signed, signature = earlier
             if signed == report:
@@ -119,4 +122,5 @@ class Follower:
         if raw is None:
             raise BallotRefusedError("the bundle cannot be had from anybody")
         bundle = read(raw, context)
+        # Also a bundle from the own database: a keeper signs only what it has just checked (ADR 0043).
         return bundle, verify_bundle(context, bundle)

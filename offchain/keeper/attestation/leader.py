@@ -71,6 +71,7 @@ class Leader:
         """Propose a report and enqueue its submission once the quorum has signed it."""
         context = open_epoch.context
         own = self.ballot.own(context.epoch)
+        # What this keeper or a peer has signed goes before a fresh report: nobody signs a second one.
         report = own[0] if own is not None else self._signed_elsewhere(open_epoch, fence)
         if report is None:
             report = self._fresh(open_epoch, into_turn_seconds, fence)
@@ -83,6 +84,7 @@ class Leader:
             bitmap, packed = pack_signatures(context, signatures)
             with self.database.write() as session:
                 fence(session)
+                # Every step until it is mined comes here: the intent is there then, and stays.
                 self.submitter.submit_report(session, context.epoch, report, bitmap, packed)
             self.reached("report-enqueued")
 
@@ -102,12 +104,14 @@ class Leader:
                 continue
             if report.epoch == context.epoch and signer_of(context, report, signature) is not None:
                 votes.setdefault(report, []).append(url)
+        # The hash breaks ties: leaders that see the same votes take up the same report.
         for report in sorted(votes, key=lambda item: (-len(votes[item]), item.bundle_hash)):
             try:
                 self.follower.endorse(open_epoch, report, votes[report], fence)
             except (BallotRefusedError, EvidenceError) as error:
                 self.ballot.publish(context.epoch, report, error)
                 continue
+            # `seen` is unchecked; `keep` takes only what keepers of the set signed under this report.
             self.ballot.keep(context, report, seen)
             return report
         return None
@@ -118,6 +122,7 @@ class Leader:
         # An invalid document is left out as a whole: one bad peer must not stop the epoch.
         peers = self.peers.evidence(open_epoch.urls, context.epoch)
         with Checker(context) as checker:
+            # The own document first, so that one which a peer serves in its name cannot displace it.
             for url, data in [("", self.own_document.of(context).to_json()), *peers.items()]:
                 try:
                     document = Evidence.from_json(data, context.attestation)

@@ -16,6 +16,7 @@ from offchain.runtime.clock import Clock
 
 log = structlog.get_logger(__name__)
 
+# Seconds: with a minute, a worker killed while it attested kept its keeper from attesting (ADR 0075).
 ALONE_MS, ALONE_RENEW_SECONDS = 5_000, 1.0
 """How long the lease of `alone` lasts without renewal, and how often it is renewed."""
 
@@ -70,4 +71,5 @@ def renewed(every_seconds: float, renew: Callable[[], bool], what: str) -> Itera
         yield
     finally:
         over.set()
+        # A renewal after the release would take the lease again, for nobody.
         thread.join()

@@ -51,6 +51,7 @@ class OpenEpoch:
 
     def leader(self, turn: int) -> KeeperInfo:
         """The keeper that leads in a turn."""
+        # The epoch shifts the order, so a silent keeper costs the first turn of every n-th epoch only.
         return self.context.keepers[(self.context.epoch + turn) % len(self.context.keepers)]
 
 
@@ -108,6 +109,7 @@ class OpenEpochs:
     def context(self, epoch: Epoch) -> EpochContext:
         """The context of a finished epoch. Raises NotReadyError."""
         with self.database.read() as session:
+            # Not "head": nothing is signed from blocks that are not final.
             indexed = position(session, "finalized")
         if indexed is None:
             raise NotReadyError("nothing is indexed yet")

@@ -47,6 +47,7 @@ class OwnDocument:
             executions = executions_of(session, context)
         batches = self._frozen_batches(context)
         with self.database.write() as session:
+            # In the database: API and worker each make the document, and its bytes must be the same.
             regions = store.frozen_regions(session, context.epoch, context.nodes, seconds(self.clock))
         document = Evidence(
             domain=context.attestation,
@@ -69,7 +70,9 @@ class OwnDocument:
             frozen = store.frozen_batches(session, context.epoch)
         if frozen is not None:
             return frozen
+        # Asked between the transactions: an answer may take two seconds.
         answer = self.batches(Epoch(max(0, context.epoch - LATE_EPOCHS)))
+        # A gateway that is away is not waited for: its batch may come three epochs late (ADR 0083).
         if answer.making:
             patience = min(self.open_epochs.turn_seconds(context) // 4, MAX_BATCH_WAIT_SECONDS)
             if seconds(self.clock) < frozen_at(context.clock, context.epoch) + patience:

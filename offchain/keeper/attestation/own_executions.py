@@ -27,6 +27,7 @@ def executions_of(session: Session, context: EpochContext) -> list[str]:
             continue
         receipt = execution.receipt
         node = context.nodes.get(receipt.node_id)
+        # No tolerance, unlike the check of a bundle: a record must not stand in two epochs.
         if node is None or not clock.start(epoch) * 1000 <= receipt.finished_at_ms < clock.end(epoch) * 1000:
             continue
         with suppress(ReceiptError):

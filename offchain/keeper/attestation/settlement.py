@@ -44,6 +44,7 @@ class EpochSettlement:
         """Settle those of the last epochs that can be. Safe to run twice."""
         for epoch in self.attest.open_epochs.unsettled():
             status = self.view.status(epoch)
+            # A pending report may still be rejected: its slots are kept, but only `final` settles it.
             if status in (EpochStatus.PENDING, EpochStatus.FINAL):
                 self._record(epoch, final=status is EpochStatus.FINAL)
             elif status is EpochStatus.LAPSED:
@@ -54,6 +55,7 @@ class EpochSettlement:
             report = accepted_report(session, epoch)
             if report is None:
                 return
+            # By bundle: after a rejection the epoch may get another report.
             known = store.is_marked(session, "slots", f"{epoch}:{report.bundle_hash}")
         if not known and not self._record_slots(epoch, report):
             return
@@ -88,6 +90,7 @@ class EpochSettlement:
             store.save_bundle(session, epoch, bundle.hash, bundle.raw)
             store.save_slots(session, epoch, verdict.table)
             hashes = ["0x" + batch.commitment.struct_hash().hex() for batch in verdict.batches]
+            # `batches_of` reads these: a batch under an accepted report is not listed again (ADR 0083).
             found = {"networkEvents": events, "batches": hashes}
             store.mark(session, "slots", f"{epoch}:{report.bundle_hash}", now, found)
         self.reached("slots-saved")

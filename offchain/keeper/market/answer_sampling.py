@@ -93,6 +93,7 @@ class ValidateService:
         self._draw_probes()
         self.reached("validation-drawn")
         with self.database.read() as session:
+            # One a step: the queue is shared with requests that somebody has paid for.
             due = jobs.due(session, VALIDATE, seconds(self.clock), limit=1)
         for request_id in due:
             self._work(request_id)
@@ -114,6 +115,7 @@ class ValidateService:
             request_id = str(event.args["requestId"])
             if request_id in seen:
                 continue
+            # Of a later block: the node could not know whether its answer would be drawn.
             block_hash = bytes.fromhex(self.view.block(event.block_number + DRAW_DEPTH).hash[2:])
             served = self._served(request_id)
             chosen = (
@@ -127,6 +129,7 @@ class ValidateService:
                 if chosen:
                     jobs.enqueue(session, VALIDATE, request_id, now)
                 else:
+                    # Marked as well, else the next step would draw it again, by another share.
                     store.mark(session, VALIDATE, request_id, now)
 
     def _draw_probes(self) -> None:
@@ -137,6 +140,7 @@ class ValidateService:
             return
         epoch, slot = self.epochs.slot_at(final.timestamp)
         epoch, slot = (epoch, slot - 1) if slot else (Epoch(epoch - 1), self.epochs.slots - 1)
+        # The block is later than the slot: nobody could know its hash while the slot ran.
         ref, block_hash, share = f"{epoch}:{slot}", bytes.fromhex(final.hash[2:]), self._rate()
         with self.database.read() as session:
             if epoch < 0 or store.is_marked(session, SLOT_DRAWN, ref):
@@ -165,6 +169,7 @@ class ValidateService:
                 .order_by(Job.created_at.desc())
                 .limit(RECENT)
             ).all()
+        # Rows without a result are answers that were not drawn.
         outcomes = [row.get("outcome") for row in recent if row]
         return rate(len(outcomes), sum(1 for item in outcomes if item != Outcome.AGREED))
 

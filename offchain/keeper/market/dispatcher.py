@@ -117,6 +117,7 @@ class BlockingDispatcher:
             market_domain, recover, lambda node_id: [key for key in (key_of(node_id),) if key is not None]
         )
         self._clock = clock
+        # As long as FleetStore keeps a report (ADR 0004).
         self._fleet = Fleet(silence_seconds=10.0)
         self._router = Router(
             self._fleet, tuple(regions), clock, entropy, RouterLimits(queue_seconds=queue_seconds)
@@ -159,6 +160,7 @@ class BlockingDispatcher:
         now = self._clock()
         for report, age in nodes:
             known = self._fleet.get(report.node_id)
+            # The age of one report, computed anew, differs by milliseconds; that is no news.
             if known is None or now - age > known.seen_at + 0.05:
                 self._fleet.update(report, now - age)
         self._fleet.expire(now)
@@ -184,6 +186,7 @@ class BlockingDispatcher:
             if loop is None or self._pid != os.getpid() or self._worker is None or self._upstream is None:
                 return
             loop.call_soon_threadsafe(self._upstream.close)
+            # A turn of the loop later: the transports that `close` ends call back in the next one.
             loop.call_soon_threadsafe(loop.call_soon, loop.stop)
             self._worker.join(5)
             loop.close()

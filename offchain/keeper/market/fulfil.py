@@ -104,6 +104,7 @@ class FulfilService:
             return False
         self.reached("job-leased")
         if request is None:
+            # Not for good: the request may come back in another block.
             return self._end(request_id, attempt, "the request was reorganised away", for_good=False)
         if request.status != "open":
             return self._end(request_id, attempt, f"already {request.status}", for_good=True)

@@ -205,6 +205,7 @@ class KeeperPreflight:
             return None
 
     def _passes(self, check: str, call: Callable[[], object]) -> bool:
+        # `or True`: None is what `_try` gives for a failure.
         return self._try(check, lambda: call() or True) is not None
 
     def _note(self, level: Level, check: str, text: str) -> None:

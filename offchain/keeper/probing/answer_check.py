@@ -39,6 +39,7 @@ from offchain.runtime.clock import Clock
 
 log = structlog.get_logger(__name__)
 
+# Two witnesses that agree (ADR 0044); a third is asked only when the first two differ.
 MAJORITY = 2
 MAX_ASKED = 3
 
@@ -107,6 +108,7 @@ class EndpointReference:
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
+        # Whole even if the probe was a stream: the result is the same bytes either way (ADR 0003).
         whole = json.dumps({**json.loads(body), "stream": False}, separators=(",", ":")).encode()
         try:
             async with (
@@ -141,6 +143,7 @@ class AnswerCheck:
 
     async def wrong(self, gateway: Asker, probe: DueProbe, node: ProbedNode, found: ProbeOutcome) -> str:
         """Why the answer is wrong; empty when it holds, or when there is no reference."""
+        # From a secret of this keeper, so that nobody can steer who is asked (ADR 0044).
         seed = keccak256(b"parallelix.probe.reference" + probe_seed(probe, self.signer))
         if int.from_bytes(seed[:8], "big") % FULL_BPS >= self.share_bps:
             return ""
@@ -149,6 +152,7 @@ class AnswerCheck:
         body = body_of(probe, self.model, self.signer, again=True)
         reply = await gateway.ask(probe.node_id, body)
         second = assess_reply(reply, body, node, self.market, self.clock.now_ms())
+        # A second answer that is bad in itself proves nothing about the first: one mismatch never counts.
         if second.receipt is None or await self._holds(gateway, probe, second, seed, again=True):
             log.info("answer_differs_once", epoch=probe.epoch, slot=probe.slot, node=probe.node_id)
             return ""

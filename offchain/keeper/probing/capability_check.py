@@ -69,6 +69,7 @@ class CapabilityService:
         with self.database.read() as session:
             rows = session.scalars(select(Node).where(Node.node_id.in_({report.node_id for report in due})))
             nodes = {NodeId(row.node_id): row for row in rows if row.manifest_hash}
+        # Noted before the fetch, or a node that hangs would be due again at each step.
         self._looked_at |= {report.node_id: now_ms for report in due}
         self._note_regions(due, now_ms // 1000)
         declared = [report for report in due if report.node_id in nodes]
@@ -83,6 +84,7 @@ class CapabilityService:
             return
         with self.database.write() as session:
             for node, region in moved.items():
+                # Goes into the evidence: network events are looked for by region (ADR 0078).
                 store.note_region(session, node, region, now)
         self._regions |= moved
 
@@ -107,6 +109,7 @@ class CapabilityService:
         now_ms = self.clock.now_ms()
         with self.database.write() as session:
             known = store.result_of(session, CAPABILITY, str(node))
+            # Without `since_ms`: the same finding keeps its first time, from which the grace counts.
             if finding == {name: known.get(name) for name in finding}:
                 return
             store.replace_mark(session, CAPABILITY, str(node), now_ms // 1000, finding | {"since_ms": now_ms})

@@ -37,6 +37,7 @@ class ClockCheck:
         with self.database.read() as session:
             ages = _ages(session)
         newest = max((number for number, _ in ages), default=-1)
+        # First sight only: a block of a fork, in the place of a known one, would seem old.
         if head.number <= newest:
             return
         ages = [*ages, (head.number, now_ms - head.timestamp * 1000)][-KEPT_BLOCKS:]
@@ -60,6 +61,7 @@ class ClockCheck:
 
 def clock_offset_ms(session: Session) -> int | None:
     """Milliseconds by which this clock is ahead of the chain, or the index late; None before a block was seen."""
+    # The minimum: every delay on the way makes a block look older, none younger.
     return min((age for _, age in _ages(session)), default=None)
 
 

@@ -92,6 +92,7 @@ class GatewayClient:
 
     async def ask(self, node: NodeId, body: bytes) -> Reply:
         loop = asyncio.get_running_loop()
+        # Monotonic: a step of the wall clock must not look like a slow node.
         began = loop.time()
 
         def elapsed() -> int:
@@ -99,6 +100,7 @@ class GatewayClient:
 
         status = 0
         try:
+            # With the gateway's ticket: a node must not tell a probe by its ticket (ADR 0004).
             async with self._open().post(
                 f"{self._url}/v1/chat/completions",
                 data=body,
@@ -113,6 +115,7 @@ class GatewayClient:
             if await self._get("/health") is not None:
                 return Reply(ReplyKind.TIMED_OUT, elapsed())
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail="no answer, nor from /health")
+        # Only the connection to the gateway broke; the node behind it may be well.
         except (aiohttp.ClientError, OSError) as error:
             return Reply(ReplyKind.GATEWAY_FAILED, elapsed(), detail=type(error).__name__)
         except ValueError as error:  # the node wrote it; were it an abstention, nonsense would count as up
@@ -137,6 +140,7 @@ class GatewayClient:
         """The reply of a stream that was read. Streams carry no receipt, so the gateway is asked for its record of it."""
         if stream.error:
             return Reply(ReplyKind.NODE_FAILED, took, request_id, detail=stream.error)
+        # Neither an end nor an error event: the gateway itself went away.
         if not stream.done:
             return Reply(ReplyKind.GATEWAY_FAILED, took, request_id, detail="the stream has no end")
         for _ in range(_RECEIPT_TRIES):

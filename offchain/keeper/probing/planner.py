@@ -72,6 +72,7 @@ class PlanService:
         now_ms = self.clock.now_ms()
         rows = self._rows(context, now_ms)
         with self.database.write() as session:
+            # Rows and mark in one transaction: a planner that is killed in between plans anew.
             count = store.plan_probes(session, rows)
             store.mark(session, kind, str(epoch), now_ms // 1000)
         self.reached("epoch-planned")

@@ -97,6 +97,7 @@ def assess_reply(
         return ProbeOutcome(miss=MissReason.BAD_RECEIPT, why=f"malformed: {error}")
     try:
         check_binding(receipt, node.node_id, reply.request_id, keccak256(body), result)
+        # The current key alone: a rotated one counts for a while at gateways only (ADR 0051).
         check_signature(receipt, signature, market.digest, account_of, (node.key,))
         _check_tokens_and_times(receipt, now_ms - reply.elapsed_ms, now_ms)
     except ReceiptError as error:
@@ -113,8 +114,10 @@ def assess_reply(
 
 def _check_tokens_and_times(receipt: ServiceReceipt, began_ms: int, now_ms: int) -> None:
     """Raise ReceiptError unless a receipt tells of a probe's tokens and of the time in which we waited for it."""
+    # The node counts its tokens itself, and the floor allows it more time for more tokens.
     if not 0 < receipt.completion_tokens <= MAX_COMPLETION_TOKENS:
         raise ReceiptError(f"{receipt.completion_tokens} tokens are no answer to a probe")
+    # Else a node could choose its times (ADR 0077).
     earliest, latest = began_ms - CLOCK_TOLERANCE_MS, now_ms + CLOCK_TOLERANCE_MS
     if not earliest <= receipt.started_at_ms <= receipt.finished_at_ms <= latest:
         raise ReceiptError("it is from another time")
@@ -211,6 +214,7 @@ class ProbeService:
         self.reached("probe-answered")
         now_ms = self.clock.now_ms()
         found = assess_reply(reply, body, node, self.market, now_ms)
+        # One entry from after its slot, and others reject the whole document.
         if now_ms > self._slot_end(probe) + CLOCK_TOLERANCE_MS:
             return
         if found.receipt is not None:
@@ -230,6 +234,7 @@ class ProbeService:
 
     def _record(self, probe: DueProbe, reply: Reply, found: ProbeOutcome, now_ms: int) -> None:
         if found.receipt is not None:
+            # Signed before the transaction: a remote key may be slow (ADR 0076).
             outcome, entry = "answered", self._answer(probe, found.receipt, found.node_signature).pack()
         elif found.miss is not None:
             outcome, entry = "missed", self._miss(probe, found.miss, now_ms).pack()

@@ -63,6 +63,7 @@ def probe_body(model: str, seed: bytes, node: NodeId, slot: int) -> bytes:
     messages = [{"role": "user", "content": question}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
+    # Greedy and short: honest nodes of one model revision then agree to the token (ADR 0044).
     body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 2 + pick(3)}
     if pick(2):  # half of them, as customers do; only a stream shows the time to the first token
         body["stream"] = True

@@ -113,6 +113,7 @@ class KeeperApi:
         except orjson.JSONDecodeError:
             return _json({"error": "the body is not JSON"}, status=400)
         try:
+            # Nobody logs in here: the proposal itself is signed by the leader of the turn.
             signature = await asyncio.to_thread(self.attest.follower.answer_proposal, epoch, data)
         except BallotRefusedError as refused:
             return _json({"error": str(refused), "disagreement": refused.disagreement}, status=409)

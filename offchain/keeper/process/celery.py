@@ -78,6 +78,7 @@ class WakeUp(bootsteps.StartStopStep):
                 os.read(reader, 4096)
 
         def call_soon(callback: Any, *args: Any) -> Any:
+            # Before the byte: it may end the poll at once, and the loop then looks for this.
             planned = plain(callback, *args)
             if reader not in hub.readers:  # the hub was reset because the broker had gone away
                 hub.add_reader(reader, drain)
@@ -94,6 +95,7 @@ def make_app(broker_url: str) -> Celery:
     app = Celery("parallelix-keeper", set_as_current=False)
     app.conf.update(
         **policy(broker_url, VISIBILITY_SECONDS),
+        # Failed is done: the next tick asks the database what is still due (ADR 0005).
         task_acks_on_failure_or_timeout=True,
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],
         task_default_queue=INDEX,
@@ -101,8 +103,10 @@ def make_app(broker_url: str) -> Celery:
         task_soft_time_limit=SOFT_LIMIT_SECONDS,
         task_time_limit=HARD_LIMIT_SECONDS,
         worker_send_task_events=False,
+        # A task outlives its broker: leases in the database keep a second delivery from its work.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         beat_scheduler="redbeat.RedBeatScheduler",
+        # The scheduler renews its lock once a loop, so loops must be shorter than the lock.
         beat_max_loop_interval=1,
         redbeat_redis_url=broker_url,
         redbeat_redis_options={"socket_timeout": 10, "socket_connect_timeout": 5, "retry_period": 60},
@@ -126,6 +130,7 @@ def run_worker(app: Celery, name: str, queues: tuple[str, ...], concurrency: int
     worker = app.Worker(
         hostname=f"{name}@keeper",
         queues=list(queues),
+        # Threads share what the dispatcher has learned of nodes, and mostly wait for others.
         pool="threads",
         concurrency=concurrency,
         loglevel="WARNING",

@@ -29,6 +29,7 @@ SILENT_MS = 20_000
 """A step that did not run well for this long makes the keeper not ready."""
 GAS_SECONDS = 30
 OUTCOMES = ("final", "lapsed", "invalid", "differs")
+# Not validation, manifests and settlement: a keeper that is late with these still measures and signs.
 NEEDED = ("chain.index", "chain.send", "inference.sweep", "uptime.probe", "uptime.plan", "uptime.attest")
 
 
@@ -136,6 +137,7 @@ class Health:
         now, due, silent = seconds(self.clock), 0, 0
         if now >= self.epochs.genesis:
             epoch = self.epochs.epoch_at(now)
+            # Due a whole slot ago: wherever in its slot the probe was due, the slot is over.
             over = now * 1000 - self.epochs.length_seconds * 1000 // self.epochs.slots
             rows = select(func.count()).where(Probe.epoch == epoch, Probe.due_at_ms <= over)
             due = session.scalar(rows) or 0

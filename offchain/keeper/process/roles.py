@@ -40,6 +40,7 @@ def run_worker_role(
     configure_logs(settings.log_level, f"keeper-{name}")
     # Celery warns of root because of pickle: containers run as root, and our messages are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # After the fork: connections must not be carried over one.
     keeper = wiring()
     app = make_app(broker.url)
     register(app, lambda: keeper)
@@ -56,6 +57,7 @@ def run_api_role(keeper: KeeperWiring, listener: socket.socket) -> None:
     """Serve the HTTP API in this process, on a socket that listens already, until SIGTERM."""
     configure_logs(keeper.settings.log_level, "keeper-api")
     with suppress(web.GracefulExit, KeyboardInterrupt):
+        # The shutdown must end within the supervisor's STOP_SECONDS, or SIGKILL ends it.
         web.run_app(
             keeper.api.application(), sock=listener, print=None, access_log=None, shutdown_timeout=3.0
         )

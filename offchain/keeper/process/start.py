@@ -62,6 +62,7 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     deployment = Deployment.load(settings.deployment)
     reached = from_environment(os.environ, deployment.chain_id)
     signer = load_signer(settings)
+    # For its error only: a missing key ends the start, and not each probe.
     read_api_key(settings)
     # Before the workers start: a taken port ends the start at once.
     listener = listen(settings.host, settings.port)
@@ -77,6 +78,7 @@ def start(settings: KeeperSettings, *, as_json: bool) -> None:
     gc.freeze()  # children share what is loaded now
     try:
         if broker.command is not None:
+            # Stops last: workers acknowledge what they finish.
             supervisor.start(SupervisedProcess("valkey", lambda: _exec_broker(broker), stop_order=2))
         _wait_for_broker(broker, supervisor)
         for child in _children(settings, deployment, signer, broker, listener, reached):
@@ -128,10 +130,12 @@ def _check_in_child(task: Callable[[], None]) -> None:
         try:
             task()
         except ParallelixError as error:
+            # Less than a pipe holds (64 KiB): the parent reads only when the child has ended.
             os.write(writer, str(error).encode()[:60_000])
             sys.exit(2)
 
     code = run_forked(guarded)
+    # Else the pipe has a writer left, and the read never ends.
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         message = pipe.read().decode(errors="replace")

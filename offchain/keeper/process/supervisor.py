@@ -135,6 +135,7 @@ class Supervisor:
 
     def _become(self, child: SupervisedProcess) -> NoReturn:
         def run() -> None:
+            # By pid: the supervisor may have died between the fork and this line.
             die_with(self._parent)
             os.setpgid(0, 0)
             name_process(child.name)

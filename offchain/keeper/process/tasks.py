@@ -28,6 +28,7 @@ def register(app: Celery, wiring: Callable[[], KeeperWiring]) -> None:
             except TransientError as error:
                 log.warning("tick_failed", task=name, error=str(error))
             else:
+                # After a good run only: a step that always fails must show in `/ready`.
                 keeper.step_ages.ran(name)
 
         app.task(name=name)(run)
@@ -54,6 +55,7 @@ def register(app: Celery, wiring: Callable[[], KeeperWiring]) -> None:
             log.warning("dispatch_failed", request=request_id, error=str(error))
 
     def attest(keeper: KeeperWiring) -> None:
+        # Settlement and planning take no lease: they are safe to run twice at once.
         with alone(keeper.database, keeper.clock, "attest") as fence:
             if fence is not None:
                 keeper.attest.leader.step(fence)

@@ -179,6 +179,7 @@ class KeeperWiring:
             lambda: [report for report, _age in self.fleet.read_all()],
             self.clock,
             model=self.settings.probe_model,
+            # A slot: chain, server and heartbeats of an honest change agree sooner (ADR 0045).
             grace_ms=clock.length_seconds * 1000 // clock.slots,
         )
 
@@ -276,6 +277,7 @@ class KeeperWiring:
     def index(self) -> bool:
         """Index what the chain has new. Returns whether there were events."""
         progress = self.indexer.advance()
+        # A new block is a second clock (ADR 0077).
         self.clock_check.saw(progress.head)
         return progress.events > 0
 
