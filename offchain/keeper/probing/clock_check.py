@@ -3,7 +3,6 @@
 A block says when it was made, and the index sees it a moment later. The smallest age of the last few blocks, when first
 seen, is therefore about the distance of the two clocks. A clock that is behind sees blocks from the future. A clock that
 is ahead and an RPC endpoint that is late look alike and have the same remedy: an honest node's receipt would seem to be
-from dataclasses import dataclass
 from another time, so the keeper makes no probes until its clock fits again. Its missing evidence costs nobody a slot; a
 false miss would.
 """
