@@ -63,12 +63,14 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
     app.extensions["store"] = store
     app.extensions["notifier"] = Notifier(sources, store, settings)
     static_assets.init(app, settings.assets_dir)
+    # Flask runs after_request hooks in reverse: compression is installed first, so that it runs last.
     rendering.init(app, settings)
     errors.init(app)
     limiter = _protect(app, settings)
     app.before_request(_start_timer)
     app.after_request(_server_timing)
     _register_pages(app, sources, store, settings)
+    # After the blueprints: a view must be registered before it can be wrapped.
     for endpoint in LIMITED:
         limited: Any = limiter.limit("30 per minute")(app.view_functions[endpoint])
         app.view_functions[endpoint] = limited
@@ -78,14 +80,19 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
 def _protect(app: Flask, settings: DashboardSettings) -> Limiter:
     """Cookies, CSRF tokens, the content security policy, and the limiter of calls by remote address."""
     app.config.update(
+        # The largest body that a page sends is an appeal: 288 packed answers are 137 KB of base64 (ADR 0063).
         MAX_CONTENT_LENGTH=256 * 1024,
         SESSION_COOKIE_HTTPONLY=True,
+        # Not Strict: a link from another site would then open the account page signed out.
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_NAME="parallelix_session",
+        # The browser drops the cookie when it closes; Flask refuses one that was signed longer ago.
         PERMANENT_SESSION_LIFETIME=SIGN_IN_SECONDS,
+        # From a file: all workers, and the next start, have to read each other's cookies.
         SECRET_KEY=secret_key(settings.data_dir),
         WTF_CSRF_TIME_LIMIT=None,  # tokens end with the session; a page left open overnight still works
         WTF_CSRF_SSL_STRICT=True,
+        # Each worker counts for itself: the bound is `workers` times as high, and no Redis is needed.
         RATELIMIT_STORAGE_URI="memory://",
         RATELIMIT_HEADERS_ENABLED=True,
     )
@@ -126,8 +133,10 @@ def _start_timer() -> None:
 def _server_timing(response: Response) -> Response:
     if (started := g.get("started")) is not None:
         response.headers["Server-Timing"] = f"app;dur={(time.perf_counter() - started) * 1000:.1f}"
+    # A window of another site keeps no handle on ours, and no page of another site can embed our answers.
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    # Private pages said "no-store" already. Others a browser may keep, but asks before it shows one.
     if not request.path.startswith(static_assets.PREFIX):
         response.headers.setdefault("Cache-Control", "no-cache")
     return response

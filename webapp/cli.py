@@ -38,7 +38,9 @@ def start(config: Path, host: str | None, port: int | None, as_json: bool) -> No
     settings = DashboardSettings.load(config)
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=changes)
+    # gunicorn would try a taken port again and again for seconds; the user gets one line at once instead.
     _check_free(settings.host, settings.port)
+    # A client of its own, closed before gunicorn forks: workers must not share a socket.
     rpc = Rpc(settings.rpc_url, timeout_seconds=10)
     try:
         ChainReader(rpc, Deployment.load(settings.deployment)).check()
@@ -51,6 +53,7 @@ def start(config: Path, host: str | None, port: int | None, as_json: bool) -> No
 def _check_free(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
+        # As gunicorn does: without it a port whose last connections are in TIME_WAIT would count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

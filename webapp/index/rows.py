@@ -27,6 +27,7 @@ class Head:
 class _Activity:
     """Rows that count in the epochs from `active_from` to the one before `active_until` (None: for good)."""
 
+    # Empty slots in the bases, too: one base without them would give every row a __dict__.
     __slots__ = ()
     active_from: int
     active_until: int | None
@@ -57,6 +58,7 @@ class _Registered(_Activity, _Weighed):
 
     def state_at(self, epoch: int) -> str:
         """`idle` (does not count yet), `active`, `cooling` (unstake asked for) or `retired` (withdrawn)."""
+        # First: a withdrawn node keeps its `active_until`.
         if self.withdrawn:
             return "retired"
         if self.active_until is not None:

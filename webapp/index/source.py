@@ -31,9 +31,11 @@ class Index:
         """One consistent view, for the length of a page. Raises IndexUnavailableError."""
         try:
             with self._open().read() as session:
+                # Errors of the page's queries come out here, e.g. a table that the keeper has not made.
                 yield Snapshot(session.connection())
         except DBAPIError as error:
             raise IndexUnavailableError(f"the index cannot be read: {_reason(error)}") from error
+        # It is a TransientError, which the next clause would wrap once more.
         except IndexUnavailableError:
             raise
         except TransientError as error:
@@ -50,6 +52,7 @@ class Index:
         with self._lock:
             if self._database is None:
                 try:
+                    # A failure is not remembered: the next page tries again, so the keeper may come later.
                     self._database = open_database(self._url, read_only=True)
                 except UserError as error:
                     raise IndexUnavailableError(str(error)) from error

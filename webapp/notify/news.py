@@ -61,6 +61,7 @@ def _online(
     for node_id, live in latest(snapshot.probes(slots, [node.node_id for node in nodes])).items():
         turned = store.turned(node_id, live.online)
         if turned is not None:
+            # The moment is the number: a node may go and come back many times, and each turn is told once.
             event = "node.online" if live.online else "node.offline"
             words = "answers again" if live.online else "missed its latest probe"
             yield _news(event, node_id, turned, turned, f"Node {node_id} {words}.")
@@ -71,11 +72,13 @@ def _stakes(snapshot: Snapshot, status: Status, nodes: list[NodeRow]) -> Iterato
         unlock_at = node.unlock_at
         if node.active_until is None or unlock_at is None:
             continue
+        # The newest one: an earlier unstake may have been called off.
         asked = snapshot.events(1, node=node.node_id, names=("UnstakeRequested",))
         at = asked[0].timestamp if asked else status.now
         stake = f"{money.exact(node.stake_wei)} PRLX"
         data = {"stake_wei": str(node.stake_wei), "unlock_at": unlock_at}
         text = f"An unstake of node {node.node_id} was asked for; {stake} are withdrawable later."
+        # Numbered by its end: an unstake that was called off and asked for again is news again.
         yield _news("cooldown.started", node.node_id, unlock_at, at, text, **data)
         if unlock_at <= status.now:
             text = f"{stake} of node {node.node_id} can be withdrawn now."
@@ -116,6 +119,7 @@ def _expiring(
     if constants is None:
         return
     claim_window = constants.claim_window_seconds
+    # The oldest rewards expire first: the search goes back over the whole claim window, 400 epochs at most.
     back = claim_window // sources.clock.length_seconds + WINDOW_EPOCHS
     for entry in history_of(sources, snapshot, head, status, nodes, min(back, 400)).entries:
         if entry.stage is not Stage.CLAIMABLE or entry.final_at is None:

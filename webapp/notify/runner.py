@@ -45,6 +45,7 @@ class Notifier:
         for address, channels in by_address.items():
             for item in news_of(self._sources, self._store, address):
                 for channel_id, events, created_at in channels:
+                    # A new channel is not told the past: each round finds the news of fourteen epochs again.
                     if item.event in events and item.at >= created_at:
                         body = {"text": item.text, "at": item.at, "operator": address, "data": item.data}
                         self._store.enqueue(channel_id, item.key, item.event, body)
@@ -52,6 +53,7 @@ class Notifier:
         for delivery, channel in due:
             try:
                 result = self._send(channel, delivery)
+            # One receiver that fails holds up nobody: its delivery waits, the others go out.
             except DeliveryError as error:
                 self._store.missed(delivery.id, delivery.attempts + 1, str(error))
             else:
@@ -67,9 +69,11 @@ class Notifier:
 
     def _run(self, seconds: float) -> None:
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened in the worker: flock belongs to the open file, which processes share when one inherited it.
         with self._lock_path.open("w") as lock:
             while not self._stop.wait(seconds):
                 try:
+                    # Repeated each round, harmlessly; the kernel frees it when the process dies.
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     continue  # another process holds the lock

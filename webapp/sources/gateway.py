@@ -139,6 +139,7 @@ class GatewayApi:
         url = f"{self._base()}/v1/chat/completions"
         try:
             with (
+                # trust_env=False: a proxy named in the environment would see visitors' API keys.
                 httpx.Client(timeout=httpx.Timeout(60.0, connect=3.0), trust_env=False) as client,
                 client.stream("POST", url, json=body, headers=_bearer(key)) as answer,
             ):
@@ -152,12 +153,14 @@ class GatewayApi:
             return None
         with self._lock:
             now = time.monotonic()
+            # One look serves all visitors; the rate over a shorter time would be mostly noise.
             if self._seen is not None and now - self._seen[0] < 2:
                 return self._load
             try:
                 with httpx.Client(timeout=1.0, trust_env=False) as client:
                     samples = _samples(client.get(f"{self._url}/metrics").text)
             except httpx.HTTPError:
+                # An empty look: a gateway that comes back counts from 0, so older counts mean nothing.
                 self._seen, self._load = (now, {}), None
                 return None
             previous, self._seen = self._seen, (now, samples)
@@ -260,6 +263,7 @@ def _load(
                 buckets.append((float(edge), value - earlier.get(name, 0.0)))
         buckets.sort()  # counts are cumulative: the last bucket, of no upper bound, has them all
         total = buckets[-1][1] if buckets else 0.0
+        # A gateway that started anew between two looks has counted less than before.
         rate = max(0.0, total / (now - seen_at))
         if total > 0:
             bound = next((b for b, count in buckets if count >= 0.95 * total), float("inf"))

@@ -26,6 +26,7 @@ LOOK_AGAIN_SECONDS = 600
 MAX_FETCHES = 10
 """Manifests that one round fetches at most."""
 _TEXT = 80
+# 39 digits hold a uint128, and keep int() of a stranger's text quick.
 _PRICE = re.compile(r"[0-9]{1,39}")
 
 
@@ -86,6 +87,7 @@ class ManifestFetcher:
         looked = 0
         for manifest_hash, uri, _ in declared:
             copy = known.get(manifest_hash.lower())
+            # A body with the right hash never changes; only failures are looked at again.
             if copy and (copy.body is not None or self._store.now - copy.looked_at < LOOK_AGAIN_SECONDS):
                 continue
             body, problem = self._fetch(uri, manifest_hash)
@@ -137,6 +139,7 @@ def _text(value: object) -> str:
 
 
 def _natural(value: object) -> int | None:
+    # Above 2^53 JavaScript would show another number.
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 

@@ -13,15 +13,18 @@ class Trees:
     """Cache of the trees of reports, shared by all threads."""
 
     def __init__(self) -> None:
+        # The root is in the key: after a rejected report another one may come for the same epoch.
         self._kept: LRUCache[tuple[int, str], UptimeTree] = LRUCache(64)
         self._lock = threading.Lock()
 
     def of(self, snapshot: Snapshot, report: ReportRow) -> UptimeTree | None:
         """The tree of a report; None when the uptimes in the index do not give the report's root."""
         key = (report.epoch, report.uptime_root)
+        # Reading, too, moves an entry to the front, and cachetools has no lock of its own.
         with self._lock:
             if (kept := self._kept.get(key)) is not None:
                 return kept
+        # Without the lock: two threads may build the same tree, but nobody waits for another epoch's.
         uptimes = {NodeId(n): Bps(u) for n, u in snapshot.epoch_uptimes(report.epoch).items()}
         try:
             tree = UptimeTree(Epoch(report.epoch), report.node_count, uptimes)

@@ -31,6 +31,7 @@ class Store:
     @property
     def database(self) -> Database:
         """The database, opened at the first use."""
+        # Not in the constructor: gunicorn forks after it, and SQLite connections must not cross a fork.
         if self._database is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             database = open_database(f"sqlite:///{self._folder / 'dashboard.db'}")
@@ -54,6 +55,7 @@ class Store:
     def give_nonce(self, nonce: str, browser: str, address: str, message: str) -> None:
         """Keep a message that the browser's wallet is asked to sign."""
         with self.database.write() as session:
+            # Old rows go when a new one comes, so no timer is needed.
             session.execute(delete(Nonce).where(Nonce.expires_at < self.now))
             ends = self.now + NONCE_SECONDS
             found = Nonce(
@@ -65,6 +67,7 @@ class Store:
         """Address and message of a nonce given to this browser, once; None when unknown, used, or too old."""
         with self.database.write() as session:
             found = session.get(Nonce, nonce)
+            # Another browser's guess must not use the nonce up for the one that asked.
             if found is None or found.browser_hash != _hash(browser):
                 return None
             session.delete(found)  # also when it is too old: a nonce works once
@@ -84,6 +87,7 @@ class Store:
             return None
         with self.database.read() as session:
             found = session.get(SignIn, _hash(token))
+            # Rows outlive their time until the next sign-in, so the time is looked at here.
             return found.address if found and found.expires_at >= self.now else None
 
     def sign_out(self, token: str) -> None:
@@ -104,6 +108,7 @@ class Store:
     def add_channel(self, address: str, kind: str, target: str, events: Sequence[str]) -> Channel | None:
         """A new channel; None when the address has MAX_CHANNELS already."""
         with self.database.write() as session:
+            # Counted under the session's write lock: two forms sent at once make no eleventh channel.
             if (
                 session.scalar(select(func.count(Channel.id)).where(Channel.address == address)) or 0
             ) >= MAX_CHANNELS:
@@ -120,6 +125,7 @@ class Store:
         """Remove a channel of this address with its deliveries; False when the address has no such channel."""
         with self.database.write() as session:
             channel = session.get(Channel, channel_id)
+            # Another's channel looks like none at all, so its id cannot be found out.
             if channel is None or channel.address != address:
                 return False
             session.execute(delete(Delivery).where(Delivery.channel_id == channel_id))
@@ -131,6 +137,7 @@ class Store:
     def enqueue(self, channel_id: int, key: str, event: str, body: Mapping[str, Any]) -> bool:
         """Queue a message for a channel; False when the channel has one with this key already."""
         with self.database.write() as session:
+            # Every round finds the same news again; the key makes each go out once.
             known = select(Delivery.id).where(Delivery.channel_id == channel_id, Delivery.key == key)
             if session.scalar(known) is not None:
                 return False
@@ -201,6 +208,7 @@ class Store:
         a node that was never recorded before."""
         with self.database.write() as session:
             known = session.get(Watch, node_id)
+            # A first sight is no turn: a new dashboard would otherwise report every node to everybody.
             if known is None:
                 session.add(Watch(node_id=node_id, online=online, changed_at=self.now))
                 return None
@@ -225,4 +233,5 @@ def secret_key(folder: Path) -> bytes:
 
 
 def _hash(token: str) -> str:
+    # No slow hash is needed: tokens have at least 192 random bits, which nobody can guess.
     return hashlib.sha256(token.encode()).hexdigest()

@@ -100,7 +100,9 @@ class AppealBuilder:
         evidence = self._checked(Epoch(epoch), node_id, answers, status)
         attested = int(tree.uptime(NodeId(node_id))) if tree is not None else 0
         if overrides:
+            # As the contract: a second appeal is measured against the first one's result.
             attested = overrides[-1].recounted_bps
+        # Rounded down as in UptimeAttestation, so that no appeal is offered that it would refuse.
         recounted = FULL_BPS * len(evidence) // slots
         # The contract reads neither leaf nor proof of a node that the report does not cover.
         leaf = tree.leaf(NodeId(node_id)) if tree is not None else bytes(32)
@@ -137,6 +139,7 @@ class AppealBuilder:
     ) -> list[SlotProof]:
         """One proof a slot, in rising order."""
         (signers,) = self._sources.chain.read([Read("KeeperRegistry", "signersAt", (epoch,))], status.ref)
+        # An appeal names a keeper by its place in the contract's set.
         indices = {str(signer).lower(): index for index, signer in enumerate(signers or ())}
         found: dict[int, SlotProof] = {}
         bound: dict[str, bool] = {}
@@ -151,6 +154,7 @@ class AppealBuilder:
             except ValueError:
                 continue
             if key not in bound:
+                # boundNodeOf, not nodeOfKey: what a node signed before it rotated its key stays good.
                 read = Read("NodeRegistryLocker", "boundNodeOf", (key,))
                 bound[key] = self._sources.chain.read([read], status.ref)[0] == node_id
             if keeper is None or not bound[key]:

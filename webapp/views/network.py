@@ -130,6 +130,7 @@ class NetworkPageBuilder:
         self._lock = threading.Lock()
         self._view: NetworkView | None = None
         self._viewed = 0.0
+        # Root and pool are in the key: a report after a rejected one, or a reorganised pool, is summed anew.
         self._attested: LRUCache[tuple[int, str, ChainEpoch], _Attested] = LRUCache(512)
 
     def view(self) -> NetworkView:
@@ -189,6 +190,7 @@ class NetworkPageBuilder:
         """What was claimed of each epoch's pool, wei; or why the chain could not be asked."""
         if known.error:
             return {}, known.error
+        # Not kept like pools and weights: every claim changes it.
         reads = [Read("RewardDistributor", "paidOf", (e,)) for e in epochs]
         try:
             results = self._sources.chain.read(reads, block)

@@ -91,6 +91,7 @@ def register_step(
     constants = sources.constants()
     stake = stake_wei if stake_wei is not None else (constants.min_stake_wei if constants else None)
     preview, chain_error, key_node = None, None, None
+    # An account's address is the last 20 bytes of the hash of its public key.
     key_address = checksum("0x" + key_hash[-40:]) if key_hash else None
     try:
         if tier is not None and stake is not None and status.epoch is not None:
@@ -126,6 +127,7 @@ def _preview(sources: Sources, epoch: int, tier: Tier, stake: Wei) -> Preview | 
     if pool is None or total is None:
         return None
     own = weight(stake, tier)
+    # The new node is part of the total, so it dilutes its own share.
     joined = ChainEpoch(pool, total + own)
     earns = joined.reward(own, FULL_BPS)
     year = yearly_bps(earns, stake, sources.clock.length_seconds) or 0
@@ -148,6 +150,7 @@ def parse_key(text: str) -> str | None:
         return None
     if len(plain) == _KEY_HASH:
         return "0x" + plain if int(plain, 16) else None
+    # SEC 1: 04 marks an uncompressed point; the hash is over the 64 bytes behind it.
     if len(plain) == _PREFIXED_KEY and plain.startswith("04"):
         plain = plain[2:]
     if len(plain) == _PUBLIC_KEY:

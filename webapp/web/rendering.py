@@ -46,6 +46,7 @@ def page(template: str, view: Any, **extra: Any) -> Response:
     if wants_json():
         return jsonify(jsonable(view))
     response = Response(fragment(template, view, **extra), mimetype="text/html")
+    # The same URL has a JSON twin, which a cache must not give to a browser.
     response.headers["Vary"] = "Accept"
     return response
 
@@ -98,6 +99,7 @@ def init(app: Flask, settings: DashboardSettings) -> None:
 def theme() -> str:
     """The colour theme that the visitor chose, from a cookie."""
     chosen = request.cookies.get("theme", "auto")
+    # A cookie is the visitor's to write, and its value goes into an attribute of the page.
     return chosen if chosen in THEMES else "auto"
 
 
@@ -142,6 +144,7 @@ def ratio(part: int | None, whole: int | None, size: int = 1000) -> int:
 
 
 def _compress(response: Response) -> Response:
+    # A streamed feed stays as it is: gzip would gather events instead of passing each on.
     if (
         response.direct_passthrough
         or response.is_streamed

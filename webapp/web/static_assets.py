@@ -28,6 +28,7 @@ def init(app: Flask, folder: Path | None) -> None:
         names: dict[str, str] = json.loads((dist / "manifest.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"the dashboard's assets are not built in {dist}; run `make web-assets`") from None
+    # Names are looked up among these, so no path of a request ever reaches the disk.
     files = {path.name for path in dist.iterdir()}
 
     def asset(name: str) -> str:
@@ -44,6 +45,7 @@ def init(app: Flask, folder: Path | None) -> None:
                 break
         # Bytes instead of an open file: a file would stay open when the browser leaves early, and all assets are small.
         response = Response((dist / chosen).read_bytes(), content_type=_TYPES[suffix])
+        # Each encoding has a tag of its own (RFC 9110, 8.8.3.3): the file's name holds content and encoding.
         response.set_etag(chosen)
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         response.headers["Vary"] = "Accept-Encoding"

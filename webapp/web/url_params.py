@@ -10,6 +10,7 @@ from webapp.web.errors import PageError
 
 WINDOWS = (7, 30, 365)
 """Numbers of epochs that a page can show."""
+# Visible ASCII only: a space or a line end would change the header that the key is put in.
 _KEY = re.compile(r"[\x21-\x7e]{0,200}")
 
 
@@ -26,6 +27,7 @@ def address_of(text: str) -> Address:
 
 def node_id_of(text: str) -> int:
     """A node id. Raises PageError 400."""
+    # isdigit() alone is true of a superscript two, which int() refuses.
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_NODES or len(text) > 6:
         raise PageError(400, "That is not a node id", f"Node ids are whole numbers from 1 to {MAX_NODES:,}.")
     return int(text)

@@ -33,12 +33,14 @@ function showReceipt(host, data) {
 
 // Name and data of each server-sent event in the answer, as the dashboard writes them.
 async function* eventsOf(reply) {
+  // Decodes over the whole stream: a character may be cut between two chunks.
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
     const blocks = (rest + value).split("\n\n");
+    // The last piece may be half an event; it waits for its other half.
     rest = blocks.pop();
     for (const block of blocks) {
       const name = /^event: (.*)$/m.exec(block)?.[1];
@@ -52,6 +54,7 @@ async function* eventsOf(reply) {
 async function ask(form, signal) {
   const { model, prompt, max_tokens, key = "" } = Object.fromEntries(new FormData(form));
   const body = { model, prompt, max_tokens: Number(max_tokens), key };
+  // Not EventSource, which can only GET: the prompt and the key belong in no URL.
   const reply = await post(form.dataset.url, body, { signal });
   if (reply.ok) return reply;
   const { error } = await reply.json();
@@ -85,6 +88,7 @@ export function startPlayground(form) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const abort = new AbortController();
+    // Aborting closes the connection, and the gateway passes that on: the node is free again.
     stop.onclick = () => abort.abort();
     button.disabled = true;
     stop.hidden = result.hidden = false;

@@ -35,6 +35,7 @@ def history_of(
     current = status.epoch.number
     last = current if until is None else min(current, until)
     starts = [node.active_from for node in nodes] + [start for node in nodes for start, _ in node.earlier]
+    # A young operator's year begins with its first node: earlier epochs would be asked for in vain.
     first = min(last, max(0, current - window, min(starts)))
     epochs = list(range(last, first - 1, -1))
     ids = [node.node_id for node in nodes]
@@ -47,6 +48,7 @@ def history_of(
         if (report := reports.get(row.epoch)) is not None and row.stands(report)
     ]
     uptimes = _unclaimed_uptimes(snapshot, nodes, reports, claims)
+    # Over the attested ones, in chain order: the newest appeal is what the contract pays by.
     uptimes.update({(row.node_id, row.epoch): row.recounted_bps for row in overrides})
     constants = sources.constants()
     window_seconds = constants.claim_window_seconds if constants else None

@@ -101,6 +101,7 @@ def _entry(node: NodeRow, epoch: int, weight: int, inputs: EarningsInputs) -> No
     report = inputs.reports.get(epoch)
     chain_epoch = inputs.chain_epochs.get(epoch)
     claim = inputs.claims.get((node.node_id, epoch))
+    # The claim's event says what was paid by, whatever the index holds now.
     uptime = claim.uptime_bps if claim else inputs.uptimes.get((node.node_id, epoch))
     share_wei = chain_epoch.reward(weight, FULL_BPS) if chain_epoch else None
     reward_wei: int | None = None
@@ -154,6 +155,7 @@ def _stage(
     if reward_wei == 0:
         return Stage.NOTHING
     window = inputs.claim_window_seconds
+    # As in RewardDistributor: the second of the deadline itself still pays.
     if report is not None and window is not None and inputs.now > report.final_at + window:
         return Stage.EXPIRED
     return Stage.CLAIMABLE

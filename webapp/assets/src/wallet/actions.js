@@ -12,6 +12,7 @@ function gate() {
   for (const action of document.querySelectorAll("[data-action]")) {
     const button = action.querySelector("button");
     const owner = action.dataset.owner;
+    // An operation under way keeps its button and its words, whatever the wallet reports meanwhile.
     if (action.dataset.busy) continue;
     const foreign = account && owner && owner.toLowerCase() !== account.toLowerCase();
     const obstacle = foreign ? "Only the owner’s wallet can do this." : account ? "" : "Connect a wallet to do this.";
@@ -32,6 +33,7 @@ function dataOf(action) {
 export function startActions() {
   gate();
   document.addEventListener("walletchange", gate);
+  // On the document: htmx puts in buttons that were not there at the start.
   document.addEventListener("click", async (event) => {
     const action = event.target.closest?.("[data-action]");
     if (!action || event.target.closest("button") !== action.querySelector("button")) return;
@@ -42,6 +44,7 @@ export function startActions() {
       const flow = await import("./flow.js");
       const hash = await flow.run(dataOf(action), (words) => say(action, words, "busy"));
       say(action, "Sent. Following it…", "busy");
+      // From here on the server asks the chain; no page takes the wallet's word that it is done.
       location.assign(`/tx/${hash}`);
     } catch (error) {
       say(action, error.words ?? `That did not work: ${error.shortMessage ?? error.message ?? error}`, "bad");

@@ -40,6 +40,7 @@ function fill(list, button) {
         button.textContent = error?.code === 4001 ? "Rejected by you" : "Connect wallet";
       }
     });
+    // EIP-6963 asks for a data URI; in an <img> an SVG runs no script.
     if (typeof wallet.icon === "string" && /^data:image\/(svg\+xml|png|webp|jpeg|gif)[;,]/.test(wallet.icon)) {
       const image = document.createElement("img");
       image.src = wallet.icon;
@@ -54,6 +55,7 @@ function fill(list, button) {
 export function startMenu() {
   const button = document.getElementById("wallet");
   const list = document.getElementById("wallet-list");
+  // Without the popover API the button stays hidden; reading needs no wallet.
   if (!button || !list || !("popover" in list)) return;
   button.hidden = false;
   list.addEventListener("beforetoggle", (event) => event.newState === "open" && fill(list, button));
