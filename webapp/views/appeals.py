@@ -144,6 +144,7 @@ class AppealBuilder:
         found: dict[int, SlotProof] = {}
         bound: dict[str, bool] = {}
         for answer in answers:
+            # Before the two recoveries, which cost most: a bundle may have a slot once for each keeper.
             if answer.slot in found:
                 continue
             struct_hash = answer.receipt.struct_hash()

@@ -34,6 +34,7 @@ MAX_LINES = 50_000
 MAX_ERRORS = 20
 MAX_TRIES = 5
 """Tries of a line whose nodes fail. A line that merely finds no free node is tried until the batch expires."""
+# Beyond the 120 s that a gateway gives a node for a whole answer (PLAIN_PATIENCE_SECONDS).
 _PATIENCE = httpx.Timeout(150.0, connect=2.0)
 _GOOD, _BAD = b"1", b"0"
 
@@ -132,6 +133,7 @@ class BatchRunner:
             if batch is not None and batch.status not in OVER:
                 run = _Run(self._store, self._client, lambda: self._token(tenant), batch, lost)
                 run.go(self._concurrency)
+            # A worker died between the last change and `done`; finish that for it.
             elif batch is not None:
                 self._store.done(batch)
 
@@ -142,6 +144,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
     lost, over = threading.Event(), threading.Event()
 
     def renew() -> None:
+        # Two renewals in a row may fail before the lease runs out.
         while not over.wait(LEASE_SECONDS / 3):
             try:
                 lease.extend(LEASE_SECONDS, replace_ttl=True)
@@ -157,6 +160,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
     try:
         yield lost
     finally:
+        # Ends the renewing thread first: after `release` it would take the lease for lost.
         over.set()
         thread.join()
         with suppress(RedisError):
@@ -220,6 +224,7 @@ class _Run:
                     if outcome != "completed":
                         break
                     self._gateways = store.gateways() or self._gateways
+                    # Lines run on meanwhile; a cancellation or a new gateway is noticed within half a second.
                     look_again = time.monotonic() + 0.5
                     while (left := look_again - time.monotonic()) > 0:
                         while len(running) < concurrency and (line := next(waiting, None)) is not None:
@@ -228,8 +233,10 @@ class _Run:
                             return outcome
                         done, running = wait(running, left, "FIRST_COMPLETED")
                         for future in done:
+                            # Raises what the line raised, e.g. RedisError: a later turn goes on.
                             future.result()
             finally:
+                # Before the pool's exit, which waits for its threads: lines that pause end at once.
                 over.set()
         return outcome
 
@@ -261,6 +268,7 @@ class _Run:
         gateways = self._gateways
         if not gateways:
             return None
+        # Threads count without a lock: a lost step only sends two lines to one gateway.
         self._turn += 1
         return self._client.post(
             gateways[self._turn % len(gateways)] + self._batch.request["endpoint"],
@@ -294,6 +302,7 @@ class _Run:
                 content, filename = b"\n".join(rows) + b"\n", f"{batch.id}_{name}.jsonl"
                 store.put_file(batch.tenant, content, filename, "batch_output", file_id)
                 changes[f"{name}_file_id"] = file_id
+        # After the files: whoever reads the final status must find them.
         store.change(batch.id, {**changes, "status": end, f"{end}_at": store.now()})
         store.done(batch)
         log.info("batch.over", batch=batch.id, status=end, completed=len(good), failed=len(bad))

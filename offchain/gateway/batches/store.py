@@ -52,6 +52,7 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[8])
 return 1
 """
+# As with files, count and insert are one script. A batch is open while it is on the list of due ones.
 _CREATE: Final = """
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 local open = 0
@@ -187,6 +188,7 @@ class BatchStore:
 
     def delete_file(self, tenant: str, file_id: str) -> bool:
         """Forget a file. Returns whether there was one."""
+        # Content first: if we die between, the file is still listed, and says that its content is gone.
         self.redis.delete(_key("file", tenant, file_id))
         return bool(self.redis.hdel(_key("files", tenant), file_id))
 
@@ -242,6 +244,7 @@ class BatchStore:
         """A batch has ended: no worker needs to look at it again. Its results stay for an hour, for a late worker."""
         self.redis.expire(_key("results", batch.id), 3600)
         self.redis.expire(_key("batch", batch.id), KEEP_SECONDS)
+        # Last: a batch that is still on the list is only looked at once more.
         self.redis.zrem(DUE, f"{batch.tenant}/{batch.id}")
 
     def lease(self, batch_id: str, seconds: float) -> Any:
@@ -257,6 +260,7 @@ class BatchStore:
     def commit(self, batch_id: str, line: int, answer: bytes) -> bool:
         """Store a line's answer. False when the line has one already, which is kept."""
         new = bool(self.redis.hsetnx(_key("results", batch_id), str(line), answer))
+        # An hour beyond the batch's own day: a worker that finishes late still finds all answers.
         self.redis.expire(_key("results", batch_id), WINDOW_SECONDS + 3600)
         return new
 

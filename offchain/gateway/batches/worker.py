@@ -35,6 +35,7 @@ TOKEN_SECONDS = 300
 
 def make_app(broker_url: str) -> Celery:
     """The application, without its task."""
+    # set_as_current=False: code that asks Celery for "the" application must not get this one.
     app = Celery("parallelix-gateway", set_as_current=False)
     app.conf.update(
         **policy(broker_url, _LIMIT_SECONDS + 60, "parallelix:celery:"),
@@ -55,6 +56,7 @@ def sweep_forever(app: Celery, store: BatchStore) -> None:
                 if not store.redis.exists(f"parallelix:lease:{batch_id}") and store.redis.set(
                     f"parallelix:told:{batch_id}", 1, nx=True, px=int(SWEEP_SECONDS * 1000)
                 ):
+                    # A message that waited for ten seconds is stale: the next sweep has sent another.
                     app.send_task("batch.run", (tenant, batch_id), expires=10, retry=False)
         except (RedisError, OperationalError) as error:
             log.warning("batch.store_unavailable", error=type(error).__name__)
@@ -84,15 +86,18 @@ def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bo
     configure_logs(settings.log_level, "gateway-worker")
     client = Redis.from_url(settings.redis_url, socket_timeout=10, socket_connect_timeout=5)
     try:
+        # The first secret stays, whoever comes first; gateways set it in the same way.
         client.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)
         secret: bytes = client.get(BATCH_SECRET)  # type: ignore[assignment]
     except RedisError as error:
         raise UserError(f"Redis cannot be used ({type(error).__name__}); check redis_url") from None
     store = BatchStore(client)
+    # A new token for each line: one is good for five minutes, and a line may be tried for longer.
     runner = BatchRunner(store, lambda tenant: batch_token(secret, tenant, store.now() + TOKEN_SECONDS))
     app = make_app(settings.redis_url)
     register(app, runner)
 
+    # weak=False: Celery's signals hold receivers weakly, and nobody else holds this lambda.
     worker_ready.connect(
         lambda **_: announce_ready("gateway worker", "", None, as_json=announce_json), weak=False
     )
@@ -103,6 +108,7 @@ def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bo
         concurrency=concurrency,
         loglevel="WARNING",
         quiet=True,
+        # Workers tell each other nothing: list and leases are in Redis.
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

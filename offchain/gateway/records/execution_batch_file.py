@@ -72,6 +72,7 @@ def draft(folder: Path, epoch: Epoch, records: Iterable[bytes]) -> Iterator[Draf
                 keys.append(request_of(record) + number.to_bytes(4, "big"))
                 hashes += receipt_hash(bytes(4) + record)
         keys.sort()
+        # Copies of one request lie side by side now; the one written first stays.
         keys = [key for at, key in enumerate(keys) if not at or key[:32] != keys[at - 1][:32]]
         tree = ExecutionTree(epoch, (_hash(hashes, key) for key in keys), BATCH)
         yield Draft(ExecutionBatch(epoch, len(tree), tree.root), raw, tree, keys, bytes(hashes))
@@ -116,6 +117,7 @@ def remove(folder: Path, batch: SignedExecutionBatch) -> None:
 def find(folder: Path, batch: SignedExecutionBatch, request_id: bytes) -> BatchedExecution | None:
     """The record of a request in a batch; None when the batch has none. Raises OSError when the file cannot be read."""
     count = batch.commitment.count
+    # One handle for the whole search: `remove` may delete the name meanwhile, and the bytes stay readable.
     handle = os.open(_path(folder, batch), os.O_RDONLY)
     try:
         low, high = 0, count

@@ -77,6 +77,7 @@ class TenantAdmin:
     def save(self, tenant: Tenant) -> None:
         """Create or replace a tenant."""
         check_tenant_name(tenant.name)
+        # The version comes last, here and below: a gateway that sees a new one must find what is new.
         self._do("set", TENANT + tenant.name, json.dumps(tenant.to_json()))
         self._do("incr", VERSION)
 
@@ -89,6 +90,7 @@ class TenantAdmin:
 
     def list(self) -> list[Tenant]:
         """All tenants by name."""
+        # KEYS blocks Redis while it looks through all keys: for a person's command only; gateways use SCAN.
         keys = sorted(self._do("keys", TENANT + "*"))
         return list(decode_tenants(self._do("mget", keys)).values()) if keys else []
 
@@ -96,6 +98,7 @@ class TenantAdmin:
         """A new tenant. Raises UserError when the name is taken or impossible."""
         check_tenant_name(name)
         tenant = Tenant(name, limits, created_ms=time.time_ns() // 1_000_000)
+        # NX: of two operators who make the same name at once, one is told.
         if not self._do("set", TENANT + name, json.dumps(tenant.to_json()), nx=True):
             raise UserError(f"there is a tenant {name!r} already; change it with `tenant update`")
         self._do("incr", VERSION)

@@ -24,6 +24,7 @@ from offchain.workloads.inference.request import InferenceRequest, Kind
 from offchain.workloads.inference.resume import TokenLedger, continuation
 from offchain.workloads.inference.whole_answer import MAX_ANSWER_BYTES
 
+# Possessive (`*+`): a long list without its bracket is given up at once, not shortened id by id.
 _IDS = re.compile(rb',"(?:prompt_)?token_ids":(?:null|\[[0-9, ]*+\])')
 _NO_ERROR = re.compile(rb'\{"error": ?null')
 
@@ -94,6 +95,7 @@ class StreamTask:
         return self._sent
 
     def call(self, node_id: NodeId) -> Call:
+        # Nothing was delivered: any node may give the whole answer anew.
         if not self._sent:
             self._begin(self._first_call, node_id)
             return self._call
@@ -103,6 +105,7 @@ class StreamTask:
             raise NotResumableError("the answer was cut between its last token and its end")
         if self._wants_usage:
             body["stream_options"] = {"include_usage": True}
+        # Also for a chat: the prompt's ids hold the rendered template, which a chat would apply again.
         self._begin(Call(Kind.COMPLETION.value, orjson.dumps(body), self._request_id, self._headers), node_id)
         return self._call
 
@@ -204,6 +207,7 @@ class StreamTask:
         if self._wants_ids:
             choice["token_ids"] = ids
         self._sent += 1
+        # Id, time and model stay those of the first node: the caller reads one answer.
         return write_event(orjson.dumps({**self._template, "choices": [choice]}))
 
     def _usage_event(self, ledger: TokenLedger) -> bytes:
@@ -223,6 +227,7 @@ class StreamTask:
             return None
         limit, end = self._request.max_tokens, b""
         if ledger.finish is None:
+            # With a lag the server held text back, so the caller lacks some of the last characters.
             if limit is None or not ledger.ids or len(ledger.ids) < limit or ledger.lag:
                 return None
             ledger.finish = "length"
