@@ -70,7 +70,6 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
     app.before_request(_start_timer)
     app.after_request(_server_timing)
     _register_pages(app, sources, store, settings)
-    # After the blueprints: a view must be registered before it can be wrapped.
     for endpoint in LIMITED:
         limited: Any = limiter.limit("30 per minute")(app.view_functions[endpoint])
         app.view_functions[endpoint] = limited
@@ -88,7 +87,6 @@ def _protect(app: Flask, settings: DashboardSettings) -> Limiter:
         SESSION_COOKIE_NAME="parallelix_session",
         # The browser drops the cookie when it closes; Flask refuses one that was signed longer ago.
         PERMANENT_SESSION_LIFETIME=SIGN_IN_SECONDS,
-        # From a file: all workers, and the next start, have to read each other's cookies.
         SECRET_KEY=secret_key(settings.data_dir),
         WTF_CSRF_TIME_LIMIT=None,  # tokens end with the session; a page left open overnight still works
         WTF_CSRF_SSL_STRICT=True,
@@ -133,10 +131,8 @@ def _start_timer() -> None:
 def _server_timing(response: Response) -> Response:
     if (started := g.get("started")) is not None:
         response.headers["Server-Timing"] = f"app;dur={(time.perf_counter() - started) * 1000:.1f}"
-    # A window of another site keeps no handle on ours, and no page of another site can embed our answers.
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    # Private pages said "no-store" already. Others a browser may keep, but asks before it shows one.
     if not request.path.startswith(static_assets.PREFIX):
         response.headers.setdefault("Cache-Control", "no-cache")
     return response

@@ -40,7 +40,6 @@ def start(config: Path, host: str | None, port: int | None, as_json: bool) -> No
     settings = settings.model_copy(update=changes)
     # gunicorn would try a taken port again and again for seconds; the user gets one line at once instead.
     _check_free(settings.host, settings.port)
-    # A client of its own, closed before gunicorn forks: workers must not share a socket.
     rpc = Rpc(settings.rpc_url, timeout_seconds=10)
     try:
         ChainReader(rpc, Deployment.load(settings.deployment)).check()

@@ -21,7 +21,6 @@ class DashboardServer(BaseApplication):
     def __init__(self, settings: DashboardSettings, announce: bool) -> None:
         self._settings = settings
         self._announce = announce
-        # A mistake in the settings is raised here, in one process, before any worker exists.
         self._app = create_app(settings)
         super().__init__()
 

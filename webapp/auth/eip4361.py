@@ -88,7 +88,6 @@ class SignInMessage:
             "nonce": self.nonce != nonce,
             "address": self.address != address,
             "time of issue": self.issued_at > now,
-            # A longer life than we give means that the text is not ours, whatever else holds.
             "expiration time": not now < self.expires_at <= self.issued_at + GOOD_FOR_SECONDS,
             "first moment": now < self.not_before,
         }

@@ -44,7 +44,6 @@ class SignInService:
             signer = recover(personal_digest(text), _canonical(signature))
         except (SignInError, ValueError):
             return None
-        # Both are EIP-55 spellings: `address_of` made the one, `recover` the other.
         return self._store.sign_in(address) if signer == address else None
 
 

@@ -58,7 +58,6 @@ class _Registered(_Activity, _Weighed):
 
     def state_at(self, epoch: int) -> str:
         """`idle` (does not count yet), `active`, `cooling` (unstake asked for) or `retired` (withdrawn)."""
-        # First: a withdrawn node keeps its `active_until`.
         if self.withdrawn:
             return "retired"
         if self.active_until is not None:

@@ -42,7 +42,6 @@ def _columns(table: type[Base], row: type) -> list[Any]:
 
 
 R = TypeVar("R")
-# `earlier` is no column of the table, so it is left out; `_with_intervals` fills it in.
 _NODE_COLUMNS = _columns(Node, NodeRow)
 _ANSWERED = Probe.outcome == "answered"
 _FINISHED = Probe.outcome.in_(("answered", "missed"))

@@ -35,7 +35,6 @@ class Index:
                 yield Snapshot(session.connection())
         except DBAPIError as error:
             raise IndexUnavailableError(f"the index cannot be read: {_reason(error)}") from error
-        # It is a TransientError, which the next clause would wrap once more.
         except IndexUnavailableError:
             raise
         except TransientError as error:

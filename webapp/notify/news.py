@@ -72,7 +72,6 @@ def _stakes(snapshot: Snapshot, status: Status, nodes: list[NodeRow]) -> Iterato
         unlock_at = node.unlock_at
         if node.active_until is None or unlock_at is None:
             continue
-        # The newest one: an earlier unstake may have been called off.
         asked = snapshot.events(1, node=node.node_id, names=("UnstakeRequested",))
         at = asked[0].timestamp if asked else status.now
         stake = f"{money.exact(node.stake_wei)} PRLX"

@@ -53,7 +53,6 @@ class Notifier:
         for delivery, channel in due:
             try:
                 result = self._send(channel, delivery)
-            # One receiver that fails holds up nobody: its delivery waits, the others go out.
             except DeliveryError as error:
                 self._store.missed(delivery.id, delivery.attempts + 1, str(error))
             else:
@@ -73,7 +72,6 @@ class Notifier:
         with self._lock_path.open("w") as lock:
             while not self._stop.wait(seconds):
                 try:
-                    # Repeated each round, harmlessly; the kernel frees it when the process dies.
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     continue  # another process holds the lock

@@ -72,7 +72,6 @@ class Webhook:
             "POST", channel.target, self._allow_private, TIMEOUT_SECONDS, headers=headers, content=body
         )
         try:
-            # Only the status is read: the body is a stranger's and may have any size.
             with call as answer:
                 status = answer.status_code
         except UnreachableHostError as error:
@@ -132,7 +131,6 @@ class Mail:
         else:
             smtp = smtplib.SMTP(host, parts.port or 25, timeout=TIMEOUT_SECONDS)
         with ExitStack() as on_error:
-            # From here on the socket is open; a refusal below must not leave it behind.
             on_error.callback(smtp.close)
             smtp.ehlo_or_helo_if_needed()
             if not encrypted and smtp.has_extn("starttls"):

@@ -45,7 +45,6 @@ def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
         # Not render_template: the feed goes on after its request's context has ended.
         row = current_app.jinja_env.get_template("activity_row.html")
         last, after = request.headers.get("Last-Event-ID"), request.args.get("after")
-        # A reader who names no place gets nothing: no event comes after this one.
         start = place_of(last) or place_of(after) or (2**62, 0)
         response = event_stream(_feed(sources, row, start, chosen))
         response.call_on_close(seats.release)
@@ -66,7 +65,6 @@ def _feed(sources: Sources, row: Template, place: tuple[int, int], filters: Even
             lines = []
         for line in lines:
             place = place_of(line.place) or place
-            # A line end would end the event's data field.
             html = row.render(line=line).replace("\n", " ")
             yield f"event: activity\nid: {line.place}\ndata: {html}\n\n"
         if not lines:

@@ -21,7 +21,6 @@ _LOCKER_CALLS = (
     "registerNode registerNodeWithPermit requestUnstake cancelUnstake withdrawStake"
     " setBeneficiary setNodeKey setCapabilities"
 )
-# A new button's function must be named here, or the wallet's script finds no ABI for it.
 _CALLED = {
     "ParallelixToken": {"balanceOf", "allowance", "approve", "nonces", "eip712Domain"},
     "NodeRegistryLocker": set(_LOCKER_CALLS.split()),

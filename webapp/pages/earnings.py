@@ -28,7 +28,6 @@ def blueprint(sources: Sources) -> Blueprint:
     def show(text: str) -> Response:
         text_page = request.args.get("page", "1")
         number = int(text_page) if text_page.isdigit() and len(text_page) < 7 else 1
-        # A program gets the whole range at once; only people turn pages.
         rows = EXPORT_ROWS if wants_json() else PAGE_ROWS
         view = earnings_page(sources, address_of(text), filters(), number, rows)
         return page("earnings.html", view, stages=[stage.value for stage in Stage])

@@ -91,7 +91,6 @@ def _answer(gateway: GatewayApi, body: dict[str, Any], key: str) -> Iterator[str
     try:
         with gateway.chat(body, key) as answer:
             if answer.status_code != 200:
-                # httpx has no body of a streamed answer before this.
                 answer.read()
                 try:
                     words = error_words(answer.json())
@@ -117,5 +116,4 @@ def _answer(gateway: GatewayApi, body: dict[str, Any], key: str) -> Iterator[str
 
 
 def _event(name: str, data: Any) -> str:
-    # json.dumps escapes line ends, so the data stays one line.
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"

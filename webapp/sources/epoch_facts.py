@@ -74,7 +74,6 @@ class EpochFacts:
             # The hash, not the number: after a reorganisation the same number is another block.
             if self._latest.block_hash != head.block_hash:
                 self._latest = _AtBlock(head.block_hash)
-            # Kept: another thread may move on to a newer block while this one asks.
             here = self._latest
             missing = [e for e in epochs if e not in self._final and e not in here.epochs]
             unasked = [e for e in unreported if e not in here.asked]
@@ -96,7 +95,6 @@ class EpochFacts:
         calls += [Read("NodeRegistryLocker", "totalWeightAt", (e,)) for e in missing]
         calls += [Read("UptimeAttestation", "status", (e,)) for e in unreported]
         try:
-            # Taken in the order of `calls`: all pools, then all total weights, then the statuses.
             results = iter(self._chain.read(calls, head.ref))
         except ChainUnavailableError as failure:
             self._failed_at, self._error = self._monotonic(), str(failure)

@@ -153,7 +153,6 @@ class GatewayApi:
             return None
         with self._lock:
             now = time.monotonic()
-            # One look serves all visitors; the rate over a shorter time would be mostly noise.
             if self._seen is not None and now - self._seen[0] < 2:
                 return self._load
             try:
@@ -263,7 +262,6 @@ def _load(
                 buckets.append((float(edge), value - earlier.get(name, 0.0)))
         buckets.sort()  # counts are cumulative: the last bucket, of no upper bound, has them all
         total = buckets[-1][1] if buckets else 0.0
-        # A gateway that started anew between two looks has counted less than before.
         rate = max(0.0, total / (now - seen_at))
         if total > 0:
             bound = next((b for b, count in buckets if count >= 0.95 * total), float("inf"))

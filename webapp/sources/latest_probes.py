@@ -25,7 +25,6 @@ class LatestProbe:
 def latest(probes: Iterable[ProbeRow]) -> dict[int, LatestProbe]:
     """Latest probe by node; `probes` are given oldest first."""
     return {
-        # Later probes take the place of earlier ones of the same node.
         probe.node_id: LatestProbe(probe.node_id, probe.answered, probe.due_at_ms // 1000, probe.latency_ms)
         for probe in probes
     }

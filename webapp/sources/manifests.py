@@ -139,7 +139,6 @@ def _text(value: object) -> str:
 
 
 def _natural(value: object) -> int | None:
-    # Above 2^53 JavaScript would show another number.
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 

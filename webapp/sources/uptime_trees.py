@@ -13,7 +13,6 @@ class Trees:
     """Cache of the trees of reports, shared by all threads."""
 
     def __init__(self) -> None:
-        # The root is in the key: after a rejected report another one may come for the same epoch.
         self._kept: LRUCache[tuple[int, str], UptimeTree] = LRUCache(64)
         self._lock = threading.Lock()
 

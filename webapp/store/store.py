@@ -55,7 +55,6 @@ class Store:
     def give_nonce(self, nonce: str, browser: str, address: str, message: str) -> None:
         """Keep a message that the browser's wallet is asked to sign."""
         with self.database.write() as session:
-            # Old rows go when a new one comes, so no timer is needed.
             session.execute(delete(Nonce).where(Nonce.expires_at < self.now))
             ends = self.now + NONCE_SECONDS
             found = Nonce(
@@ -87,7 +86,6 @@ class Store:
             return None
         with self.database.read() as session:
             found = session.get(SignIn, _hash(token))
-            # Rows outlive their time until the next sign-in, so the time is looked at here.
             return found.address if found and found.expires_at >= self.now else None
 
     def sign_out(self, token: str) -> None:
@@ -125,7 +123,6 @@ class Store:
         """Remove a channel of this address with its deliveries; False when the address has no such channel."""
         with self.database.write() as session:
             channel = session.get(Channel, channel_id)
-            # Another's channel looks like none at all, so its id cannot be found out.
             if channel is None or channel.address != address:
                 return False
             session.execute(delete(Delivery).where(Delivery.channel_id == channel_id))

@@ -58,7 +58,6 @@ class EventFilters(NamedTuple):
 def activity_page(sources: Sources, filters: EventFilters, before: tuple[int, int] | None) -> ActivityView:
     """A page of events. Raises IndexUnavailableError."""
     with sources.open() as (snapshot, _, status):
-        # One row more than is shown tells whether there are older ones.
         rows = snapshot.events(PAGE_EVENTS + 1, before, None, *filters[1:], _names(filters.kind))
     older = rows[PAGE_EVENTS - 1].place if len(rows) > PAGE_EVENTS else None
     return ActivityView(status, *filters, [_line(row) for row in rows[:PAGE_EVENTS]], older)

@@ -100,7 +100,6 @@ class AppealBuilder:
         evidence = self._checked(Epoch(epoch), node_id, answers, status)
         attested = int(tree.uptime(NodeId(node_id))) if tree is not None else 0
         if overrides:
-            # As the contract: a second appeal is measured against the first one's result.
             attested = overrides[-1].recounted_bps
         # Rounded down as in UptimeAttestation, so that no appeal is offered that it would refuse.
         recounted = FULL_BPS * len(evidence) // slots
@@ -139,7 +138,6 @@ class AppealBuilder:
     ) -> list[SlotProof]:
         """One proof a slot, in rising order."""
         (signers,) = self._sources.chain.read([Read("KeeperRegistry", "signersAt", (epoch,))], status.ref)
-        # An appeal names a keeper by its place in the contract's set.
         indices = {str(signer).lower(): index for index, signer in enumerate(signers or ())}
         found: dict[int, SlotProof] = {}
         bound: dict[str, bool] = {}

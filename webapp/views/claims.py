@@ -54,7 +54,6 @@ def claims_of(
         history = history_of(sources, snapshot, head, status, find(snapshot), HISTORY_EPOCHS)
         due = [
             entry
-            # Oldest first: these expire first, and one transaction takes MAX_CLAIMS.
             for entry in reversed(history.entries)
             if entry.stage is Stage.CLAIMABLE and (epoch is None or entry.epoch == epoch)
         ]

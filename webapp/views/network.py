@@ -190,7 +190,6 @@ class NetworkPageBuilder:
         """What was claimed of each epoch's pool, wei; or why the chain could not be asked."""
         if known.error:
             return {}, known.error
-        # Not kept like pools and weights: every claim changes it.
         reads = [Read("RewardDistributor", "paidOf", (e,)) for e in epochs]
         try:
             results = self._sources.chain.read(reads, block)

@@ -127,7 +127,6 @@ def _preview(sources: Sources, epoch: int, tier: Tier, stake: Wei) -> Preview | 
     if pool is None or total is None:
         return None
     own = weight(stake, tier)
-    # The new node is part of the total, so it dilutes its own share.
     joined = ChainEpoch(pool, total + own)
     earns = joined.reward(own, FULL_BPS)
     year = yearly_bps(earns, stake, sources.clock.length_seconds) or 0

@@ -83,7 +83,6 @@ class TransactionReader:
             return replace(view, chain_error=str(failure))
         if transaction is None:
             return view
-        # `to` is null when a contract is created.
         contract = self._by_address.get(str(transaction.get("to") or "").lower())
         function = self._selectors[contract].get(str(transaction["input"])[:10]) if contract else None
         sender = transaction["from"]

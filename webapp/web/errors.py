@@ -53,14 +53,12 @@ def answer(problem: PageError) -> tuple[Response, int]:
     """The problem as a page or as JSON."""
     if wants_json():
         return jsonify({"error": {"message": problem.title, "advice": problem.advice}}), problem.status
-    # Without the status line: the index may be the very thing that failed.
     body = render_template("problem.html", problem=problem, status=None)
     return Response(body, mimetype="text/html"), problem.status
 
 
 def _http(error: HTTPException) -> tuple[Response, int] | HTTPException:
     code = error.code or 500
-    # Werkzeug's redirects are HTTPExceptions as well.
     if code < 400:
         return error
     title, advice = _TITLES.get(code, (error.name, "Go back and try again."))

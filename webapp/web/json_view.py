@@ -15,7 +15,6 @@ def jsonable(value: Any, name: str = "") -> Any:
             field.name: jsonable(getattr(value, field.name), field.name)
             for field in dataclasses.fields(value)
         }
-    # Before the plain sequences, which would make a list without names of a NamedTuple.
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {key: jsonable(item, key) for key, item in value._asdict().items()}
     if isinstance(value, Mapping):

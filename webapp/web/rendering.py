@@ -99,7 +99,6 @@ def init(app: Flask, settings: DashboardSettings) -> None:
 def theme() -> str:
     """The colour theme that the visitor chose, from a cookie."""
     chosen = request.cookies.get("theme", "auto")
-    # A cookie is the visitor's to write, and its value goes into an attribute of the page.
     return chosen if chosen in THEMES else "auto"
 
 

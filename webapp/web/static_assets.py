@@ -28,7 +28,6 @@ def init(app: Flask, folder: Path | None) -> None:
         names: dict[str, str] = json.loads((dist / "manifest.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"the dashboard's assets are not built in {dist}; run `make web-assets`") from None
-    # Names are looked up among these, so no path of a request ever reaches the disk.
     files = {path.name for path in dist.iterdir()}
 
     def asset(name: str) -> str:

@@ -54,7 +54,6 @@ def _parts(boundary: str, body: bytes) -> Iterator[tuple[MultipartSegment, bytes
     pieces: list[bytes] = []
     part: MultipartSegment | None = None
     with parser:
-        # Three kinds of event: a part begins, some of its bytes, and None where it ends.
         for event in parser.parse(body):
             if isinstance(event, MultipartSegment):
                 part, pieces = event, []

@@ -224,7 +224,6 @@ class _Run:
                     if outcome != "completed":
                         break
                     self._gateways = store.gateways() or self._gateways
-                    # Lines run on meanwhile; a cancellation or a new gateway is noticed within half a second.
                     look_again = time.monotonic() + 0.5
                     while (left := look_again - time.monotonic()) > 0:
                         while len(running) < concurrency and (line := next(waiting, None)) is not None:
@@ -233,7 +232,6 @@ class _Run:
                             return outcome
                         done, running = wait(running, left, "FIRST_COMPLETED")
                         for future in done:
-                            # Raises what the line raised, e.g. RedisError: a later turn goes on.
                             future.result()
             finally:
                 # Before the pool's exit, which waits for its threads: lines that pause end at once.

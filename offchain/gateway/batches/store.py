@@ -52,7 +52,6 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[8])
 return 1
 """
-# As with files, count and insert are one script. A batch is open while it is on the list of due ones.
 _CREATE: Final = """
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 local open = 0
@@ -244,7 +243,6 @@ class BatchStore:
         """A batch has ended: no worker needs to look at it again. Its results stay for an hour, for a late worker."""
         self.redis.expire(_key("results", batch.id), 3600)
         self.redis.expire(_key("batch", batch.id), KEEP_SECONDS)
-        # Last: a batch that is still on the list is only looked at once more.
         self.redis.zrem(DUE, f"{batch.tenant}/{batch.id}")
 
     def lease(self, batch_id: str, seconds: float) -> Any:

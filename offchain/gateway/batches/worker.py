@@ -56,7 +56,6 @@ def sweep_forever(app: Celery, store: BatchStore) -> None:
                 if not store.redis.exists(f"parallelix:lease:{batch_id}") and store.redis.set(
                     f"parallelix:told:{batch_id}", 1, nx=True, px=int(SWEEP_SECONDS * 1000)
                 ):
-                    # A message that waited for ten seconds is stale: the next sweep has sent another.
                     app.send_task("batch.run", (tenant, batch_id), expires=10, retry=False)
         except (RedisError, OperationalError) as error:
             log.warning("batch.store_unavailable", error=type(error).__name__)
@@ -86,7 +85,6 @@ def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bo
     configure_logs(settings.log_level, "gateway-worker")
     client = Redis.from_url(settings.redis_url, socket_timeout=10, socket_connect_timeout=5)
     try:
-        # The first secret stays, whoever comes first; gateways set it in the same way.
         client.set(BATCH_SECRET, secrets.token_bytes(32), nx=True)
         secret: bytes = client.get(BATCH_SECRET)  # type: ignore[assignment]
     except RedisError as error:
@@ -108,7 +106,6 @@ def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bo
         concurrency=concurrency,
         loglevel="WARNING",
         quiet=True,
-        # Workers tell each other nothing: list and leases are in Redis.
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -210,7 +210,6 @@ class DialIn:
     def _challenge(self) -> str:
         now = self._clock()
         while self._challenges:
-            # All live equally long, so the first key is the oldest.
             oldest = next(iter(self._challenges))
             if self._challenges[oldest] > now and len(self._challenges) < MAX_CHALLENGES:
                 break
@@ -262,7 +261,6 @@ class DialIn:
             f"{request.method} {found[2]} HTTP/1.1\r\nhost: {pool.authority}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(request.body)}\r\n{extra}\r\n"
         )
-        # The parser read the header's bytes as latin-1, so the same bytes go out.
         exchange = HttpExchange(pool, head.encode("latin-1"), request.body)
         pool.dispatch(exchange)
         try:

@@ -78,7 +78,6 @@ class NodeDirectory:
         for node_id, record in self._records.items():
             if node_id in fresh and fresh[node_id].key_address != record.key_address:
                 self._former[node_id] = (record.key_address, self._now() + HANDOVER_SECONDS)
-        # Replaced whole, since lookups go on in the event loop while this runs in a thread.
         self._records = fresh
         self._head = head
         self.loaded = True

@@ -78,7 +78,6 @@ class ExecutionBatchProcess:
         """Count and Merkle root of the epoch's records; a count of 0 when there are none."""
         self._tell(json.dumps(self._order))
         answer = self._answers.readline()
-        # A line without its end: the child died before or while it answered.
         if not answer.endswith(b"\n"):
             raise self._ended()
         made = json.loads(answer)

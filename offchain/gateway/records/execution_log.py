@@ -148,7 +148,6 @@ class ExecutionLog:
                 self._pending.add(records, self._over() if self._unsure else None)
             except (RedisError, OSError):
                 self.lost += max(0, len(self._new) + len(records) - MAX_UNWRITTEN)
-                # Back to the front; what a full queue then drops at its other end is counted above.
                 self._new.extendleft(reversed(records))
                 # The failed write may have arrived: its records may be in a batch made since.
                 self._unsure = True
@@ -167,7 +166,6 @@ class ExecutionLog:
                 self._make(epoch)
                 self._drop_copied(epoch)
             self._forget(epoch)
-            # Last: what failed above is tried again in half a second.
             self._closed = epoch
         if self._now_ms() >= self._look_at:
             self._look_at = self._now_ms() + LOOK_SECONDS * 1000

@@ -135,7 +135,6 @@ class RedisPending:
             known = pipeline.execute()
             found = {name: found[name] for name, is_known in zip(found, known, strict=True) if not is_known}
         if found:
-            # By request id, so a repeated write changes nothing.
             self._redis.hset(PENDING, mapping=found)
 
     def take(self, epoch: int) -> bool:

@@ -87,7 +87,6 @@ class RequestRecord:
                 [_attempt_row(one) for one in trace.attempts],
                 [_decision_row(one) for one in trace.decisions if isinstance(one, Decision)],
             ),
-            # orjson takes no named tuples by itself; as plain ones they become arrays.
             default=tuple,
         )
 

@@ -68,7 +68,6 @@ def create_key(path: Path, tenant: str) -> str:
         with _alone(path.parent):
             keys = read_keys(path) if path.exists() else {}
             keys[hash_of(key)] = tenant
-            # Whole or not at all: a running gateway may read the file at any moment.
             write_atomically(path, json.dumps(keys, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"API key file {path} cannot be written: {error}") from None

@@ -68,7 +68,6 @@ class Authenticator:
 
     def _tenant_of_batch(self, token: str) -> Tenant | None:
         """The tenant in a batch worker's token, with priority `BATCH`; None for a bad token."""
-        # From the right: a tenant's name may have dots in it.
         name, _, rest = token.removeprefix(_BATCH_PREFIX).rpartition(".")[0].rpartition(".")
         # bounded before int(), which strangers could make slow
         if self.batch_secret is None or not rest.isascii() or not rest.isdigit() or len(rest) > 12:

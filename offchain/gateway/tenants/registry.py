@@ -98,7 +98,6 @@ class TenantAdmin:
         """A new tenant. Raises UserError when the name is taken or impossible."""
         check_tenant_name(name)
         tenant = Tenant(name, limits, created_ms=time.time_ns() // 1_000_000)
-        # NX: of two operators who make the same name at once, one is told.
         if not self._do("set", TENANT + name, json.dumps(tenant.to_json()), nx=True):
             raise UserError(f"there is a tenant {name!r} already; change it with `tenant update`")
         self._do("incr", VERSION)

@@ -62,7 +62,6 @@ def why_not(fields: Mapping[str, Any]) -> str | None:
     for name, value in fields.items():
         if name in _CARRIED or name in _REPLACED or value is None or value is False:
             continue
-        # Values that mean nothing asked for, e.g. a penalty of 0 or an empty list of tools.
         if value in (0, "", [], {}) or (name in _HARMLESS and _HARMLESS[name] == value):
             continue
         return name
@@ -137,7 +136,6 @@ class TokenLedger:
         if not text:
             return ""
         start = self._base[1] + self._emitted
-        # A server whose prompt ends inside a character gives the whole prompt's text again.
         if not self._base[2] and not self._emitted and self.text in text:
             raise NotResumableError("the answer was cut inside a character")
         self._emitted += len(text)

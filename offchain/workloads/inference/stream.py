@@ -95,7 +95,6 @@ class StreamTask:
         return self._sent
 
     def call(self, node_id: NodeId) -> Call:
-        # Nothing was delivered: any node may give the whole answer anew.
         if not self._sent:
             self._begin(self._first_call, node_id)
             return self._call
@@ -207,7 +206,6 @@ class StreamTask:
         if self._wants_ids:
             choice["token_ids"] = ids
         self._sent += 1
-        # Id, time and model stay those of the first node: the caller reads one answer.
         return write_event(orjson.dumps({**self._template, "choices": [choice]}))
 
     def _usage_event(self, ledger: TokenLedger) -> bytes:
@@ -227,7 +225,6 @@ class StreamTask:
             return None
         limit, end = self._request.max_tokens, b""
         if ledger.finish is None:
-            # With a lag the server held text back, so the caller lacks some of the last characters.
             if limit is None or not ledger.ids or len(ledger.ids) < limit or ledger.lag:
                 return None
             ledger.finish = "length"

@@ -12,7 +12,6 @@ export function follow(list) {
   source.addEventListener("activity", (event) => {
     document.getElementById("feed-empty")?.remove();
     const template = document.createElement("template");
-    // A template's content is inert: nothing in it loads or runs before it is put in.
     template.innerHTML = event.data;
     const row = template.content.firstElementChild;
     row.classList.add("fresh");

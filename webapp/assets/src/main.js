@@ -15,7 +15,6 @@ startClocks();
 startMenu();
 startActions();
 restore();
-// A wallet may announce itself after this script ran.
 document.addEventListener("walletfound", restore);
 
 for (const button of document.querySelectorAll("[data-copy]")) {
@@ -37,7 +36,6 @@ const playground = document.getElementById("playground");
 if (playground) import("./playground.js").then(({ startPlayground }) => startPlayground(playground));
 
 const feed = document.querySelector("[data-stream]");
-// A page of older events has no place for new ones.
 if (feed && !location.search.includes("before=")) import("./feed.js").then(({ follow }) => follow(feed));
 
 if (document.querySelector("[data-chart]")) {

@@ -40,7 +40,6 @@ async function* eventsOf(reply) {
     const { value, done } = await reader.read();
     if (done) return;
     const blocks = (rest + value).split("\n\n");
-    // The last piece may be half an event; it waits for its other half.
     rest = blocks.pop();
     for (const block of blocks) {
       const name = /^event: (.*)$/m.exec(block)?.[1];

@@ -35,7 +35,6 @@ def history_of(
     current = status.epoch.number
     last = current if until is None else min(current, until)
     starts = [node.active_from for node in nodes] + [start for node in nodes for start, _ in node.earlier]
-    # A young operator's year begins with its first node: earlier epochs would be asked for in vain.
     first = min(last, max(0, current - window, min(starts)))
     epochs = list(range(last, first - 1, -1))
     ids = [node.node_id for node in nodes]

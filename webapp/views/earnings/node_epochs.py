@@ -101,7 +101,6 @@ def _entry(node: NodeRow, epoch: int, weight: int, inputs: EarningsInputs) -> No
     report = inputs.reports.get(epoch)
     chain_epoch = inputs.chain_epochs.get(epoch)
     claim = inputs.claims.get((node.node_id, epoch))
-    # The claim's event says what was paid by, whatever the index holds now.
     uptime = claim.uptime_bps if claim else inputs.uptimes.get((node.node_id, epoch))
     share_wei = chain_epoch.reward(weight, FULL_BPS) if chain_epoch else None
     reward_wei: int | None = None

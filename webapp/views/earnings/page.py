@@ -92,7 +92,6 @@ def earnings_page(
         last = min(current, filters.last) if filters.last is not None else current
         first = filters.first if filters.first is not None else max(0, last - 30)
         wanted = [n for n in nodes if filters.node is None or n.node_id == filters.node]
-        # Ten years of daily epochs at most, so that a filter from epoch 0 costs no more.
         back = max(0, current - max(first, current - 3_660))
         history = history_of(sources, snapshot, head, status, wanted, back, until=last)
     entries = [

@@ -12,7 +12,6 @@ function gate() {
   for (const action of document.querySelectorAll("[data-action]")) {
     const button = action.querySelector("button");
     const owner = action.dataset.owner;
-    // An operation under way keeps its button and its words, whatever the wallet reports meanwhile.
     if (action.dataset.busy) continue;
     const foreign = account && owner && owner.toLowerCase() !== account.toLowerCase();
     const obstacle = foreign ? "Only the owner’s wallet can do this." : account ? "" : "Connect a wallet to do this.";

@@ -2,13 +2,11 @@
 import { post } from "../csrf.js";
 import { json, Stop } from "./chain.js";
 
-// The server takes no more: one for each slot of an epoch.
 const MAX_ANSWERS = 288;
 
 // Packed answers of one node in a keeper's evidence document or in a bundle; one a slot.
 function answersIn(document, node) {
   const found = new Map();
-  // A bundle holds the documents of many keepers; a document of one stands alone.
   for (const part of document.evidence ?? [document]) {
     for (const text of Array.isArray(part.answers) ? part.answers : []) {
       // An entry begins with slot and node, 4 bytes each, big-endian; 12 letters of base64 hold them.

@@ -128,7 +128,6 @@ export function contract(name) {
 export async function send(client, name, functionName, args, say) {
   say("Checking on the chain that it would work…");
   const { address, abi } = contract(name);
-  // The simulation's own request is what is sent: the very arguments that were checked.
   const { request } = await simulateContract(client, { address, abi, functionName, args, account: client.account });
   say("Confirm in your wallet…");
   return writeContract(client, request);
@@ -179,7 +178,6 @@ export async function pay(client, name, value, purpose, plain, permitted, say) {
     // Exactly this amount: an allowance without bound would outlive the payment.
     const hash = await send(client, "ParallelixToken", "approve", [spender, value], say);
     say("The approval is on its way…");
-    // The next call is simulated first, and fails until the allowance is in a block.
     const receipt = await waitForTransactionReceipt(client, { hash });
     if (receipt.status !== "success") throw new Stop("The approval failed. Nothing else was sent.");
     return send(client, name, ...plain, say);

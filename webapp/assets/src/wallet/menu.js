@@ -55,7 +55,6 @@ function fill(list, button) {
 export function startMenu() {
   const button = document.getElementById("wallet");
   const list = document.getElementById("wallet-list");
-  // Without the popover API the button stays hidden; reading needs no wallet.
   if (!button || !list || !("popover" in list)) return;
   button.hidden = false;
   list.addEventListener("beforetoggle", (event) => event.newState === "open" && fill(list, button));

@@ -16,7 +16,6 @@ function follow(wallet) {
     // Listeners are never removed; that of a wallet which is no longer chosen does nothing.
     if (state.wallet?.id === wallet.id) set({ wallet, account: accounts[0] ?? null });
   });
-  // No reload: each action asks for the chain when it begins.
   wallet.provider.on?.("chainChanged", () => document.dispatchEvent(new CustomEvent("walletchange")));
 }
 

@@ -1,6 +1,5 @@
 // Exact PRLX, all significant digits.
 export function prlx(wei) {
-  // 19 digits, so that one is left before the 18 decimals.
   const text = wei.toString().padStart(19, "0");
   const whole = text.slice(0, -18).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
   const part = text.slice(-18).replace(/0+$/, "");
