@@ -52,7 +52,6 @@ def start(config: Path, host: str | None, port: int | None, as_json: bool) -> No
 def _check_free(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As gunicorn does: without it a port whose last connections are in TIME_WAIT would count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

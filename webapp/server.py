@@ -39,7 +39,6 @@ class DashboardServer(BaseApplication):
             "timeout": 60,
             # An open feed would hold up a stop for 55 s; browsers connect again by themselves.
             "graceful_timeout": 5,
-            # Above the 5 to 10 s at which an open page fetches its parts anew: it keeps its connection.
             "keepalive": 15,
             "limit_request_line": 4_094,
             "limit_request_fields": 60,

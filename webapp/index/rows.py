@@ -27,7 +27,6 @@ class Head:
 class _Activity:
     """Rows that count in the epochs from `active_from` to the one before `active_until` (None: for good)."""
 
-    # Empty slots in the bases, too: one base without them would give every row a __dict__.
     __slots__ = ()
     active_from: int
     active_until: int | None

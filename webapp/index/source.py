@@ -31,7 +31,6 @@ class Index:
         """One consistent view, for the length of a page. Raises IndexUnavailableError."""
         try:
             with self._open().read() as session:
-                # Errors of the page's queries come out here, e.g. a table that the keeper has not made.
                 yield Snapshot(session.connection())
         except DBAPIError as error:
             raise IndexUnavailableError(f"the index cannot be read: {_reason(error)}") from error

@@ -61,7 +61,6 @@ def _online(
     for node_id, live in latest(snapshot.probes(slots, [node.node_id for node in nodes])).items():
         turned = store.turned(node_id, live.online)
         if turned is not None:
-            # The moment is the number: a node may go and come back many times, and each turn is told once.
             event = "node.online" if live.online else "node.offline"
             words = "answers again" if live.online else "missed its latest probe"
             yield _news(event, node_id, turned, turned, f"Node {node_id} {words}.")
@@ -118,7 +117,6 @@ def _expiring(
     if constants is None:
         return
     claim_window = constants.claim_window_seconds
-    # The oldest rewards expire first: the search goes back over the whole claim window, 400 epochs at most.
     back = claim_window // sources.clock.length_seconds + WINDOW_EPOCHS
     for entry in history_of(sources, snapshot, head, status, nodes, min(back, 400)).entries:
         if entry.stage is not Stage.CLAIMABLE or entry.final_at is None:

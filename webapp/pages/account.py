@@ -81,7 +81,6 @@ class _Account:
         return private(jsonify({"ok": True}))
 
     def sign_out(self) -> AnyResponse:
-        # The row goes, not only the cookie: from then on a copy of the cookie is worthless.
         if token := session.get("token"):
             self._store.sign_out(token)
         session.clear()

@@ -44,7 +44,6 @@ class _PageReads(PinnedReads):
 
     def _decode(self, read: Read, answer: Any) -> Any:
         try:
-            # A call of an address without code succeeds, with no data.
             return None if answer == "0x" else super()._decode(read, answer)
         except SkipError:
             return None

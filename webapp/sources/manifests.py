@@ -26,7 +26,6 @@ LOOK_AGAIN_SECONDS = 600
 MAX_FETCHES = 10
 """Manifests that one round fetches at most."""
 _TEXT = 80
-# 39 digits hold a uint128, and keep int() of a stranger's text quick.
 _PRICE = re.compile(r"[0-9]{1,39}")
 
 

@@ -75,7 +75,6 @@ class Sources:
 
     def constants(self) -> Constants | None:
         """Parameters at the newest block, read once a minute; None until the chain could be read once."""
-        # Held during the read: visitors of the same moment wait for one read instead of making one each.
         with self._lock:
             minute = int(self.time()) // 60
             if self._constants is not None and self._constants_minute == minute:

@@ -23,7 +23,6 @@ class Trees:
         with self._lock:
             if (kept := self._kept.get(key)) is not None:
                 return kept
-        # Without the lock: two threads may build the same tree, but nobody waits for another epoch's.
         uptimes = {NodeId(n): Bps(u) for n, u in snapshot.epoch_uptimes(report.epoch).items()}
         try:
             tree = UptimeTree(Epoch(report.epoch), report.node_count, uptimes)

@@ -134,7 +134,6 @@ class Store:
     def enqueue(self, channel_id: int, key: str, event: str, body: Mapping[str, Any]) -> bool:
         """Queue a message for a channel; False when the channel has one with this key already."""
         with self.database.write() as session:
-            # Every round finds the same news again; the key makes each go out once.
             known = select(Delivery.id).where(Delivery.channel_id == channel_id, Delivery.key == key)
             if session.scalar(known) is not None:
                 return False

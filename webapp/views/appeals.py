@@ -101,7 +101,6 @@ class AppealBuilder:
         attested = int(tree.uptime(NodeId(node_id))) if tree is not None else 0
         if overrides:
             attested = overrides[-1].recounted_bps
-        # Rounded down as in UptimeAttestation, so that no appeal is offered that it would refuse.
         recounted = FULL_BPS * len(evidence) // slots
         # The contract reads neither leaf nor proof of a node that the report does not cover.
         leaf = tree.leaf(NodeId(node_id)) if tree is not None else bytes(32)
@@ -142,7 +141,6 @@ class AppealBuilder:
         found: dict[int, SlotProof] = {}
         bound: dict[str, bool] = {}
         for answer in answers:
-            # Before the two recoveries, which cost most: a bundle may have a slot once for each keeper.
             if answer.slot in found:
                 continue
             struct_hash = answer.receipt.struct_hash()

@@ -130,7 +130,6 @@ class NetworkPageBuilder:
         self._lock = threading.Lock()
         self._view: NetworkView | None = None
         self._viewed = 0.0
-        # Root and pool are in the key: a report after a rejected one, or a reorganised pool, is summed anew.
         self._attested: LRUCache[tuple[int, str, ChainEpoch], _Attested] = LRUCache(512)
 
     def view(self) -> NetworkView:

@@ -149,7 +149,6 @@ def parse_key(text: str) -> str | None:
         return None
     if len(plain) == _KEY_HASH:
         return "0x" + plain if int(plain, 16) else None
-    # SEC 1: 04 marks an uncompressed point; the hash is over the 64 bytes behind it.
     if len(plain) == _PREFIXED_KEY and plain.startswith("04"):
         plain = plain[2:]
     if len(plain) == _PUBLIC_KEY:

@@ -143,7 +143,6 @@ def ratio(part: int | None, whole: int | None, size: int = 1000) -> int:
 
 
 def _compress(response: Response) -> Response:
-    # A streamed feed stays as it is: gzip would gather events instead of passing each on.
     if (
         response.direct_passthrough
         or response.is_streamed

@@ -10,7 +10,6 @@ from webapp.web.errors import PageError
 
 WINDOWS = (7, 30, 365)
 """Numbers of epochs that a page can show."""
-# Visible ASCII only: a space or a line end would change the header that the key is put in.
 _KEY = re.compile(r"[\x21-\x7e]{0,200}")
 
 

@@ -133,7 +133,6 @@ class BatchRunner:
             if batch is not None and batch.status not in OVER:
                 run = _Run(self._store, self._client, lambda: self._token(tenant), batch, lost)
                 run.go(self._concurrency)
-            # A worker died between the last change and `done`; finish that for it.
             elif batch is not None:
                 self._store.done(batch)
 
@@ -160,7 +159,6 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
     try:
         yield lost
     finally:
-        # Ends the renewing thread first: after `release` it would take the lease for lost.
         over.set()
         thread.join()
         with suppress(RedisError):

@@ -258,7 +258,6 @@ class BatchStore:
     def commit(self, batch_id: str, line: int, answer: bytes) -> bool:
         """Store a line's answer. False when the line has one already, which is kept."""
         new = bool(self.redis.hsetnx(_key("results", batch_id), str(line), answer))
-        # An hour beyond the batch's own day: a worker that finishes late still finds all answers.
         self.redis.expire(_key("results", batch_id), WINDOW_SECONDS + 3600)
         return new
 

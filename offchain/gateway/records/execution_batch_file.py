@@ -72,7 +72,6 @@ def draft(folder: Path, epoch: Epoch, records: Iterable[bytes]) -> Iterator[Draf
                 keys.append(request_of(record) + number.to_bytes(4, "big"))
                 hashes += receipt_hash(bytes(4) + record)
         keys.sort()
-        # Copies of one request lie side by side now; the one written first stays.
         keys = [key for at, key in enumerate(keys) if not at or key[:32] != keys[at - 1][:32]]
         tree = ExecutionTree(epoch, (_hash(hashes, key) for key in keys), BATCH)
         yield Draft(ExecutionBatch(epoch, len(tree), tree.root), raw, tree, keys, bytes(hashes))

@@ -90,7 +90,6 @@ class Authenticator:
             wish: the `cache_salt` of the caller's request, which divides the tenant's own cache further.
         """
         if wish is not None:
-            # No tenant's name has a NUL in it, so two pairs never give the same text.
             return hmac.new(self._secret, f"{tenant}\0{wish}".encode(), "sha256").hexdigest()[:32]
         salt = self._salts.get(tenant)
         if salt is None:

@@ -90,7 +90,6 @@ class TenantAdmin:
 
     def list(self) -> list[Tenant]:
         """All tenants by name."""
-        # KEYS blocks Redis while it looks through all keys: for a person's command only; gateways use SCAN.
         keys = sorted(self._do("keys", TENANT + "*"))
         return list(decode_tenants(self._do("mget", keys)).values()) if keys else []
 

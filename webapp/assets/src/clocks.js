@@ -20,7 +20,6 @@ export function duration(seconds) {
 }
 
 export function startClocks() {
-  // performance.now() is monotonic: no jump when the visitor's clock is set meanwhile.
   const loaded = performance.now() / 1000;
   const start = Number(document.body.dataset.now || Date.now() / 1000);
   const tick = () => {

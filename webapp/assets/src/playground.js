@@ -33,7 +33,6 @@ function showReceipt(host, data) {
 
 // Name and data of each server-sent event in the answer, as the dashboard writes them.
 async function* eventsOf(reply) {
-  // Decodes over the whole stream: a character may be cut between two chunks.
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

@@ -30,7 +30,6 @@ export function startSignIn(action) {
       location.assign("/account");
     } catch (error) {
       words.className = "action-words bad";
-      // EIP-1193: 4001 is the user's own refusal.
       words.textContent = error?.code === 4001 ? "Rejected by you. You are not signed in." : `${error.message}.`;
       button.disabled = false;
     }

@@ -32,7 +32,6 @@ function dataOf(action) {
 export function startActions() {
   gate();
   document.addEventListener("walletchange", gate);
-  // On the document: htmx puts in buttons that were not there at the start.
   document.addEventListener("click", async (event) => {
     const action = event.target.closest?.("[data-action]");
     if (!action || event.target.closest("button") !== action.querySelector("button")) return;
