@@ -63,6 +63,7 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
     app.extensions["store"] = store
     app.extensions["notifier"] = Notifier(sources, store, settings)
     static_assets.init(app, settings.assets_dir)
+    # Flask runs after_request hooks in reverse: compression is installed first, so that it runs last.
     rendering.init(app, settings)
     errors.init(app)
     limiter = _protect(app, settings)
@@ -78,14 +79,18 @@ def create_app(settings: DashboardSettings, *, clock: Callable[[], float] = time
 def _protect(app: Flask, settings: DashboardSettings) -> Limiter:
     """Cookies, CSRF tokens, the content security policy, and the limiter of calls by remote address."""
     app.config.update(
+        # The largest body that a page sends is an appeal: 288 packed answers are 137 KB of base64 (ADR 0063).
         MAX_CONTENT_LENGTH=256 * 1024,
         SESSION_COOKIE_HTTPONLY=True,
+        # Not Strict: a link from another site would then open the account page signed out.
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_NAME="parallelix_session",
+        # The browser drops the cookie when it closes; Flask refuses one that was signed longer ago.
         PERMANENT_SESSION_LIFETIME=SIGN_IN_SECONDS,
         SECRET_KEY=secret_key(settings.data_dir),
         WTF_CSRF_TIME_LIMIT=None,  # tokens end with the session; a page left open overnight still works
         WTF_CSRF_SSL_STRICT=True,
+        # Each worker counts for itself: the bound is `workers` times as high, and no Redis is needed.
         RATELIMIT_STORAGE_URI="memory://",
         RATELIMIT_HEADERS_ENABLED=True,
     )

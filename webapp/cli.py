@@ -38,6 +38,7 @@ def start(config: Path, host: str | None, port: int | None, as_json: bool) -> No
     settings = DashboardSettings.load(config)
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=changes)
+    # gunicorn would try a taken port again and again for seconds; the user gets one line at once instead.
     _check_free(settings.host, settings.port)
     rpc = Rpc(settings.rpc_url, timeout_seconds=10)
     try:

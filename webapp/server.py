@@ -33,8 +33,11 @@ class DashboardServer(BaseApplication):
             "workers": settings.workers,
             "threads": settings.threads,
             "worker_class": "gthread",
+            # A worker that cannot touch its heartbeat file in time is killed; a slow disk would end them all.
             "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108  heartbeats, not data
+            # Bounds the silence of a worker's main loop, not a request: its threads may stream for longer.
             "timeout": 60,
+            # An open feed would hold up a stop for 55 s; browsers connect again by themselves.
             "graceful_timeout": 5,
             "keepalive": 15,
             "limit_request_line": 4_094,
@@ -51,13 +54,16 @@ class DashboardServer(BaseApplication):
         return self._app
 
     def _ready(self, worker: Any) -> None:
+        # Threads start here, after the fork: those of the parent do not exist in a worker.
         self._app.extensions["notifier"].start(self._settings.notify_seconds)
         # The network page keeps sums of old epochs; computing them now spares the first visitor the wait.
         threading.Thread(target=self._warm, name="warm", daemon=True).start()
+        # `age` counts all workers since the start: the first one announces, and its replacement never does.
         if worker.age != 1:
             return
         host, port = worker.sockets[0].sock.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        # The arbiter's pid: whoever stopped a worker would only make gunicorn start another.
         ready = {"url": url, "pid": os.getppid()}
         if self._settings.ready_file is not None:
             write_atomically(self._settings.ready_file, json.dumps(ready))

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 GOOD_FOR_SECONDS = 300
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _WHEN = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)"
+# The fields in the order of EIP-4361's ABNF; Request ID and Resources, which we never write, do not match.
 _MESSAGE = re.compile(
     r"(https?)://([^\s/?#@]+) wants you to sign in with your Ethereum account:\n"
     r"(0x[0-9a-fA-F]{40})\n\n([^\n]*)\n\n"
@@ -64,6 +65,7 @@ class SignInMessage:
     @classmethod
     def parse(cls, text: str) -> "SignInMessage":
         """Inverse of `text`. Raises SignInError."""
+        # Not `match` with `$`, which lets a line end behind the last field through.
         match = _MESSAGE.fullmatch(text)
         if match is None:
             raise SignInError("the message is malformed")

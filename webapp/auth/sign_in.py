@@ -33,12 +33,14 @@ class SignInService:
 
     def sign_in(self, origin: str, nonce: str, browser: str, signature: str) -> str | None:
         """A token when the address signed the message of this nonce, else None; a nonce works once."""
+        # Taken before anything is checked: a wrong signature uses the nonce up and cannot be tried again.
         taken = self._store.take_nonce(nonce, browser)
         if taken is None:
             return None
         address, text = taken
         try:
             SignInMessage.parse(text).check(origin, self._chain_id, nonce, address, self._store.now)
+            # Accounts with a key only: a contract wallet (ERC-1271) would have to be asked on chain.
             signer = recover(personal_digest(text), _canonical(signature))
         except (SignInError, ValueError):
             return None

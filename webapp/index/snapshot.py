@@ -108,6 +108,7 @@ class Snapshot:
     def manifests(self) -> list[tuple[str, str, int]]:
         """Hash, one URI, and number of present nodes of each declared manifest."""
         query = (
+            # Nodes with one hash may name several places; any will do, as the hash is checked.
             select(Node.manifest_hash, func.min(Node.manifest_uri), func.count())
             .where(Node.manifest_hash.is_not(None), Node.withdrawn.is_(False))
             .group_by(Node.manifest_hash)
@@ -137,6 +138,7 @@ class Snapshot:
             Node.active_from <= SlotRecord.epoch,
             or_(Node.active_until.is_(None), SlotRecord.epoch < Node.active_until),
         )
+        # EXISTS, not a join: a node with several earlier intervals would be counted once for each.
         was_active = exists().where(
             NodeInterval.node_id == Node.node_id,
             NodeInterval.active_from <= SlotRecord.epoch,
@@ -204,6 +206,7 @@ class Snapshot:
         """Packed answers of a node in an epoch that the index's own keeper holds; the keeper deletes them epochs later."""
         query = select(Probe.evidence).where(
             Probe.epoch == epoch,
+            # Named, so that the key (epoch, slot, node) is sought and not every probe of the epoch read.
             Probe.slot.in_(range(slots)),
             Probe.node_id == node,
             Probe.outcome == "answered",
@@ -213,6 +216,7 @@ class Snapshot:
     def served(self, node: int) -> tuple[int, int]:
         """Number of on-chain requests that a node answered, and the sum of the prices paid for them, wei."""
         query = (
+            # Summed in Python: 256-bit amounts are text in the table, which SQL would add as floats.
             select(MarketRequest.price_wei, func.count())
             .where(MarketRequest.node_id == node, MarketRequest.status == "fulfilled")
             .group_by(MarketRequest.price_wei)
@@ -245,6 +249,7 @@ class Snapshot:
         if after is not None:
             block, index = after
             later = or_(Event.block_number > block, Event.log_index > index)
+            # `later` implies the first condition; stated alone, it lets the database seek to the block.
             query = query.where(Event.block_number >= block, later)
         if node is not None:
             query = query.where(Event.node_id == node)

@@ -50,6 +50,7 @@ class Index:
         with self._lock:
             if self._database is None:
                 try:
+                    # A failure is not remembered: the next page tries again, so the keeper may come later.
                     self._database = open_database(self._url, read_only=True)
                 except UserError as error:
                     raise IndexUnavailableError(str(error)) from error

@@ -76,6 +76,7 @@ def _stakes(snapshot: Snapshot, status: Status, nodes: list[NodeRow]) -> Iterato
         stake = f"{money.exact(node.stake_wei)} PRLX"
         data = {"stake_wei": str(node.stake_wei), "unlock_at": unlock_at}
         text = f"An unstake of node {node.node_id} was asked for; {stake} are withdrawable later."
+        # Numbered by its end: an unstake that was called off and asked for again is news again.
         yield _news("cooldown.started", node.node_id, unlock_at, at, text, **data)
         if unlock_at <= status.now:
             text = f"{stake} of node {node.node_id} can be withdrawn now."

@@ -45,6 +45,7 @@ class Notifier:
         for address, channels in by_address.items():
             for item in news_of(self._sources, self._store, address):
                 for channel_id, events, created_at in channels:
+                    # A new channel is not told the past: each round finds the news of fourteen epochs again.
                     if item.event in events and item.at >= created_at:
                         body = {"text": item.text, "at": item.at, "operator": address, "data": item.data}
                         self._store.enqueue(channel_id, item.key, item.event, body)
@@ -67,6 +68,7 @@ class Notifier:
 
     def _run(self, seconds: float) -> None:
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened in the worker: flock belongs to the open file, which processes share when one inherited it.
         with self._lock_path.open("w") as lock:
             while not self._stop.wait(seconds):
                 try:

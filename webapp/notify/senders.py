@@ -33,6 +33,7 @@ def webhook_url_problem(url: str) -> str | None:
     """What is wrong with a webhook URL, as a sentence; None when nothing is."""
     try:
         parts = urlsplit(url)
+        # urlsplit takes any port; only reading it raises, e.g. for 99999.
         port = parts.port
     except ValueError:
         return "That is not a URL."
@@ -44,6 +45,7 @@ def webhook_url_problem(url: str) -> str | None:
 
 def sign(secret: str, timestamp: int, body: bytes) -> str:
     """Value of X-Parallelix-Signature: `t=<unix>,v1=<HMAC-SHA256 of "t.body", hex>`."""
+    # The moment is signed, too, so that a receiver can refuse the replay of an old call.
     mac = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
     return f"t={timestamp},v1={mac.hexdigest()}"
 
@@ -62,6 +64,7 @@ class Webhook:
             "Content-Type": "application/json",
             "User-Agent": "parallelix-dashboard",
             header_names.WEBHOOK_EVENT: delivery.event,
+            # The same id at each attempt: a receiver whose answer was lost knows the repetition by it.
             header_names.WEBHOOK_DELIVERY: str(delivery.id),
             header_names.WEBHOOK_SIGNATURE: sign(channel.secret, int(self._time()), body),
         }
@@ -103,9 +106,11 @@ class Mail:
         try:
             with self._connect() as smtp:
                 smtp.send_message(message)
+        # Before its base class SMTPException. The code tells the operator that the address itself is wrong.
         except smtplib.SMTPRecipientsRefused as error:
             code, _ = error.recipients[channel.target]
             raise DeliveryError(f"the mail server refuses the address ({code})") from None
+        # Only the class's name: a mail server's words may repeat the user name or the password.
         except (OSError, smtplib.SMTPException) as error:
             raise DeliveryError(type(error).__name__) from None
         return "accepted by the mail server"
@@ -129,6 +134,7 @@ class Mail:
             on_error.callback(smtp.close)
             smtp.ehlo_or_helo_if_needed()
             if not encrypted and smtp.has_extn("starttls"):
+                # What the server said before TLS no longer counts (RFC 3207); `login` says EHLO again.
                 smtp.starttls(context=context)
                 encrypted = True
             if parts.username:

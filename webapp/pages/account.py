@@ -21,6 +21,7 @@ from webapp.web.errors import PageError
 from webapp.web.rendering import page, private
 from webapp.web.url_params import address_of
 
+# Narrower than RFC 5322 on purpose: no quotes or comments, and nothing that could end a header.
 _MAIL = re.compile(r"[^@\s<>\"',;:\\]{1,64}@[A-Za-z0-9.-]{1,190}\.[A-Za-z]{2,24}")
 
 

@@ -54,11 +54,13 @@ def blueprint(sources: Sources, settings: DashboardSettings) -> Blueprint:
 
 
 def _feed(sources: Sources, row: Template, place: tuple[int, int], filters: EventFilters) -> Iterator[str]:
+    # A feed ends by itself every 55 s; the browser then comes back after one second.
     yield "retry: 1000\n\n"
     end = time.monotonic() + STREAM_SECONDS
     while time.monotonic() < end:
         try:
             lines = events_since(sources, filters, place)
+        # The feed outlives a keeper's restart; ending it would have every browser connect anew each second.
         except IndexUnavailableError:
             lines = []
         for line in lines:

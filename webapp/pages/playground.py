@@ -79,6 +79,7 @@ def _checked(data: Any) -> tuple[dict[str, Any], str]:
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
+        # Greedy: when a node dies, another one continues with the very same tokens (ADR 0009).
         "temperature": 0,
         "stream": True,
     }
@@ -107,6 +108,7 @@ def _answer(gateway: GatewayApi, body: dict[str, Any], key: str) -> Iterator[str
                     yield _event("problem", {"message": "the answer is too long to show"})
                     return
                 yield _event("token", {"text": text})
+        # After the stream: its receipt is checked behind [DONE] (ADR 0088). The id's shape is safe in a URL.
         if _REQUEST_ID.fullmatch(request_id):
             yield _event("receipt", gateway.receipt(request_id, key))
     except GatewayUnavailableError as error:

@@ -71,6 +71,7 @@ class EpochFacts:
         if head is None:
             return KnownEpochs({}, frozenset(), None)
         with self._lock:
+            # The hash, not the number: after a reorganisation the same number is another block.
             if self._latest.block_hash != head.block_hash:
                 self._latest = _AtBlock(head.block_hash)
             here = self._latest
@@ -79,6 +80,7 @@ class EpochFacts:
         error = None
         if missing or unasked:
             try:
+                # Without the lock: a slow endpoint must not hold up pages whose epochs are known.
                 self._ask(head, missing, unasked, here)
             except ChainUnavailableError as failure:
                 error = str(failure)
@@ -101,6 +103,7 @@ class EpochFacts:
         pools, totals = ({e: next(results) for e in missing} for _ in range(2))
         pairs = {e: (pools[e], totals[e]) for e in missing}
         read = {e: ChainEpoch(*pair) for e, pair in pairs.items() if None not in pair}
+        # Both are fixed when the epoch begins, so it is enough that its beginning is finalized.
         final = {e: known for e, known in read.items() if self._clock.start(Epoch(e)) <= head.final_timestamp}
         with self._lock:
             here.epochs.update(read)

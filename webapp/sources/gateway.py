@@ -139,6 +139,7 @@ class GatewayApi:
         url = f"{self._base()}/v1/chat/completions"
         try:
             with (
+                # trust_env=False: a proxy named in the environment would see visitors' API keys.
                 httpx.Client(timeout=httpx.Timeout(60.0, connect=3.0), trust_env=False) as client,
                 client.stream("POST", url, json=body, headers=_bearer(key)) as answer,
             ):
@@ -158,6 +159,7 @@ class GatewayApi:
                 with httpx.Client(timeout=1.0, trust_env=False) as client:
                     samples = _samples(client.get(f"{self._url}/metrics").text)
             except httpx.HTTPError:
+                # An empty look: a gateway that comes back counts from 0, so older counts mean nothing.
                 self._seen, self._load = (now, {}), None
                 return None
             previous, self._seen = self._seen, (now, samples)

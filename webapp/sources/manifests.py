@@ -86,6 +86,7 @@ class ManifestFetcher:
         looked = 0
         for manifest_hash, uri, _ in declared:
             copy = known.get(manifest_hash.lower())
+            # A body with the right hash never changes; only failures are looked at again.
             if copy and (copy.body is not None or self._store.now - copy.looked_at < LOOK_AGAIN_SECONDS):
                 continue
             body, problem = self._fetch(uri, manifest_hash)

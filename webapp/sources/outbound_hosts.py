@@ -23,6 +23,7 @@ def resolve(host: str, port: int, allow_private: bool) -> str:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):  # UnicodeError: an empty label, `a..b`, or one above 63 letters
         raise UnreachableHostError("the host has no address") from None
+    # is_global, not `not is_private`: it leaves out shared addresses (RFC 6598), too.
     if not allow_private and any(not ipaddress.ip_address(address).is_global for address in found):
         raise UnreachableHostError("the host lies in a private network")
     return min(found)
@@ -50,6 +51,7 @@ def exchange(
     host = target.raw_host.decode("ascii")  # IDNA: a header or an SNI with other letters raises UnicodeError
     address = resolve(host, target.port or (443 if target.scheme == "https" else 80), allow_private)
     pinned = target.copy_with(host=f"[{address}]" if ":" in address else address)
+    # The URL names the address, so Host and SNI name the host; TLS checks the certificate against the SNI.
     sent = {"Host": target.netloc.decode("ascii"), **(headers or {})}
     with (
         httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False) as client,

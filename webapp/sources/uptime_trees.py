@@ -19,6 +19,7 @@ class Trees:
     def of(self, snapshot: Snapshot, report: ReportRow) -> UptimeTree | None:
         """The tree of a report; None when the uptimes in the index do not give the report's root."""
         key = (report.epoch, report.uptime_root)
+        # Reading, too, moves an entry to the front, and cachetools has no lock of its own.
         with self._lock:
             if (kept := self._kept.get(key)) is not None:
                 return kept

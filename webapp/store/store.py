@@ -31,6 +31,7 @@ class Store:
     @property
     def database(self) -> Database:
         """The database, opened at the first use."""
+        # Not in the constructor: gunicorn forks after it, and SQLite connections must not cross a fork.
         if self._database is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             database = open_database(f"sqlite:///{self._folder / 'dashboard.db'}")
@@ -65,6 +66,7 @@ class Store:
         """Address and message of a nonce given to this browser, once; None when unknown, used, or too old."""
         with self.database.write() as session:
             found = session.get(Nonce, nonce)
+            # Another browser's guess must not use the nonce up for the one that asked.
             if found is None or found.browser_hash != _hash(browser):
                 return None
             session.delete(found)  # also when it is too old: a nonce works once
@@ -104,6 +106,7 @@ class Store:
     def add_channel(self, address: str, kind: str, target: str, events: Sequence[str]) -> Channel | None:
         """A new channel; None when the address has MAX_CHANNELS already."""
         with self.database.write() as session:
+            # Counted under the session's write lock: two forms sent at once make no eleventh channel.
             if (
                 session.scalar(select(func.count(Channel.id)).where(Channel.address == address)) or 0
             ) >= MAX_CHANNELS:
@@ -201,6 +204,7 @@ class Store:
         a node that was never recorded before."""
         with self.database.write() as session:
             known = session.get(Watch, node_id)
+            # A first sight is no turn: a new dashboard would otherwise report every node to everybody.
             if known is None:
                 session.add(Watch(node_id=node_id, online=online, changed_at=self.now))
                 return None
@@ -225,4 +229,5 @@ def secret_key(folder: Path) -> bytes:
 
 
 def _hash(token: str) -> str:
+    # No slow hash is needed: tokens have at least 192 random bits, which nobody can guess.
     return hashlib.sha256(token.encode()).hexdigest()

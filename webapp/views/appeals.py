@@ -151,6 +151,7 @@ class AppealBuilder:
             except ValueError:
                 continue
             if key not in bound:
+                # boundNodeOf, not nodeOfKey: what a node signed before it rotated its key stays good.
                 read = Read("NodeRegistryLocker", "boundNodeOf", (key,))
                 bound[key] = self._sources.chain.read([read], status.ref)[0] == node_id
             if keeper is None or not bound[key]:

@@ -91,6 +91,7 @@ def register_step(
     constants = sources.constants()
     stake = stake_wei if stake_wei is not None else (constants.min_stake_wei if constants else None)
     preview, chain_error, key_node = None, None, None
+    # An account's address is the last 20 bytes of the hash of its public key.
     key_address = checksum("0x" + key_hash[-40:]) if key_hash else None
     try:
         if tier is not None and stake is not None and status.epoch is not None:

@@ -46,6 +46,7 @@ def page(template: str, view: Any, **extra: Any) -> Response:
     if wants_json():
         return jsonify(jsonable(view))
     response = Response(fragment(template, view, **extra), mimetype="text/html")
+    # The same URL has a JSON twin, which a cache must not give to a browser.
     response.headers["Vary"] = "Accept"
     return response
 

@@ -44,6 +44,7 @@ def init(app: Flask, folder: Path | None) -> None:
                 break
         # Bytes instead of an open file: a file would stay open when the browser leaves early, and all assets are small.
         response = Response((dist / chosen).read_bytes(), content_type=_TYPES[suffix])
+        # Each encoding has a tag of its own (RFC 9110, 8.8.3.3): the file's name holds content and encoding.
         response.set_etag(chosen)
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         response.headers["Vary"] = "Accept-Encoding"

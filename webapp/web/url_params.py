@@ -26,6 +26,7 @@ def address_of(text: str) -> Address:
 
 def node_id_of(text: str) -> int:
     """A node id. Raises PageError 400."""
+    # isdigit() alone is true of a superscript two, which int() refuses.
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_NODES or len(text) > 6:
         raise PageError(400, "That is not a node id", f"Node ids are whole numbers from 1 to {MAX_NODES:,}.")
     return int(text)

@@ -34,6 +34,7 @@ MAX_LINES = 50_000
 MAX_ERRORS = 20
 MAX_TRIES = 5
 """Tries of a line whose nodes fail. A line that merely finds no free node is tried until the batch expires."""
+# Beyond the 120 s that a gateway gives a node for a whole answer (PLAIN_PATIENCE_SECONDS).
 _PATIENCE = httpx.Timeout(150.0, connect=2.0)
 _GOOD, _BAD = b"1", b"0"
 
@@ -142,6 +143,7 @@ def _kept(lease: Any) -> Iterator[threading.Event]:
     lost, over = threading.Event(), threading.Event()
 
     def renew() -> None:
+        # Two renewals in a row may fail before the lease runs out.
         while not over.wait(LEASE_SECONDS / 3):
             try:
                 lease.extend(LEASE_SECONDS, replace_ttl=True)
@@ -230,6 +232,7 @@ class _Run:
                         for future in done:
                             future.result()
             finally:
+                # Before the pool's exit, which waits for its threads: lines that pause end at once.
                 over.set()
         return outcome
 
@@ -261,6 +264,7 @@ class _Run:
         gateways = self._gateways
         if not gateways:
             return None
+        # Threads count without a lock: a lost step only sends two lines to one gateway.
         self._turn += 1
         return self._client.post(
             gateways[self._turn % len(gateways)] + self._batch.request["endpoint"],
@@ -294,6 +298,7 @@ class _Run:
                 content, filename = b"\n".join(rows) + b"\n", f"{batch.id}_{name}.jsonl"
                 store.put_file(batch.tenant, content, filename, "batch_output", file_id)
                 changes[f"{name}_file_id"] = file_id
+        # After the files: whoever reads the final status must find them.
         store.change(batch.id, {**changes, "status": end, f"{end}_at": store.now()})
         store.done(batch)
         log.info("batch.over", batch=batch.id, status=end, completed=len(good), failed=len(bad))

@@ -187,6 +187,7 @@ class BatchStore:
 
     def delete_file(self, tenant: str, file_id: str) -> bool:
         """Forget a file. Returns whether there was one."""
+        # Content first: if we die between, the file is still listed, and says that its content is gone.
         self.redis.delete(_key("file", tenant, file_id))
         return bool(self.redis.hdel(_key("files", tenant), file_id))
 

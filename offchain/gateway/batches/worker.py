@@ -35,6 +35,7 @@ TOKEN_SECONDS = 300
 
 def make_app(broker_url: str) -> Celery:
     """The application, without its task."""
+    # set_as_current=False: code that asks Celery for "the" application must not get this one.
     app = Celery("parallelix-gateway", set_as_current=False)
     app.conf.update(
         **policy(broker_url, _LIMIT_SECONDS + 60, "parallelix:celery:"),
@@ -89,10 +90,12 @@ def run_worker(settings: GatewaySettings, concurrency: int, *, announce_json: bo
     except RedisError as error:
         raise UserError(f"Redis cannot be used ({type(error).__name__}); check redis_url") from None
     store = BatchStore(client)
+    # A new token for each line: one is good for five minutes, and a line may be tried for longer.
     runner = BatchRunner(store, lambda tenant: batch_token(secret, tenant, store.now() + TOKEN_SECONDS))
     app = make_app(settings.redis_url)
     register(app, runner)
 
+    # weak=False: Celery's signals hold receivers weakly, and nobody else holds this lambda.
     worker_ready.connect(
         lambda **_: announce_ready("gateway worker", "", None, as_json=announce_json), weak=False
     )

@@ -52,6 +52,7 @@ MAX_CHALLENGES = 10_000
 _MAX_WAITING = 1024
 _RELAY = re.compile(PATH + r"/(\d{1,10})(/manifest|/v1/(?:chat/completions|completions|embeddings))")
 _JSON = {"content-type": "application/json"}
+# No other header of a node is passed on: it could change how our own answer is read.
 _PASSED = ("content-type", "cache-control", header_names.RECEIPT, header_names.PROOF, "retry-after")
 _SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: parallelix-dial\r\n\r\n"
 
@@ -99,6 +100,7 @@ class DialedPool(HostPool):
         connection = _DialedConnection(self.give, key)
         # if the node closed it while it was idle, the request is tried again on another connection
         connection.used = True
+        # asyncio calls connection_made for the first protocol only, so the next line does it for this one.
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self.give(connection)
@@ -201,6 +203,7 @@ class DialIn:
             return
         transport = connection.detach()
         if transport is not None:
+            # Before the pool has it: a request that waits there would otherwise be written ahead of the 101.
             transport.write(_SWITCH)
             self._upstream.dialed(record.node_id).adopt(transport, record.key_address)
 
@@ -220,6 +223,7 @@ class DialIn:
         try:
             data = orjson.loads(request.body)
             node_id, challenge = int(data["node_id"]), str(data["challenge"])
+            # `front` is the wire's word for the gateway's address, see docs/wire.md.
             gateway_url = str(data["front"])
         except (ValueError, KeyError, TypeError):
             raise ValueError("the body must name node_id, challenge and front") from None
@@ -268,6 +272,7 @@ class DialIn:
                     await connection.drain()
             connection.finish()
         except TransportError as fault:
+            # The status is out: only a cut tells the caller that the answer is not whole.
             if connection.started:
                 connection.cut()
             else:

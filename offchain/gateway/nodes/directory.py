@@ -64,6 +64,7 @@ class NodeDirectory:
         epoch = self._epochs.epoch_at(max(int(self._now()), self._epochs.genesis))
         with self._database.read() as session:
             block_hash = session.scalar(select(Cursor.block_hash).where(Cursor.name == "head")) or ""
+            # The epoch, too: it alone decides when a node that leaves stops being routable, block or none.
             head = (block_hash, epoch)
             if self.loaded and head == self._head and block_hash:  # no hash: nothing is indexed yet
                 return False

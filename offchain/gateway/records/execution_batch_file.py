@@ -116,6 +116,7 @@ def remove(folder: Path, batch: SignedExecutionBatch) -> None:
 def find(folder: Path, batch: SignedExecutionBatch, request_id: bytes) -> BatchedExecution | None:
     """The record of a request in a batch; None when the batch has none. Raises OSError when the file cannot be read."""
     count = batch.commitment.count
+    # One handle for the whole search: `remove` may delete the name meanwhile, and the bytes stay readable.
     handle = os.open(_path(folder, batch), os.O_RDONLY)
     try:
         low, high = 0, count

@@ -106,6 +106,7 @@ def main() -> int:
     """The child: makes one batch. The order and the signed batch come as lines of standard input."""
     os.nice(_LOWEST_PRIORITY)
     lines: SimpleQueue[bytes] = SimpleQueue()
+    # It reads all the time, so that a gateway's end is noticed while the tree is built (ADR 0090).
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     order = json.loads(lines.get())
     folder, epoch = Path(order["folder"]), Epoch(order["epoch"])
@@ -125,6 +126,7 @@ def _listen(lines: "SimpleQueue[bytes]") -> None:
     with open(0, "rb", buffering=0, closefd=False) as gateway:
         while line := gateway.readline():
             lines.put(line.rstrip())
+    # Not sys.exit, which would end this thread only.
     os._exit(1)
 
 

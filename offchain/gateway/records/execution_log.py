@@ -103,6 +103,7 @@ class ExecutionLog:
 
     def stop(self) -> None:
         """Make no more batches. One that is being made is given up; another gateway or the next start makes it."""
+        # The flag before the kill: `_make` tests it after it has shown the process.
         self._stopped = True
         if self._process is not None:
             self._process.kill()
@@ -148,6 +149,7 @@ class ExecutionLog:
             except (RedisError, OSError):
                 self.lost += max(0, len(self._new) + len(records) - MAX_UNWRITTEN)
                 self._new.extendleft(reversed(records))
+                # The failed write may have arrived: its records may be in a batch made since.
                 self._unsure = True
                 raise
             self._unsure = False
@@ -158,6 +160,7 @@ class ExecutionLog:
         if epoch is None or self._stopped:
             return
         if epoch != self._closed:
+            # Later, keepers no longer ask for it: the records wait for the next epoch's batch (ADR 0083).
             in_time = self._now_ms() // 1000 < self._clock.end(epoch) + CLOSE_UNTIL_SECONDS
             if in_time and epoch not in self._batches and self._take(epoch):
                 self._make(epoch)
@@ -231,6 +234,7 @@ class ExecutionLog:
             return
         message = self._domain.message(commitment.struct_hash())
         signed = SignedExecutionBatch(commitment, self._sign(message))
+        # Another gateway may have been first: its signature counts, if it is over the same records.
         published = SignedExecutionBatch.from_bytes(self._pending.commit(epoch, signed.to_bytes()))
         if published.commitment != commitment:
             log.error("executions.differ", epoch=epoch)

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 
 from offchain.domain.evidence_entries import EXECUTION_SIZE, request_of
 
+# The braces are a Redis Cluster's hash tag: RENAMENX needs both keys on one server.
 _KEY = "parallelix:{executions}:"
 PENDING, TAKEN, EPOCHS, SIGNED = _KEY + "pending", _KEY + "taken:", _KEY + "epochs", _KEY + "signed"
 _SCAN = 500
@@ -145,6 +146,7 @@ class RedisPending:
         return bool(self._redis.exists(TAKEN + str(epoch)))
 
     def taken(self, epoch: int) -> Iterator[bytes]:
+        # HSCAN may give a field twice while the hash changes its form; a batch drops copies.
         for _, record in self._redis.hscan_iter(TAKEN + str(epoch), count=_SCAN):
             yield record
 

@@ -55,6 +55,7 @@ class Authenticator:
         if key.startswith(_BATCH_PREFIX):
             return self._tenant_of_batch(key)
         digest = hash_of(key)
+        # Hashes are looked up, not keys: how long a look-up takes tells nothing about a key.
         name = self._file_keys.get(digest) or self._shared_keys.get(digest)
         if name is None:
             return None
@@ -71,6 +72,7 @@ class Authenticator:
         # bounded before int(), which strangers could make slow
         if self.batch_secret is None or not rest.isascii() or not rest.isdigit() or len(rest) > 12:
             return None
+        # As bytes: compare_digest refuses text that is not ASCII with a TypeError.
         if not hmac.compare_digest(token.encode(), batch_token(self.batch_secret, name, int(rest)).encode()):
             return None
         tenant = self._tenants.get(name)
@@ -78,6 +80,7 @@ class Authenticator:
             tenant = Tenant(name)
         if tenant is None or tenant.disabled or int(rest) < self._now():
             return None
+        # The tenant's own limits hold; only the class is that of batches (ADR 0010).
         return replace(tenant, limits=replace(tenant.limits, priority=Priority.BATCH))
 
     def salt_of(self, tenant: str, wish: object = None) -> str:
@@ -107,6 +110,7 @@ class Authenticator:
         stamp = self._stat()
         if stamp != self._stamp:
             with contextlib.suppress(UserError):
+                # The stamp follows only a good read, so a half-edited file is tried again each time.
                 self._file_keys = read_keys(self._path)
                 self._stamp = stamp
 

@@ -77,6 +77,7 @@ class TenantAdmin:
     def save(self, tenant: Tenant) -> None:
         """Create or replace a tenant."""
         check_tenant_name(tenant.name)
+        # The version comes last, here and below: a gateway that sees a new one must find what is new.
         self._do("set", TENANT + tenant.name, json.dumps(tenant.to_json()))
         self._do("incr", VERSION)
 

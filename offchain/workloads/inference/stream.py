@@ -24,6 +24,7 @@ from offchain.workloads.inference.request import InferenceRequest, Kind
 from offchain.workloads.inference.resume import TokenLedger, continuation
 from offchain.workloads.inference.whole_answer import MAX_ANSWER_BYTES
 
+# Possessive (`*+`): a long list without its bracket is given up at once, not shortened id by id.
 _IDS = re.compile(rb',"(?:prompt_)?token_ids":(?:null|\[[0-9, ]*+\])')
 _NO_ERROR = re.compile(rb'\{"error": ?null')
 
@@ -103,6 +104,7 @@ class StreamTask:
             raise NotResumableError("the answer was cut between its last token and its end")
         if self._wants_usage:
             body["stream_options"] = {"include_usage": True}
+        # Also for a chat: the prompt's ids hold the rendered template, which a chat would apply again.
         self._begin(Call(Kind.COMPLETION.value, orjson.dumps(body), self._request_id, self._headers), node_id)
         return self._call
 

@@ -102,6 +102,7 @@ class PlainTask:
     def end(self) -> bytes:
         answer = b"".join(self._parts)
         try:
+            # The shape before the proof, which says who wrote these bytes, not that they are an answer.
             document = orjson.loads(answer)
             result = None
             if self._request.kind is not _EMBEDDING:

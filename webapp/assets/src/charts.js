@@ -29,6 +29,7 @@ function earned(host) {
     const value = (_, v) => amount(v);
     return { label, fill: tone, stroke: tone, width: 0, paths: bars, points: { show: false }, value };
   };
+  // uPlot stacks nothing: the whole bar is drawn first, and the earned part over it.
   const total = rows.earned.map((value, i) => (value === null ? null : value + (rows.lost[i] ?? 0)));
   return new uPlot(
     {
@@ -72,6 +73,7 @@ export function draw() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   let width = innerWidth;
   addEventListener("resize", () => {
+    // A phone's address bar changes the height at every scroll; only the width matters.
     if (innerWidth === width) return;
     width = innerWidth;
     again();

@@ -5,6 +5,7 @@ export function follow(list) {
   url.searchParams.set("after", list.dataset.after);
   const source = new EventSource(url);
   source.addEventListener("open", () => (state.textContent = "Live"));
+  // EventSource reports an error also before it reconnects by itself; only CLOSED is final.
   source.addEventListener("error", () => {
     state.textContent = source.readyState === EventSource.CLOSED ? "Not live: reload the page" : "Reconnecting…";
   });
@@ -17,5 +18,6 @@ export function follow(list) {
     list.prepend(row);
     while (list.children.length > 200) list.lastElementChild.remove();
   });
+  // A page in the back/forward cache must not hold a stream, which is a thread of the server.
   addEventListener("pagehide", () => source.close());
 }

@@ -18,6 +18,7 @@ restore();
 document.addEventListener("walletfound", restore);
 
 for (const button of document.querySelectorAll("[data-copy]")) {
+  // Browsers give the clipboard to https and localhost only; elsewhere the buttons stay hidden.
   if (!navigator.clipboard) break;
   button.hidden = false;
   button.addEventListener("click", async () => {

@@ -52,6 +52,7 @@ async function* eventsOf(reply) {
 async function ask(form, signal) {
   const { model, prompt, max_tokens, key = "" } = Object.fromEntries(new FormData(form));
   const body = { model, prompt, max_tokens: Number(max_tokens), key };
+  // Not EventSource, which can only GET: the prompt and the key belong in no URL.
   const reply = await post(form.dataset.url, body, { signal });
   if (reply.ok) return reply;
   const { error } = await reply.json();
@@ -85,6 +86,7 @@ export function startPlayground(form) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const abort = new AbortController();
+    // Aborting closes the connection, and the gateway passes that on: the node is free again.
     stop.onclick = () => abort.abort();
     button.disabled = true;
     stop.hidden = result.hidden = false;

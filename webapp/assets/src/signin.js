@@ -23,6 +23,7 @@ export function startSignIn(action) {
       const asked = await post("/account/message", { address: account });
       const { nonce, message, error } = await asked.json();
       if (!asked.ok) throw new Error(error.message);
+      // personal_sign takes data, then account; eth_sign had them the other way round.
       const signature = await wallet.provider.request({ method: "personal_sign", params: [hex(message), account] });
       const answer = await post("/account/sign-in", { nonce, signature });
       if (!answer.ok) throw new Error((await answer.json()).error.message);

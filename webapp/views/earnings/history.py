@@ -47,6 +47,7 @@ def history_of(
         if (report := reports.get(row.epoch)) is not None and row.stands(report)
     ]
     uptimes = _unclaimed_uptimes(snapshot, nodes, reports, claims)
+    # Over the attested ones, in chain order: the newest appeal is what the contract pays by.
     uptimes.update({(row.node_id, row.epoch): row.recounted_bps for row in overrides})
     constants = sources.constants()
     window_seconds = constants.claim_window_seconds if constants else None

@@ -154,6 +154,7 @@ def _stage(
     if reward_wei == 0:
         return Stage.NOTHING
     window = inputs.claim_window_seconds
+    # As in RewardDistributor: the second of the deadline itself still pays.
     if report is not None and window is not None and inputs.now > report.final_at + window:
         return Stage.EXPIRED
     return Stage.CLAIMABLE

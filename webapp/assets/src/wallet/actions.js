@@ -42,6 +42,7 @@ export function startActions() {
       const flow = await import("./flow.js");
       const hash = await flow.run(dataOf(action), (words) => say(action, words, "busy"));
       say(action, "Sent. Following it…", "busy");
+      // From here on the server asks the chain; no page takes the wallet's word that it is done.
       location.assign(`/tx/${hash}`);
     } catch (error) {
       say(action, error.words ?? `That did not work: ${error.shortMessage ?? error.message ?? error}`, "bad");

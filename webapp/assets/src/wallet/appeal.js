@@ -9,6 +9,7 @@ function answersIn(document, node) {
   const found = new Map();
   for (const part of document.evidence ?? [document]) {
     for (const text of Array.isArray(part.answers) ? part.answers : []) {
+      // An entry begins with slot and node, 4 bytes each, big-endian; 12 letters of base64 hold them.
       const head = Uint8Array.from(atob(String(text).slice(0, 12)), (letter) => letter.charCodeAt(0));
       const view = new DataView(head.buffer);
       if (view.getUint32(4) === node && !found.has(view.getUint32(0))) found.set(view.getUint32(0), text);
@@ -39,9 +40,11 @@ export async function appealOf(node, epoch, files, say) {
   const [first] = views;
   if (!first.proof.length) throw new Stop(first.problem);
   const bySlot = new Map(views.flatMap((view) => view.evidence).map((one) => [one.slot, one]));
+  // Receipts that prove too little alone may prove enough together; then the contract decides.
   if (views.every((view) => view.problem) && bySlot.size <= Math.max(...views.map((view) => view.evidence.length)))
     throw new Stop(views.at(-1).problem);
   const evidence = [...bySlot.values()]
+    // The contract wants rising slots, each once (WrongSlotOrder).
     .sort((a, b) => a.slot - b.slot)
     .map((one) => ({
       slot: one.slot,

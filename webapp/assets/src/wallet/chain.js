@@ -47,6 +47,7 @@ export async function json(path) {
 }
 
 function rejected(error) {
+  // EIP-1193's code of a user's refusal, wherever viem or the wallet has wrapped it.
   const codes = [error?.code, error?.cause?.code, error?.walk?.((cause) => cause?.code === 4001)?.code];
   return codes.includes(4001);
 }
@@ -76,6 +77,7 @@ export async function connectChain(provider, account, say) {
   network ??= await json("/api/v1/wallet");
   await onRightChain(provider, say);
   const client = clientOf(provider, getAddress(account));
+  // Asked once more: what is signed goes to the chain that the wallet is on now.
   if ((await getChainId(client)) !== network.chain_id) throw new Stop("The wallet changed chains. Nothing was sent.");
   return client;
 }
@@ -99,6 +101,7 @@ async function onRightChain(provider, say) {
     if (network.explorer) added.blockExplorerUrls = [network.explorer];
     await provider.request({ method: "wallet_addEthereumChain", params: [added] });
   }
+  // A wallet that added a chain (EIP-3085) need not have switched to it.
   const now = await provider.request({ method: "eth_chainId" });
   if (Number(now) !== network.chain_id)
     throw new Stop(`The wallet is still on chain ${Number(now)}. Nothing was sent.`);
@@ -109,8 +112,10 @@ function clientOf(provider, account) {
     id: network.chain_id,
     name: network.chain_name,
     nativeCurrency: gas(),
+    // Everything goes through the wallet: the page's security policy lets it call no other host.
     rpcUrls: { default: { http: [] } },
   });
+  // No retries: a second request would open the wallet's window a second time.
   return createClient({ account, chain, transport: custom(provider, { retryCount: 0 }), pollingInterval: 500 });
 }
 
@@ -133,8 +138,10 @@ export const token = (client, functionName, ...args) =>
 
 async function permitOf(client, spender, value, purpose, say) {
   const owner = client.account.address;
+  // The token's own domain (ERC-5267): a version or chain written here could be a wrong one.
   const reads = [token(client, "eip712Domain"), token(client, "nonces", owner), getBlock(client)];
   const [[, name, version, chainId, verifyingContract], nonce, block] = await Promise.all(reads);
+  // By the chain's clock: the visitor's may be wrong by more than a permit's life.
   const deadline = block.timestamp + BigInt(PERMIT_MINUTES * 60);
   say(`Sign the permit in your wallet: it lets ${purpose}…`);
   const signature = await signTypedData(client, {
@@ -144,6 +151,7 @@ async function permitOf(client, spender, value, purpose, say) {
     primaryType: "Permit",
     message: { owner, spender, value, nonce, deadline },
   });
+  // viem leaves v out when the wallet gave 0 or 1 in its place.
   const { r, s, v, yParity } = parseSignature(signature);
   return [deadline, Number(v ?? BigInt(27 + yParity)), r, s];
 }
@@ -164,8 +172,10 @@ export async function pay(client, name, value, purpose, plain, permitted, say) {
   try {
     permit = await permitOf(client, spender, value, purpose, say);
   } catch (error) {
+    // Who refuses the permit refuses the payment; no approval is asked for behind it.
     if (rejected(error)) throw error;
     say("This wallet cannot sign a permit. Approving the amount first…");
+    // Exactly this amount: an allowance without bound would outlive the payment.
     const hash = await send(client, "ParallelixToken", "approve", [spender, value], say);
     say("The approval is on its way…");
     const receipt = await waitForTransactionReceipt(client, { hash });

@@ -8,9 +8,11 @@ addEventListener("eip6963:announceProvider", (event) => {
   found.set(id, { name: String(info.name ?? "Wallet").slice(0, 40), icon: info.icon, id, provider });
   document.dispatchEvent(new CustomEvent("walletfound"));
 });
+// After the listener: wallets that are there answer before this call returns.
 dispatchEvent(new Event("eip6963:requestProvider"));
 
 export function wallets() {
+  // Not beside announced ones: of several wallets, whichever loaded last has window.ethereum.
   if (!found.size && typeof window.ethereum?.request === "function") {
     return [{ name: "Browser wallet", id: "injected", provider: window.ethereum }];
   }

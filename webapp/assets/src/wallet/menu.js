@@ -40,6 +40,7 @@ function fill(list, button) {
         button.textContent = error?.code === 4001 ? "Rejected by you" : "Connect wallet";
       }
     });
+    // EIP-6963 asks for a data URI; in an <img> an SVG runs no script.
     if (typeof wallet.icon === "string" && /^data:image\/(svg\+xml|png|webp|jpeg|gif)[;,]/.test(wallet.icon)) {
       const image = document.createElement("img");
       image.src = wallet.icon;

@@ -13,6 +13,7 @@ function set(next) {
 
 function follow(wallet) {
   wallet.provider.on?.("accountsChanged", (accounts) => {
+    // Listeners are never removed; that of a wallet which is no longer chosen does nothing.
     if (state.wallet?.id === wallet.id) set({ wallet, account: accounts[0] ?? null });
   });
   wallet.provider.on?.("chainChanged", () => document.dispatchEvent(new CustomEvent("walletchange")));
@@ -37,6 +38,7 @@ export async function restore() {
   const wallet = id && wallets().find((candidate) => candidate.id === id);
   if (!wallet || state.account) return;
   const accounts = await wallet.provider.request({ method: "eth_accounts" }).catch(() => []);
+  // Tested again after the wait: the visitor may have connected meanwhile.
   if (!accounts?.length || state.account) return;
   follow(wallet);
   set({ wallet, account: accounts[0] });
