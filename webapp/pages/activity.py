@@ -75,6 +75,14 @@ def _feed(sources: Sources, row: Template, place: tuple[int, int], filters: Even
 def place_of(text: str | None) -> tuple[int, int] | None:
     """Block and log index of a place such as `90040.3`; None for any other text."""
     block, dot, index = (text or "").partition(".")
-    if dot and block.isdigit() and index.isdigit() and len(block) < 16 and len(index) < 10:
+    if (
+        dot
+        and block.isascii()
+        and block.isdigit()
+        and index.isascii()
+        and index.isdigit()
+        and len(block) < 16
+        and len(index) < 10
+    ):
         return int(block), int(index)
     return None

@@ -27,7 +27,7 @@ def blueprint(sources: Sources) -> Blueprint:
     @routes.get("/operators/<text>/earnings")
     def show(text: str) -> Response:
         text_page = request.args.get("page", "1")
-        number = int(text_page) if text_page.isdigit() and len(text_page) < 7 else 1
+        number = int(text_page) if text_page.isascii() and text_page.isdigit() and len(text_page) < 7 else 1
         rows = EXPORT_ROWS if wants_json() else PAGE_ROWS
         view = earnings_page(sources, address_of(text), filters(), number, rows)
         return page("earnings.html", view, stages=[stage.value for stage in Stage])

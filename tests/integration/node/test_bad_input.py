@@ -84,7 +84,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "empty model folder": (_empty_model, "holds no config.json"),
     "no model at all": (lambda folder, network: {"model_path": None}, "names no folder"),
-    "unknown setting": (lambda folder, network: {"colour": "red"}, "colour: Extra inputs"),
+    "unknown setting": (lambda folder, network: {"colour": "red"}, "there is no setting colour"),
     "bad setting": (lambda folder, network: {"slots": 0}, "slots: Input should be greater than 0"),
 }
 
