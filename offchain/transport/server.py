@@ -105,7 +105,8 @@ class HttpServer:
         """Listen. Returns the port, which the system chooses for port 0. Raises OSError."""
         loop = asyncio.get_running_loop()
         handshake_seconds = None if tls is None else self.limits.head_seconds
-        self._server = server = await loop.create_server(
+        # Any: native code would insist on the tuple that typeshed promises, and uvloop's server has a list of sockets.
+        server: Any = await loop.create_server(
             lambda: ServerConnection(self),
             host,
             port,
@@ -113,9 +114,9 @@ class HttpServer:
             ssl_handshake_timeout=handshake_seconds,
             backlog=1024,
         )
+        self._server = server
         self._sweep()
-        sockets: Any = server.sockets  # a list with uvloop, a tuple with asyncio
-        return int(sockets[0].getsockname()[1])
+        return int(server.sockets[0].getsockname()[1])
 
     async def stop(self, grace_seconds: float) -> None:
         """Accept nothing new, give running answers `grace_seconds` to end, then cut the rest."""
