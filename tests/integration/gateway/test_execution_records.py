@@ -148,7 +148,7 @@ def test_gateway__ends_while_a_large_batch_is_made__leaves_no_process_and_the_ne
     assert store.take(epoch)
 
     def maker(gateway: Process) -> int:
-        found = [pid for pid in descendants(gateway.pid) if b"execution_process" in command_line(pid)]
+        found = [pid for pid in descendants(gateway.pid) if b"execution_batch_process" in command_line(pid)]
         return found[0] if found else 0
 
     try:
