@@ -62,6 +62,16 @@ def _reap_all(deadline: float) -> None:
             time.sleep(0.01)
 
 
+def _wake_up_pipe() -> int:
+    """The end to read of a pipe that gets a byte for each signal, so that `select` returns; also when a child ends."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)  # a full pipe must not block a signal handler
+    signal.set_wakeup_fd(wake_write)
+    # Ignored signals wake nobody; one with a handler does.
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    return wake_read
+
+
 def main(arguments: list[str]) -> int:
     """Run until the engine and every process that it started have ended."""
     path, max_bytes, keep, grace, *command = arguments
@@ -69,17 +79,13 @@ def main(arguments: list[str]) -> int:
     grace_seconds = float(grace)
     # Before the engine starts: helpers that lose their parent become our children (ADR 0061).
     adopt_orphans()
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)  # a full pipe must not block a signal handler
-    signal.set_wakeup_fd(wake_write)
+    wake_read = _wake_up_pipe()
     stop_asked = False
 
     def on_term(_number: int, _frame: object) -> None:
         nonlocal stop_asked
         stop_asked = True
 
-    # Ignored signals wake nobody; one with a handler does.
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_term)
     try:
