@@ -23,19 +23,29 @@ from offchain.errors import FatalError, SkipError, TransientError
 class EpochStatus(IntEnum):
     """State of an epoch's report, as UptimeAttestation numbers it."""
 
-    OPEN, PENDING, FINAL, LAPSED = range(4)
+    OPEN = 0
+    PENDING = 1
+    FINAL = 2
+    LAPSED = 3
 
 
 class NodeState(IntEnum):
     """State of a node, as NodeRegistryLocker numbers it."""
 
-    NONE, IDLE, ACTIVE, COOLING, RETIRED = range(5)
+    NONE = 0
+    IDLE = 1
+    ACTIVE = 2
+    COOLING = 3
+    RETIRED = 4
 
 
 class RequestStatus(IntEnum):
     """State of an on-chain request, as InferenceMarket numbers it."""
 
-    NONE, OPEN, FULFILLED, REFUNDED = range(4)
+    NONE = 0
+    OPEN = 1
+    FULFILLED = 2
+    REFUNDED = 3
 
 
 @dataclass(frozen=True, slots=True)
